@@ -1,0 +1,93 @@
+"""Raw SQL for SQLite in asyncio programs: one writer and many readers, named queries, typed rows.
+
+Where things are, each building on those above it:
+
+    errors       what can be raised; the one place where sqlite3's errors are translated
+    config       the settings of a database
+    values       Python values <-> SQLite values
+    deadline     time limits, and stopping the statement that runs
+    stats        counters
+    rows         a dataclass type -> a function from rows to objects
+    query        `Query`, named SQL, and `Statement`, a query with its parameters
+    session      the verbs, synchronous, on a connection's own thread
+    connection   one aiosqlite connection that runs a whole job in one thread hop
+    lane         a fair queue of work and the connections that serve it
+    pool         the writer's lane and the readers' lane of one file
+    transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
+    database     `Database`, which is what applications use
+
+To understand the engine, read `database`, then `pool`, then `lane`.
+"""
+
+from .config import Config
+from .database import Database
+from .errors import (
+    AbtDbError,
+    BusyError,
+    CantOpenError,
+    ConfigError,
+    CorruptError,
+    DeniedError,
+    DiskIOError,
+    FullError,
+    IntegrityError,
+    LockLostError,
+    LockTimeoutError,
+    MappingError,
+    MigrationError,
+    ParameterError,
+    PoolClosedError,
+    PoolSaturatedError,
+    PoolTimeoutError,
+    QueryDefinitionError,
+    QueryError,
+    ReadOnlyError,
+    StatementError,
+    StatementTimeoutError,
+    TransactionAbortedError,
+    TransactionStateError,
+    TransactionTimeoutError,
+)
+from .query import Query, Statement
+from .session import Result, Session
+from .transaction import Savepoint, Snapshot, Stream, Transaction
+from .values import Json
+
+__all__ = [
+    "AbtDbError",
+    "BusyError",
+    "CantOpenError",
+    "Config",
+    "ConfigError",
+    "CorruptError",
+    "Database",
+    "DeniedError",
+    "DiskIOError",
+    "FullError",
+    "IntegrityError",
+    "Json",
+    "LockLostError",
+    "LockTimeoutError",
+    "MappingError",
+    "MigrationError",
+    "ParameterError",
+    "PoolClosedError",
+    "PoolSaturatedError",
+    "PoolTimeoutError",
+    "Query",
+    "QueryDefinitionError",
+    "QueryError",
+    "ReadOnlyError",
+    "Result",
+    "Savepoint",
+    "Session",
+    "Snapshot",
+    "Statement",
+    "StatementError",
+    "StatementTimeoutError",
+    "Stream",
+    "Transaction",
+    "TransactionAbortedError",
+    "TransactionStateError",
+    "TransactionTimeoutError",
+]

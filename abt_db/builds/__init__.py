@@ -1,0 +1,37 @@
+"""The build database of an Android build tool: projects, builds and every line of their logs.
+
+output        what a command prints: chunks, lines, and the lines' exact bytes
+classify      the level and the source of a line, told by its text
+spool         output that waits to be stored, in memory and then on disk
+pump, usage   reading a command's output; what its processes use
+command       running a command with all its processes
+holder        which process records a build
+models        the rows, as dataclasses
+queries       the SQL
+repositories  what can be done with projects, builds and log lines
+recorder      `Recorder`: a command's output, stored as it runs
+store         `BuildStore`: the database, opened and migrated
+"""
+
+from .classify import Level
+from .command import CommandError, Outcome, StopReason
+from .models import Build, BuildStatus, BuildSummary, LogLine, Project, ProjectSummary
+from .output import Stream
+from .recorder import Recorder
+from .store import BuildStore
+
+__all__ = [
+    "Build",
+    "BuildStatus",
+    "BuildStore",
+    "BuildSummary",
+    "CommandError",
+    "Level",
+    "LogLine",
+    "Outcome",
+    "Project",
+    "ProjectSummary",
+    "Recorder",
+    "StopReason",
+    "Stream",
+]

@@ -1,0 +1,125 @@
+"""`BuildStore`: the build database, opened and migrated."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Self
+
+from abt_db.config import Config
+from abt_db.database import Database
+from abt_db.errors import MigrationUnknownError
+from abt_db.migrations import Migrator, load_migrations
+from abt_db.query import Query
+from abt_db.schema import APPLICATION_ID
+
+from .holder import Holder
+from .models import Build, BuildStatus
+from .recorder import Recorder
+from .repositories import Builds, Logs, Projects
+
+__all__ = ["BuildStore"]
+
+SCHEMA = "abt_db.schema"
+
+
+class BuildStore:
+    """Projects, builds and their logs in one file.
+
+    ``async with await BuildStore.open("builds.db") as store: …``
+    """
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        """The database itself, for queries of one's own."""
+        self.projects = Projects(db)
+        self.builds = Builds(db)
+        self.logs = Logs(db)
+
+    @classmethod
+    async def open(
+        cls, path: str | os.PathLike[str], *, config: Config | None = None
+    ) -> BuildStore:
+        """Open the file, make it if need be, and bring its schema up to date.
+
+        Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database that
+        belongs to another program; nothing is written to it then.
+        """
+        # The JSON columns have CHECKs with json_valid(), which SQLite before 3.41 does not count
+        # among the harmless functions. Those that are not are refused by the authorizer.
+        config = replace(config or Config(), trusted_schema=True)
+        db = await Database(path, config=config).open()
+        try:
+            migrator = Migrator(db, load_migrations(SCHEMA))
+            if not await migrator.history():
+                await _require_own(db)
+            await migrator.up()
+        except BaseException:
+            await db.close()
+            raise
+        return cls(db)
+
+    def recorder(
+        self,
+        project: str,
+        *,
+        build_type: str | None = None,
+        triggered_by: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        artifact: str | os.PathLike[str] | None = None,
+    ) -> Recorder:
+        """Return a build to be recorded: ``async with store.recorder("app") as build: …``.
+
+        `project` is its name; one that is new is added. The build runs in `directory`, the working
+        directory if None, and `artifact`, a path in it, is noted with its size at the end.
+        """
+        return Recorder(
+            self,
+            project,
+            build_type=build_type,
+            triggered_by=triggered_by,
+            directory=directory,
+            artifact=artifact,
+        )
+
+    async def fail_abandoned(self) -> list[Build]:
+        """Note as failed the running builds whose recorder has died, and return them.
+
+        Builds that another machine records, or nobody known, are left as they are.
+        """
+        failed = []
+        for build in await self.builds.running():
+            holder = Holder.from_metadata(build.build_metadata)
+            if holder is not None and holder.gone():
+                notes = {"stopped": "recorder died"}
+                if ended := await self.builds.end(build.id, BuildStatus.FAILED, notes=notes):
+                    failed.append(ended)
+        return failed
+
+    async def close(self) -> None:
+        """Close the database; see `Database.close`."""
+        await self.db.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+
+_IDENTITY = Query(
+    "store.identity",
+    """
+    SELECT application_id, (SELECT count(*) FROM sqlite_schema)
+    FROM pragma_application_id()
+    """,
+)
+
+
+async def _require_own(db: Database) -> None:
+    """Refuse a database that another program has put its tables in."""
+    identity = await db.fetch_one(_IDENTITY())
+    if identity not in ((0, 0), (APPLICATION_ID, 0)):
+        raise MigrationUnknownError(
+            f"{db.path} belongs to another program; name another file with --db or ABT_DB"
+        )

@@ -1,0 +1,131 @@
+"""Settings: one frozen, validated value for everything that can be chosen about a database."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from .errors import ConfigError
+
+__all__ = ["Config"]
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a `Database` is opened and how it behaves. Durations are seconds, sizes bytes.
+
+    `Config()` is right for most applications: write-ahead log, an fsync a checkpoint. A commit
+    survives the crash of the process at any moment; after a power cut the last commits may be
+    missing, never half of one. `Config.durable()` has an fsync a commit as well.
+
+    Raises `ConfigError` for a value that can't work, naming the setting.
+    """
+
+    readers: int = 4
+    """Connections that read at the same time."""
+    create: bool = True
+    """Make the file when it does not exist; otherwise a missing or empty file is an error."""
+
+    acquire_timeout: float | None = 30.0
+    """How long a call may wait for a connection before `PoolTimeoutError`; None: for ever."""
+    statement_timeout: float | None = None
+    """How long one call may run before it is stopped; `timeout=` of the call goes before."""
+    transaction_timeout: float | None = 60.0
+    """How long a transaction may stay open; `transaction(timeout=…)` goes before."""
+    busy_timeout: float = 5.0
+    """How long a write waits for another process's lock before `BusyError`."""
+    close_timeout: float = 10.0
+    """How long `close()` lets running work finish before it is stopped."""
+    max_pending: int = 100_000
+    """Calls that may wait for a connection of one kind before `PoolSaturatedError`."""
+
+    journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
+    synchronous: Literal["normal", "full", "extra"] = "normal"
+    cache_size: int = 64 * MIB
+    """Page cache of each connection."""
+    mmap_size: int = 256 * MIB
+    """How much of the file is read through memory mapping; 0: none."""
+    temp_store: Literal["default", "file", "memory"] = "memory"
+    foreign_keys: bool = True
+    wal_autocheckpoint: int = 1000
+    """Pages in the write-ahead log that start a checkpoint; 0: never on its own."""
+    trusted_schema: bool = False
+    """Whether views and triggers may call functions that have side effects."""
+    cell_size_check: bool = True
+    """Whether pages are checked for damage as they are read."""
+
+    statement_cache: int = 256
+    """Prepared statements that each connection keeps."""
+    max_value_size: int = 1_000_000_000
+    """The longest text or blob (SQLITE_LIMIT_LENGTH)."""
+    max_sql_size: int = 1_000_000
+    """The longest SQL text (SQLITE_LIMIT_SQL_LENGTH)."""
+
+    @classmethod
+    def durable(cls, **changes: Any) -> Self:
+        """Each acknowledged commit survives a power cut: synchronous=FULL."""
+        return replace(cls(synchronous="full"), **changes)
+
+    @classmethod
+    def hardened(cls, **changes: Any) -> Self:
+        """For files that others may have made: FULL, no memory mapping, tighter limits."""
+        return replace(
+            cls(
+                synchronous="full",
+                mmap_size=0,
+                max_value_size=64 * MIB,
+                max_sql_size=100_000,
+                statement_timeout=60.0,
+            ),
+            **changes,
+        )
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if problem := _problem(field.name, value):
+                raise ConfigError(f"Config.{field.name} {problem}, not {value!r}")
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "journal_mode": ("wal", "delete", "truncate", "persist"),
+    "synchronous": ("normal", "full", "extra"),
+    "temp_store": ("default", "file", "memory"),
+}
+_FLAGS = ("create", "foreign_keys", "trusted_schema", "cell_size_check")
+_SECONDS = ("busy_timeout", "close_timeout")
+_SECONDS_OR_NONE = ("acquire_timeout", "statement_timeout", "transaction_timeout")
+_SMALLEST = {
+    "readers": 1,
+    "max_pending": 1,
+    "cache_size": 0,
+    "mmap_size": 0,
+    "wal_autocheckpoint": 0,
+    "statement_cache": 0,
+    "max_value_size": 1024,
+    "max_sql_size": 1024,
+}
+_LARGEST = {"readers": 256, "max_value_size": 2**31 - 1, "max_sql_size": 2**31 - 1}
+
+
+def _problem(name: str, value: object) -> str | None:
+    """Say what is wrong with one setting, or None."""
+    if name in _CHOICES:
+        choices = _CHOICES[name]
+        return None if value in choices else f"must be one of {', '.join(choices)}"
+    if name in _FLAGS:
+        return None if isinstance(value, bool) else "must be True or False"
+    if name in _SECONDS or name in _SECONDS_OR_NONE:
+        if value is None and name in _SECONDS_OR_NONE:
+            return None
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if math.isfinite(value) and value >= 0:
+                return None
+        return "must be a number of seconds, 0 or more"
+    smallest, largest = _SMALLEST[name], _LARGEST.get(name, 2**63 - 1)
+    if isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest:
+        return None
+    return f"must be a whole number from {smallest} to {largest}"

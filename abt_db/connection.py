@@ -1,0 +1,334 @@
+"""One connection: an aiosqlite connection, configured, that runs a whole job in one thread hop.
+
+aiosqlite hands each call to the connection's own thread and back, which costs far more than most
+statements. So a job here is a *function* that runs on that thread from start to end. Only public
+API is needed for it: `connect(factory=…)` gives our own subclass of `sqlite3.Connection`, and
+`execute_fetchall(call)` calls its `execute(call)` on the thread, where `call` is a `str` (so a
+valid `sql`) that carries the function.
+
+This is the only module that imports aiosqlite.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sqlite3
+import threading
+import urllib.parse
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final, Literal, TypeVar
+
+import aiosqlite
+
+from .config import Config
+from .deadline import Deadline
+from .errors import BusyError, CantOpenError, CorruptError, QueryError, translate
+from .session import Session, StoppedError
+
+__all__ = ["MEMORY", "Connect", "Connection", "Role", "while_busy"]
+
+T = TypeVar("T")
+
+MEMORY: Final = ":memory:"
+
+Role = Literal["writer", "reader", "follower"]
+"""A *reader* stands beside a writer of this process; a *follower* opens a database read-only that
+others write, or nobody does."""
+
+SQLITE_BUSY_TIMEOUT = 0.1
+"""Seconds that SQLite itself waits for a lock. Nothing can stop it while it waits, so it is kept
+short, and a longer wait is made of tries from the event loop."""
+
+
+Connect = Callable[..., aiosqlite.Connection]
+"""What opens the driver's connection; `aiosqlite.connect`, or a test's in its place."""
+
+
+class _Call(str):
+    """A function in the clothes of an SQL text."""
+
+    __slots__ = ("function",)
+    function: Callable[[_Driver], None]
+
+
+class _NoRows:
+    @staticmethod
+    def fetchall() -> tuple[()]:
+        return ()
+
+
+_NO_ROWS = _NoRows()
+
+
+class _Driver(sqlite3.Connection):
+    """`sqlite3.Connection`, where `execute(call)` runs the call's function."""
+
+    session: Session
+
+    def execute(self, sql: str, parameters: Any = (), /) -> Any:
+        if type(sql) is _Call:
+            sql.function(self)
+            return _NO_ROWS
+        return super().execute(sql, parameters)
+
+
+class Connection:
+    """A connection that is open and configured, for one job at a time."""
+
+    __slots__ = ("_aio", "_begun", "_ended", "_settled", "_thread", "name", "role")
+
+    def __init__(self, aio: aiosqlite.Connection, name: str, role: Role) -> None:
+        self._aio = aio
+        self._thread: threading.Thread | None = None
+        self._begun = 0  # jobs handed to the thread: counted by the loop
+        self._ended = 0  # jobs that it is done with: counted by the thread, as is _settled
+        self._settled = True
+        self.name = name
+        self.role = role
+
+    @classmethod
+    async def open(
+        cls, path: str, config: Config, *, name: str, role: Role, connect: Connect | None
+    ) -> Connection:
+        """Open the file `path` (or `MEMORY`) and set everything that `config` says.
+
+        Must not be cancelled: the driver would leak the file descriptor. (Lanes open their
+        connections in tasks of their own, which callers can't cancel.) Raises `CantOpenError`,
+        `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
+        (invariant 22).
+        """
+        _check_path(path, must_exist=role == "follower" or not config.create)
+        self = cls(_daemonic(connect or aiosqlite.connect, path, config, role), name, role)
+        try:
+            await self._aio
+        except sqlite3.Error as error:
+            raise translate(error, doing=f"opening {path}") from error
+        try:
+            await self._configure(path, config)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def _configure(self, path: str, config: Config) -> None:
+        def configure(driver: _Driver) -> None:
+            self._thread = threading.current_thread()
+            driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, config.max_value_size)
+            driver.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, config.max_sql_size)
+            driver.session = Session(driver, writable=self.role == "writer")
+            for pragma in _pragmas(config, self.role):
+                driver.session.control(pragma)
+
+        # The first switch to WAL ignores the busy timeout when several processes start at once,
+        # and a database in recovery is busy for everyone.
+        limit = Deadline.after(config.busy_timeout)
+        try:
+            await while_busy(lambda: self._hop(configure), limit)
+            if self.role == "writer" and path != MEMORY:
+                await while_busy(
+                    lambda: self.run(lambda session: _journal(session, config, path), Deadline()),
+                    limit,
+                )
+        except QueryError as error:
+            # SQLite reads the file at the first statement, not when it opens it.
+            if isinstance(error.__cause__, sqlite3.Error):
+                raise translate(error.__cause__, doing=f"opening {path}") from error.__cause__
+            raise
+
+    async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
+        """Run `function` on the connection's thread and return what it returns.
+
+        If the caller is cancelled, the function goes on until its statement sees that the
+        deadline was cancelled; whatever is run next waits for that.
+        """
+        result: list[T] = []
+
+        def job(driver: _Driver) -> None:
+            session = driver.session
+            session.deadline = deadline
+            try:
+                # What was cancelled before it started never runs.
+                if not deadline.cancelled:
+                    result.append(function(session))
+            finally:
+                self._settled = session.settled
+                self._ended += 1
+
+        self._begun += 1
+        try:
+            await self._hop(job)
+        except asyncio.CancelledError:
+            deadline.cancel()
+            raise
+        if not result:
+            raise StoppedError(f"the job was cancelled before the {self.name} began it")
+        # Popped, so that the thread does not keep a large result alive until its next job.
+        return result.pop()
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing runs and nothing was left open, so that it can serve again as it is."""
+        return self._begun == self._ended and self._settled
+
+    async def reset(self) -> None:
+        """Make the connection fit for the next caller: no open cursor, no transaction."""
+        await self.run(Session.reset, Deadline())
+
+    async def close(self) -> None:
+        """Close the connection and end its thread; what is running there is waited for."""
+        if self._thread is not None and not self._thread.is_alive():
+            self._aio.stop()  # nobody would answer
+            return
+        try:
+            await self._aio.close()
+        except (sqlite3.Error, ValueError):
+            # The driver stops its thread in any case; there is nothing left to close.
+            pass
+        if self._thread is not None:
+            # Its last word was that it ends: this waits for microseconds.
+            self._thread.join(timeout=1.0)
+
+    def abandon(self) -> None:
+        """Have the thread close the connection and end, without an event loop to wait in."""
+        self._aio.stop()
+
+    async def _hop(self, function: Callable[[_Driver], None]) -> None:
+        failed: list[BaseException] = []
+
+        def guarded(driver: _Driver) -> None:
+            # Everything is caught here and raised again in the loop: a StopIteration, for one,
+            # can't be set on the driver's future and would leave the caller waiting for ever.
+            try:
+                function(driver)
+            except BaseException as error:
+                failed.append(error)
+
+        call = _Call()
+        call.function = guarded
+        await self._aio.execute_fetchall(call)
+        if failed:
+            raise failed.pop()
+
+
+async def while_busy(
+    attempt: Callable[[], Awaitable[T]],
+    limit: Deadline,
+    *,
+    kind: type[BusyError] = BusyError,
+) -> T:
+    """Try again for as long as another process's lock is in the way, until `limit` has passed.
+
+    Only errors of `kind` are met with another try. The waiting is done in the event loop, so it
+    can be cancelled, which SQLite's own busy timeout can't. Raises the last `BusyError`.
+    """
+    began = monotonic()
+    pause = 0.001
+    while True:
+        try:
+            return await attempt()
+        except kind as error:
+            if limit.passed():
+                raise BusyError(
+                    f"another process holds the lock; gave up after {monotonic() - began:.1f} s"
+                    f" ({error})",
+                    query=error.query,
+                    sql=error.sql,
+                    code=error.sqlite_errorcode,
+                    name=error.sqlite_errorname,
+                ) from error.__cause__
+        # Jitter, or processes that began to wait together would go on colliding.
+        await asyncio.sleep(pause * (0.5 + random.random()))
+        pause = min(pause * 2, 0.05)
+
+
+def _daemonic(connect: Connect, path: str, config: Config, role: Role) -> aiosqlite.Connection:
+    """Make the driver's connection with a daemon thread.
+
+    The driver's thread is not a daemon, so a database that is never closed would keep the
+    interpreter from exiting. A thread inherits the flag from the thread that makes it.
+    """
+    made: Future[aiosqlite.Connection] = Future()
+
+    def make() -> None:
+        try:
+            made.set_result(
+                connect(
+                    path if path == MEMORY else _uri(path, config, role),
+                    uri=path != MEMORY,
+                    factory=_Driver,
+                    isolation_level=None,
+                    timeout=SQLITE_BUSY_TIMEOUT,
+                    cached_statements=config.statement_cache,
+                )
+            )
+        except BaseException as error:
+            made.set_exception(error)
+
+    maker = threading.Thread(target=make, daemon=True)
+    maker.start()
+    maker.join()
+    return made.result()
+
+
+def _uri(path: str, config: Config, role: Role) -> str:
+    mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
+    return f"file:{urllib.parse.quote(os.fsencode(Path(path).absolute()))}?mode={mode}"
+
+
+def _check_path(path: str, *, must_exist: bool) -> None:
+    """Say what is wrong with a path; SQLite would only say "unable to open database file"."""
+    if path == MEMORY:
+        return
+    file = Path(path)
+    if not path or "\0" in path:
+        problem = "is not a path"
+    elif file.is_dir():
+        problem = "is a directory, not a database file"
+    elif not file.parent.is_dir():
+        problem = f"can't be made: there is no directory {file.parent}"
+    elif must_exist and not file.exists():
+        problem = "does not exist"
+    elif must_exist and file.stat().st_size == 0:
+        # SQLite takes an empty file for an empty database, and a lost one would go unnoticed.
+        raise CorruptError(f"opening {path}: the file is empty, it is not a database")
+    else:
+        return
+    raise CantOpenError(
+        f"opening {path!r}: it {problem}", code=sqlite3.SQLITE_CANTOPEN, name="SQLITE_CANTOPEN"
+    )
+
+
+def _pragmas(config: Config, role: Role) -> list[str]:
+    """The settings of a connection. All values are numbers or words that `Config` has checked."""
+    settings: dict[str, int | str] = {
+        "busy_timeout": int(SQLITE_BUSY_TIMEOUT * 1000),
+        "synchronous": config.synchronous,
+        "cache_size": -(config.cache_size // 1024),
+        "mmap_size": config.mmap_size,
+        "temp_store": config.temp_store,
+        "foreign_keys": int(config.foreign_keys),
+        "wal_autocheckpoint": config.wal_autocheckpoint,
+        "trusted_schema": int(config.trusted_schema),
+        "cell_size_check": int(config.cell_size_check),
+    }
+    if role != "writer":
+        # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
+        settings["query_only"] = 1
+    return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
+
+
+def _journal(session: Session, config: Config, path: str) -> None:
+    """Set the journal mode and leave the files that readers need (invariant 4)."""
+    [(mode,)] = session.control(f"PRAGMA journal_mode = {config.journal_mode}")
+    if mode != config.journal_mode:
+        raise CantOpenError(
+            f"journal_mode {config.journal_mode} can't be had for {path}, only {mode}:"
+            " does its file system support shared memory, and is it writable?"
+        )
+    # A read makes the -wal and -shm files of a WAL database.
+    session.control("SELECT count(*) FROM sqlite_schema")

@@ -1,0 +1,374 @@
+"""`Database`: what applications use.
+
+A call here goes through the pool to one connection and back: reads on any idle reader, writes one
+after the other on the writer. How a call waits is in `lane.py`, how it runs in `session.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import warnings
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from time import monotonic
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+
+from .config import Config
+from .connection import MEMORY, Connect
+from .deadline import Deadline, finish
+from .errors import PoolClosedError, QueryError
+from .lane import Lease
+from .pool import Pool
+from .query import Query, Statement
+from .session import Result, Session
+from .stats import QueryStats
+from .transaction import Snapshot, Stream, Transaction
+
+__all__ = ["Database"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class Database:
+    """One SQLite database: one writer and `Config.readers` readers.
+
+    `path` is the file, or ``":memory:"`` (one connection then serves both). `read_only` opens a
+    database that others write, or an archive: no write, no PRAGMA that writes, no new file.
+    `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
+
+    Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
+    the event loop that opened it. Every call
+
+    - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names who
+      holds it) and runs at most `timeout` seconds in all, `Config.statement_timeout` where that is
+      less (`StatementTimeoutError`);
+    - may be cancelled at any moment: what has not begun never runs, a statement that runs is
+      stopped and its transaction rolled back. A write that is cancelled in its COMMIT may have
+      been committed;
+    - raises `PoolClosedError` when the database is not open in this event loop.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        config: Config | None = None,
+        read_only: bool = False,
+        connect: Connect | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.config = config or Config()
+        self.read_only = read_only
+        self._connect = connect
+        self._pool: Pool | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stats = QueryStats()
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Open all connections; does nothing when they are open.
+
+        Raises `CantOpenError` for a path that can't be a database, `CorruptError` for a file that
+        is none, `BusyError` when another process keeps it locked for `Config.busy_timeout`. If it
+        fails or is cancelled, nothing stays open.
+        """
+        if self._pool is not None:
+            self._opened()
+            return self
+        pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
+        self._pool, self._loop = pool, asyncio.get_running_loop()
+        try:
+            await pool.open()
+        except BaseException:
+            self._pool = None
+            raise
+        return self
+
+    async def close(self) -> None:
+        """Close all connections; does nothing when they are closed.
+
+        New calls are refused at once and waiting ones fail with `PoolClosedError`. Running ones
+        have `Config.close_timeout` seconds to end and are stopped then. Nothing is left behind:
+        no thread, no file descriptor, no task. Cancelling it does not stop it.
+        """
+        pool = self._pool
+        if pool is None:
+            return
+        self._opened()
+        await finish(pool.close())
+        self._pool = None
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_error: object) -> None:
+        await self.close()
+
+    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
+        pool = getattr(self, "_pool", None)
+        if pool is not None:
+            _warn(f"{self!r} was never closed", ResourceWarning, source=self)
+            pool.abandon()
+
+    # -- one statement, one hop ------------------------------------------------------------------
+
+    async def fetch_one(
+        self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
+    ) -> T | None:
+        """Return the first row as the query's row type, or None when there is none.
+
+        A statement that writes and returns rows (RETURNING) runs on the writer, in a transaction
+        of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
+        fit its type. Higher `priority` is served first.
+        """
+        return await self._fetch(
+            statement, lambda session: session.fetch_one(statement), timeout, priority
+        )
+
+    async def fetch_all(
+        self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
+    ) -> list[T]:
+        """Return all rows as the query's row type; otherwise as `fetch_one`."""
+        return await self._fetch(
+            statement, lambda session: session.fetch_all(statement), timeout, priority
+        )
+
+    async def execute(
+        self, statement: Statement[Any], *, timeout: float | None = None, priority: int = 0
+    ) -> Result:
+        """Run a statement that writes, in a transaction of its own.
+
+        When it returns the write is committed: it is there after ``kill -9``, and every read that
+        begins from now on sees it. Raises `IntegrityError` and other `QueryError`s, after which
+        nothing of it is in the database.
+        """
+        return await self._write(
+            statement.query.name,
+            lambda session: session.execute(statement),
+            timeout=timeout,
+            priority=priority,
+        )
+
+    async def execute_batch(
+        self,
+        statements: Iterable[Statement[Any]],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> list[Result]:
+        """Run several statements that write in one transaction: all of them or none."""
+        batch = list(statements)
+        label = batch[0].query.name if batch else "an empty batch"
+        return await self._write(
+            label,
+            lambda session: session.execute_batch(batch),
+            timeout=timeout,
+            priority=priority,
+        )
+
+    async def execute_many(
+        self,
+        query: Query[Any],
+        rows: Iterable[object],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> int:
+        """Run one statement for each of `rows`, mappings or dataclass instances: all or none.
+
+        Returns how many rows changed. `rows` may be a generator; it is read in the connection's
+        thread, inside the transaction.
+        """
+        return await self._write(
+            query.name,
+            lambda session: session.execute_many(query, rows),
+            timeout=timeout,
+            priority=priority,
+        )
+
+    # -- functions -------------------------------------------------------------------------------
+
+    async def read(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``function(cx, …)``, a synchronous function, on a reader and in one hop.
+
+        `cx` has the verbs of this class without `await`, and one consistent view of the database.
+        The function runs in the connection's thread: it must not touch the event loop.
+        """
+        return await self._read(
+            _name(function), lambda session: _snapshot(session, function, args, kwargs)
+        )
+
+    async def write(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run ``function(cx, …)``, a synchronous function, in one transaction and one hop.
+
+        Committed when it returns, rolled back when it raises. It is never run twice.
+        """
+        return await self._write(
+            _name(function), lambda session: function(session, *args, **kwargs)
+        )
+
+    # -- handles ---------------------------------------------------------------------------------
+
+    def transaction(
+        self,
+        *,
+        timeout: float | None = None,
+        label: str | None = None,
+        mode: Literal["immediate", "exclusive"] = "immediate",
+    ) -> Transaction:
+        """Return a write transaction, to be used with ``async with``.
+
+        It has the writer for itself: other writes wait, reads go on. `timeout` seconds after its
+        beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is doing,
+        and its next use raises `TransactionTimeoutError`. `label` names it in errors of those who
+        wait. Waits for the writer as every call does, then for other processes' locks
+        `Config.busy_timeout` seconds at most (`BusyError`).
+        """
+        if mode not in ("immediate", "exclusive"):
+            raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
+        return Transaction(
+            self._opened(),
+            f"transaction {label!r}" if label else "a transaction",
+            mode=mode,
+            timeout=self.config.transaction_timeout if timeout is None else timeout,
+        )
+
+    def snapshot(self, *, label: str | None = None) -> Snapshot:
+        """Return one consistent view, on one reader, to be used with ``async with``."""
+        return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot")
+
+    def stream(
+        self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
+    ) -> Stream[T]:
+        """Return the rows of a query, to be read as they are needed, in constant memory.
+
+        ``async with db.stream(ALL_LOGS()) as rows: async for row in rows: …``. `size` rows are
+        read in one hop, each within `timeout` seconds. It has a reader for itself, and sees the
+        database as it was at its beginning.
+        """
+        if statement.query.writes:
+            raise QueryError(
+                f"query {statement.query.name!r} writes; a stream only reads",
+                query=statement.query.name,
+                sql=statement.query.sql,
+            )
+        snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
+        return Stream(snapshot, statement, size, timeout, own=snapshot)
+
+    def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Lease]:
+        """Return the writer's connection while nobody reads or writes: for changes of the schema.
+
+        ``async with db.barrier() as lease: await lease.run(function, deadline)``. New calls wait
+        until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
+        """
+        return self._opened().barrier(label or "a barrier")
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Return counters since `open`, as plain dicts: ``writer``, ``readers``, ``queries``.
+
+        Durations are in seconds. Reading them costs nothing to those at work.
+        """
+        pool = self._opened()
+        return {
+            "writer": None if pool.writer is None else pool.writer.stats(),
+            "readers": pool.readers.stats(),
+            "queries": self._stats.as_dict(),
+        }
+
+    def __repr__(self) -> str:
+        name = self.path if self.path == MEMORY else Path(self.path).name
+        pool = self._pool
+        if pool is None:
+            return f"<Database {name}: closed>"
+        writer, readers = pool.writer, pool.readers
+        state = "read-only" if writer is None else "writer busy" if writer.busy else "writer idle"
+        return (
+            f"<Database {name}: {state}, readers {readers.busy}/{readers.size},"
+            f" {pool.waiting} waiting>"
+        )
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _opened(self) -> Pool:
+        """Return the pool, if it may be used here."""
+        if self._pool is None:
+            raise PoolClosedError(f"{self.path} is not open")
+        # In a forked child no loop is running but one of its own.
+        if asyncio.get_running_loop() is not self._loop:
+            raise PoolClosedError(
+                f"{self.path} was opened in another event loop or process; open a Database of its"
+                " own in each"
+            )
+        return self._pool
+
+    async def _fetch(
+        self,
+        statement: Statement[Any],
+        function: Callable[[Session], T],
+        timeout: float | None,
+        priority: int,
+    ) -> T:
+        go = self._write if statement.query.writes else self._read
+        return await go(statement.query.name, function, timeout=timeout, priority=priority)
+
+    async def _read(
+        self,
+        name: str,
+        function: Callable[[Session], T],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> T:
+        return await self._counted(
+            name, self._opened().read(name, function, Deadline.after(timeout), priority=priority)
+        )
+
+    async def _write(
+        self,
+        name: str,
+        function: Callable[[Session], T],
+        *,
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> T:
+        return await self._counted(
+            name, self._opened().write(name, function, Deadline.after(timeout), priority=priority)
+        )
+
+    async def _counted(self, name: str, call: Awaitable[T]) -> T:
+        began = monotonic()
+        failed = True
+        try:
+            result = await call
+            failed = False
+            return result
+        finally:
+            self._stats.record(name, monotonic() - began, failed=failed)
+
+
+def _snapshot(
+    session: Session,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
+    session.begin("SNAPSHOT")
+    try:
+        return function(session, *args, **kwargs)
+    finally:
+        session.reset()
+
+
+def _name(function: Callable[..., object]) -> str:
+    """What a function is called in errors and statistics."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__

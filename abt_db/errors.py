@@ -1,0 +1,246 @@
+"""The errors of `abt_db`, and the one place where those of `sqlite3` are translated.
+
+Everything the library raises on purpose derives from `AbtDbError`. An error that comes from SQLite
+is a `QueryError`; its kinds derive from the class that `sqlite3` would have raised as well, so
+`except sqlite3.IntegrityError` goes on working. Errors carry the name and the SQL of a query and
+never the value of a parameter (invariant 27).
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+
+__all__ = [
+    "AbtDbError",
+    "BusyError",
+    "CantOpenError",
+    "ConfigError",
+    "CorruptError",
+    "DeniedError",
+    "DiskIOError",
+    "FullError",
+    "IntegrityError",
+    "LockLostError",
+    "LockTimeoutError",
+    "MappingError",
+    "MigrationChangedError",
+    "MigrationError",
+    "MigrationFailedError",
+    "MigrationIrreversibleError",
+    "MigrationUnknownError",
+    "ParameterError",
+    "PoolClosedError",
+    "PoolSaturatedError",
+    "PoolTimeoutError",
+    "QueryDefinitionError",
+    "QueryError",
+    "ReadOnlyError",
+    "StatementError",
+    "StatementTimeoutError",
+    "TransactionAbortedError",
+    "TransactionStateError",
+    "TransactionTimeoutError",
+    "translate",
+]
+
+
+class AbtDbError(Exception):
+    """Whatever `abt_db` raises on purpose."""
+
+
+class ConfigError(AbtDbError, ValueError):
+    """A setting of `Config` that can't work."""
+
+
+# -- the pool ------------------------------------------------------------------------------------
+
+
+class PoolClosedError(AbtDbError):
+    """The database is not open: not yet, no longer, or this is another event loop or process."""
+
+
+class PoolTimeoutError(AbtDbError, TimeoutError):
+    """No connection came free in time; the message names who holds it and for how long."""
+
+
+class PoolSaturatedError(AbtDbError):
+    """The queue is at its bound (`Config.max_pending`); nothing was queued."""
+
+
+# -- statements ----------------------------------------------------------------------------------
+
+
+class QueryDefinitionError(AbtDbError, ValueError):
+    """A `Query` whose SQL can't be one: two statements, transaction control, positional `?` …"""
+
+
+class ParameterError(AbtDbError, ValueError):
+    """A parameter that is missing, unknown or not storable; raised when the query is bound."""
+
+
+class MappingError(AbtDbError):
+    """A row that does not fit the row type that its query declares."""
+
+
+class QueryError(AbtDbError, sqlite3.DatabaseError):
+    """SQLite refused or failed a statement.
+
+    `query` is the query's name, `sql` its text (both None where no query was involved);
+    `sqlite_errorcode` and `sqlite_errorname` are SQLite's extended code and its name.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        query: str | None = None,
+        sql: str | None = None,
+        code: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.query = query
+        self.sql = sql
+        if code is not None:
+            self.sqlite_errorcode = code
+        if name is not None:
+            self.sqlite_errorname = name
+
+
+class StatementError(QueryError, sqlite3.OperationalError):
+    """The statement itself is at fault: a misspelt table or column, a syntax error …"""
+
+
+class IntegrityError(QueryError, sqlite3.IntegrityError):
+    """A constraint of the schema refused the write."""
+
+
+class BusyError(QueryError, sqlite3.OperationalError):
+    """Another connection or process held the lock until the time limit passed."""
+
+
+class ReadOnlyError(QueryError, sqlite3.OperationalError):
+    """A write on a reader, or on a database that was opened read-only."""
+
+
+class DeniedError(QueryError):
+    """Something that callers may not do through a query: ATTACH, `writable_schema` …"""
+
+
+class CantOpenError(QueryError, sqlite3.OperationalError):
+    """The database file could not be opened."""
+
+
+class CorruptError(QueryError):
+    """The file is damaged, or no database at all. It is never changed or deleted because of it."""
+
+
+class FullError(QueryError, sqlite3.OperationalError):
+    """The disk, or the database's own size limit, is full."""
+
+
+class DiskIOError(QueryError, sqlite3.OperationalError):
+    """The operating system failed a read, write or sync."""
+
+
+class StatementTimeoutError(AbtDbError, TimeoutError):
+    """A statement reached its deadline and was stopped."""
+
+
+# -- transactions --------------------------------------------------------------------------------
+
+
+class TransactionTimeoutError(AbtDbError, TimeoutError):
+    """A transaction was open longer than its limit and has been rolled back."""
+
+
+class TransactionAbortedError(AbtDbError):
+    """SQLite has already ended this transaction; nothing of it is in the database."""
+
+
+class TransactionStateError(AbtDbError):
+    """A handle was used where it can't be: after its block, from another task, inside itself …"""
+
+
+# -- locks and migrations ------------------------------------------------------------------------
+
+
+class LockTimeoutError(AbtDbError, TimeoutError):
+    """A lock could not be had in time."""
+
+
+class LockLostError(AbtDbError):
+    """The lease on a lock ran out, or was taken away, while it was thought to be held."""
+
+
+class MigrationError(AbtDbError):
+    """A migration could not be read, planned or applied; the database is as it was before it."""
+
+
+class MigrationChangedError(MigrationError):
+    """A migration was edited after it had been applied."""
+
+
+class MigrationUnknownError(MigrationError):
+    """The database holds a migration that this program does not have: it is newer, probably."""
+
+
+class MigrationFailedError(MigrationError):
+    """A step failed and was rolled back; the cause is attached."""
+
+
+class MigrationIrreversibleError(MigrationError):
+    """A step that can't be taken back, for it has no down script."""
+
+
+# -- translation ---------------------------------------------------------------------------------
+
+# By primary result code (https://www.sqlite.org/rescode.html): the low byte of the extended one.
+_KINDS: dict[int, type[QueryError]] = {
+    sqlite3.SQLITE_ERROR: StatementError,
+    sqlite3.SQLITE_BUSY: BusyError,
+    sqlite3.SQLITE_LOCKED: BusyError,
+    sqlite3.SQLITE_READONLY: ReadOnlyError,
+    sqlite3.SQLITE_IOERR: DiskIOError,
+    sqlite3.SQLITE_CORRUPT: CorruptError,
+    sqlite3.SQLITE_NOTADB: CorruptError,
+    sqlite3.SQLITE_FULL: FullError,
+    sqlite3.SQLITE_CANTOPEN: CantOpenError,
+    sqlite3.SQLITE_CONSTRAINT: IntegrityError,
+    sqlite3.SQLITE_AUTH: DeniedError,
+}
+
+# sqlite3 puts the undecodable text itself behind the column's name; only the name is passed on.
+_UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
+
+
+def translate(
+    error: sqlite3.Error,
+    *,
+    query: str | None = None,
+    sql: str | None = None,
+    doing: str | None = None,
+    reason: str | None = None,
+) -> AbtDbError:
+    """Return the library's error for one of `sqlite3`'s.
+
+    `query` and `sql` name the statement; `doing` says what was being done where there is no query
+    ("opening /srv/app.db"); `reason`, where it is known, is told instead of SQLite's own words.
+    """
+    what = f"query {query!r}" if query is not None else (doing or "SQLite")
+    if undecodable := _UNDECODABLE.match(str(error)):
+        return MappingError(f"{what}: column {undecodable[1]!r} holds text that is not UTF-8")
+    code = getattr(error, "sqlite_errorcode", None)
+    name = getattr(error, "sqlite_errorname", None)
+    kind = QueryError if code is None else _KINDS.get(code & 0xFF, QueryError)
+    reason = reason or str(error)
+    if "unsafe use of" in reason:
+        # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
+        # JSON functions as well.
+        reason += " in a view, trigger or constraint; Config(trusted_schema=True) permits it"
+    message = f"{what}: {reason}" + (f" [{name}]" if name is not None else "")
+    translated = kind(message, query=query, sql=sql, code=code, name=name)
+    if sql is not None:
+        translated.add_note(f"SQL: {sql}")
+    return translated

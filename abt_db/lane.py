@@ -1,0 +1,515 @@
+"""A lane: a fair queue of work and the connections that serve it. It knows no SQL.
+
+Each connection has a *seat* with one task, for as long as the lane is open: take work, have it
+done, clean up, take the next. Work is a *job* (a function that runs in one thread hop; its caller
+waits for the result) or a *lease* (the connection is lent until it is given back).
+
+The caller never holds a connection that it must bring back by awaiting something. It waits on a
+future and gives a lease back by a plain call, so it can be cancelled anywhere, however often, and
+the seat's task, which nobody cancels, rolls back, resets or replaces the connection before it
+serves again (invariants 7, 11, 13).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Any, Generic, TypeVar
+
+from .connection import Connection
+from .deadline import Deadline, finish
+from .errors import (
+    AbtDbError,
+    PoolClosedError,
+    PoolSaturatedError,
+    PoolTimeoutError,
+    TransactionStateError,
+)
+from .session import Session
+
+__all__ = ["Job", "Lane", "Lease"]
+
+T = TypeVar("T")
+
+LOG = logging.getLogger("abt_db")
+
+AGEING = 1.0
+"""Seconds of waiting that are worth one step of priority."""
+
+
+class Job(Generic[T]):
+    """A function to be run on a connection in one hop, and the future that its caller awaits."""
+
+    __slots__ = ("deadline", "function", "future", "label", "priority", "since", "task")
+
+    def __init__(
+        self, label: str, function: Callable[[Session], T], deadline: Deadline, priority: int
+    ) -> None:
+        self.label = label
+        self.function = function
+        self.deadline = deadline
+        self.priority = priority
+        self.task = asyncio.current_task()
+        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.since = monotonic()
+
+
+class Lease:
+    """A connection that is lent to one task, until `give_back` or `revoke`."""
+
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "error",
+        "future",
+        "label",
+        "priority",
+        "returned",
+        "since",
+        "task",
+    )
+
+    def __init__(self, label: str, priority: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.label = label
+        self.priority = priority
+        self.task = asyncio.current_task()
+        self.future: asyncio.Future[None] = loop.create_future()
+        """Done when the connection is lent."""
+        self.returned: asyncio.Future[None] = loop.create_future()
+        self.since = monotonic()
+        self.error: AbtDbError | None = None
+        """Why it was taken back before its time."""
+        self._connection: Connection | None = None
+        self._deadline = Deadline()
+
+    def lend(self, connection: Connection) -> None:
+        """Hand the connection over, unless the caller has gone in the meantime."""
+        self._connection = connection
+        self.since = monotonic()
+        if self.future.done():
+            self.give_back()
+        else:
+            self.future.set_result(None)
+
+    async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
+        """Run `function` on the lent connection, in one hop.
+
+        Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
+        after the lease was given back, and the reason given to `revoke` after that.
+        """
+        if self.error is not None:
+            raise self.error
+        if self._connection is None:
+            raise TransactionStateError(f"{self.label} has ended; it can't be used any more")
+        self._deadline = deadline
+        try:
+            return await self._connection.run(function, deadline)
+        except AbtDbError as error:
+            # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
+            if self.error is not None:
+                raise self.error from error
+            raise
+
+    def give_back(self) -> None:
+        """Return the connection to its lane. Synchronous, so that nothing can interrupt it."""
+        self._connection = None
+        self._deadline.cancel()
+        if not self.returned.done():
+            self.returned.set_result(None)
+
+    def revoke(self, error: AbtDbError) -> None:
+        """Take the connection back; what runs is stopped, what comes later raises `error`."""
+        self.error = self.error or error
+        self.give_back()
+
+
+Work = Job[Any] | Lease
+
+
+class Queue:
+    """Work that waits: higher priority first, first come first served within one priority.
+
+    A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
+    """
+
+    __slots__ = ("_levels",)
+
+    def __init__(self) -> None:
+        self._levels: dict[int, OrderedDict[int, Work]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._levels.values()))
+
+    def add(self, work: Work) -> None:
+        self._levels.setdefault(work.priority, OrderedDict())[id(work)] = work
+
+    def discard(self, work: Work) -> bool:
+        """Take `work` out; return whether it was in."""
+        level = self._levels.get(work.priority)
+        if level is None or level.pop(id(work), None) is None:
+            return False
+        if not level:
+            del self._levels[work.priority]
+        return True
+
+    def take(self, now: float) -> Work | None:
+        """Take out what is served next."""
+        first: Work | None = None
+        for level in self._levels.values():
+            oldest = next(iter(level.values()))
+            if first is None or _urgency(oldest, now) > _urgency(first, now):
+                first = oldest
+        if first is not None:
+            self.discard(first)
+        return first
+
+
+def _urgency(work: Work, now: float) -> float:
+    return work.priority + (now - work.since) / AGEING
+
+
+class _Seat:
+    """One connection's place in a lane."""
+
+    __slots__ = ("connection", "number", "offer", "task", "work")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.connection: Connection | None = None  # None: lost, to be opened again
+        self.offer: asyncio.Future[Work] | None = None  # idle: work is handed over here
+        self.work: Work | None = None
+        self.task: asyncio.Task[None] | None = None
+
+
+Open = Callable[[int], Awaitable[Connection]]
+Serve = Callable[[Connection, Job[Any]], Awaitable[Any]]
+
+
+class Lane:
+    """Work goes in at `run` and `lease`; the seats' tasks do it."""
+
+    def __init__(self, name: str, size: int, *, open: Open, serve: Serve, max_pending: int) -> None:
+        self.name = name
+        self._open = open
+        self._serve = serve
+        self._max_pending = max_pending
+        self._seats = [_Seat(number) for number in range(1, size + 1)]
+        self._idle: list[_Seat] = []  # the one used last is at the end and taken first: warm cache
+        self._queue = Queue()
+        self._closed = True
+        self._paused = False
+        self._drained: asyncio.Future[None] | None = None
+        self.counters = {"opened": 0, "replaced": 0, "jobs": 0, "leases": 0, "waits": 0}
+        self.longest_wait = 0.0
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open all connections at the same time; if one fails, close the others and raise."""
+        loop = asyncio.get_running_loop()
+        ready: list[asyncio.Future[None]] = []
+        for seat in self._seats:
+            ready.append(loop.create_future())
+            seat.task = loop.create_task(
+                self._sit(seat, ready[-1]), name=f"abt_db {self.name} {seat.number}"
+            )
+        self._closed = False
+        try:
+            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            for result in await asyncio.shield(asyncio.gather(*ready, return_exceptions=True)):
+                if isinstance(result, BaseException):
+                    raise result
+        except BaseException:
+            await self.close(Deadline.after(0))
+            raise
+
+    async def close(self, deadline: Deadline) -> None:
+        """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
+
+        Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
+        """
+        self._refuse()
+        for seat in self._idle:
+            if seat.task is not None:
+                seat.task.cancel()
+        tasks = [seat.task for seat in self._seats if seat.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        self._idle.clear()
+
+    def _refuse(self) -> None:
+        """Take no more work, and fail what waits."""
+        self._closed = True
+        while (work := self._queue.take(monotonic())) is not None:
+            _fail(work, PoolClosedError("the database was closed while this waited"))
+
+    def abandon(self) -> None:
+        """Without an event loop: have the threads close their connections and end."""
+        for seat in self._seats:
+            if seat.connection is not None:
+                seat.connection.abandon()
+
+    # -- work ------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        label: str,
+        function: Callable[[Session], T],
+        deadline: Deadline,
+        *,
+        priority: int,
+        wait: float | None,
+    ) -> T:
+        """Run `function` on the next free connection and return its result.
+
+        Waits at most `wait` seconds, and not beyond `deadline`, for a connection. Cancelled or
+        timed out while it waits, the function never runs; cancelled while it runs, its statement
+        is stopped.
+        """
+        job = Job(label, function, deadline, priority)
+        try:
+            return await self._submit(job, job.future, wait, deadline)
+        except asyncio.CancelledError:
+            deadline.cancel()
+            if job.future.done() and not job.future.cancelled():
+                job.future.exception()  # looked at, or asyncio would report it as forgotten
+            raise
+
+    async def lease(
+        self, label: str, deadline: Deadline, *, priority: int, wait: float | None
+    ) -> Lease:
+        """Have a connection lent, waiting as `run` does."""
+        lease = Lease(label, priority)
+        try:
+            await self._submit(lease, lease.future, wait, deadline)
+        except BaseException:
+            # Also when it was lent at the very moment of the cancellation (invariant 13).
+            lease.give_back()
+            raise
+        return lease
+
+    async def _submit(
+        self, work: Work, future: asyncio.Future[T], wait: float | None, deadline: Deadline
+    ) -> T:
+        if self._closed:
+            raise PoolClosedError("the database is not open")
+        if self._idle and not self._paused:
+            seat = self._idle.pop()
+            assert seat.offer is not None
+            seat.work = work
+            seat.offer.set_result(work)
+            return await future
+        self._refuse_deadlock(work)
+        if len(self._queue) >= self._max_pending:
+            raise PoolSaturatedError(
+                f"{self._max_pending} calls wait for a {self.name} already; {self._holder()}"
+            )
+        self._queue.add(work)
+        self.counters["waits"] += 1
+        limits = [seconds for seconds in (wait, deadline.remaining()) if seconds is not None]
+        timer = (
+            asyncio.get_running_loop().call_later(min(limits), self._expire, work)
+            if limits
+            else None
+        )
+        try:
+            return await future
+        finally:
+            self._queue.discard(work)
+            if timer is not None:
+                timer.cancel()
+
+    def _expire(self, work: Work) -> None:
+        # Not in the queue any more: it was handed over in this very turn of the loop.
+        if self._queue.discard(work):
+            waited = monotonic() - work.since
+            _fail(
+                work,
+                PoolTimeoutError(
+                    f"{work.label}: no {self.name} came free within {waited:.1f} s;"
+                    f" {self._holder()}; {len(self._queue)} more wait"
+                ),
+            )
+
+    def _refuse_deadlock(self, work: Work) -> None:
+        """Fail what would wait for a connection that its own task holds (invariant 17)."""
+        held = [
+            seat.work
+            for seat in self._seats
+            if isinstance(seat.work, Lease) and not seat.work.returned.done()
+        ]
+        if len(held) == len(self._seats) and all(lease.task is work.task for lease in held):
+            raise TransactionStateError(
+                f"{work.label} would wait for ever: this task holds the {self.name} itself, with"
+                f" {held[0].label}; use that handle, or end it first"
+            )
+
+    def _holder(self) -> str:
+        """Say who holds the lane's connections, the longest one by name."""
+        held = [seat.work for seat in self._seats if seat.work is not None]
+        if not held:
+            return "a barrier holds them" if self._paused else f"no {self.name} is at work"
+        oldest = min(held, key=lambda work: work.since)
+        task = oldest.task.get_name() if oldest.task is not None else "?"
+        which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
+        return (
+            f"{which}, longest with {oldest.label} of task {task!r},"
+            f" for {monotonic() - oldest.since:.1f} s"
+        )
+
+    # -- the seats' tasks ------------------------------------------------------------------------
+
+    async def _sit(self, seat: _Seat, ready: asyncio.Future[None]) -> None:
+        try:
+            try:
+                await self._connected(seat)
+            except Exception as error:
+                ready.set_exception(error)
+                return
+            ready.set_result(None)
+            while (work := await self._next(seat)) is not None:
+                await self._do(seat, work)
+                seat.work = None
+        except asyncio.CancelledError:
+            # By close(), or by a loop that ends and cancels every task it has.
+            self._refuse()
+            raise
+        finally:
+            connection, seat.connection = seat.connection, None
+            if connection is not None:
+                await finish(connection.close())
+            self._tell_drained()
+
+    async def _next(self, seat: _Seat) -> Work | None:
+        """Return the next work; None when the lane is closed."""
+        if not self._paused and (work := self._queue.take(monotonic())) is not None:
+            seat.work = work
+            return work
+        if self._closed:
+            return None
+        seat.offer = asyncio.get_running_loop().create_future()
+        self._idle.append(seat)
+        self._tell_drained()
+        try:
+            return await seat.offer
+        finally:
+            with suppress(ValueError):
+                self._idle.remove(seat)  # cancelled: nobody may offer it work any more
+
+    async def _do(self, seat: _Seat, work: Work) -> None:
+        now = monotonic()
+        self.longest_wait = max(self.longest_wait, now - work.since)
+        work.since = now
+        try:
+            connection = await self._connected(seat)
+            if isinstance(work, Lease):
+                self.counters["leases"] += 1
+                work.lend(connection)
+                await work.returned
+            elif not work.future.done():
+                self.counters["jobs"] += 1
+                result = await self._serve(connection, work)
+                if not work.future.done():
+                    work.future.set_result(result)
+        except Exception as error:
+            _fail(work, error)
+        except BaseException:
+            # This task itself is cancelled: the loop is ending.
+            if isinstance(work, Lease):
+                work.revoke(PoolClosedError("the database was closed"))
+            else:
+                work.deadline.cancel()
+            _fail(work, PoolClosedError("the database was closed"))
+            raise
+        if seat.connection is not None and not seat.connection.settled:
+            await self._clean(seat, seat.connection)
+
+    async def _connected(self, seat: _Seat) -> Connection:
+        if seat.connection is None:
+            # Not to be cancelled half-way: the driver would leak the file descriptor.
+            await finish(self._occupy(seat))
+        assert seat.connection is not None
+        return seat.connection
+
+    async def _occupy(self, seat: _Seat) -> None:
+        seat.connection = await self._open(seat.number)
+        self.counters["opened"] += 1
+
+    async def _clean(self, seat: _Seat, connection: Connection) -> None:
+        """Reset the connection, or give it up: the next work gets a new one (invariant 12)."""
+        try:
+            await connection.reset()
+        except Exception as error:
+            LOG.warning("abt_db: a %s could not be reset and is replaced: %s", self.name, error)
+            seat.connection = None
+            self.counters["replaced"] += 1
+            await finish(connection.close())
+
+    # -- a barrier -------------------------------------------------------------------------------
+
+    async def pause(self, wait: float | None) -> None:
+        """Start no more work, until `resume`, and return when what runs has ended.
+
+        Raises `PoolTimeoutError` after `wait` seconds.
+        """
+        self._paused = True
+        try:
+            async with asyncio.timeout(wait):
+                while len(self._idle) < len(self._seats):
+                    if self._closed:
+                        raise PoolClosedError("the database was closed")
+                    self._drained = asyncio.get_running_loop().create_future()
+                    await self._drained
+        except TimeoutError:
+            raise PoolTimeoutError(
+                f"the {self.name}s did not come to rest within {wait:.1f} s; {self._holder()}"
+            ) from None
+
+    def resume(self) -> None:
+        self._paused = False
+        while self._idle and (work := self._queue.take(monotonic())) is not None:
+            seat = self._idle.pop()
+            assert seat.offer is not None
+            seat.work = work
+            seat.offer.set_result(work)
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Return the lane's figures, as a plain dict."""
+        return {
+            "size": self.size,
+            "busy": self.busy,
+            "waiting": self.waiting,
+            "longest_wait": self.longest_wait,
+            **self.counters,
+        }
+
+    @property
+    def size(self) -> int:
+        return len(self._seats)
+
+    @property
+    def busy(self) -> int:
+        return sum(seat.work is not None for seat in self._seats)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+
+def _fail(work: Work, error: BaseException) -> None:
+    if not work.future.done():
+        work.future.set_exception(error)

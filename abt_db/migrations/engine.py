@@ -1,0 +1,231 @@
+"""Applying migrations: each step in one transaction, decided inside it, together with its history.
+
+A step is one job on the writer, behind a barrier: nobody else reads or writes meanwhile
+(invariant 21), and whatever cancels or kills it leaves either all of it or nothing (M1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from time import monotonic
+from typing import TypeVar
+
+from abt_db.connection import while_busy
+from abt_db.database import Database
+from abt_db.deadline import Deadline
+from abt_db.errors import (
+    AbtDbError,
+    BusyError,
+    MigrationChangedError,
+    MigrationFailedError,
+    MigrationIrreversibleError,
+    MigrationUnknownError,
+)
+from abt_db.lane import Lease
+from abt_db.query import Query
+from abt_db.session import BeginBusyError, Session
+
+from . import history
+from .history import Record
+from .model import Migration, MigrationOrderError, in_order
+from .script import first_keyword, split
+
+__all__ = ["Migrator", "Status"]
+
+T = TypeVar("T")
+
+_VIOLATIONS = Query("migrations.violations", "PRAGMA foreign_key_check")
+
+# A step has a transaction of its own, and one file.
+_REFUSED = frozenset("BEGIN COMMIT END ROLLBACK SAVEPOINT RELEASE ATTACH DETACH VACUUM".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Where a database stands."""
+
+    applied: tuple[Record, ...]
+    """What is in it, in the order in which it was applied."""
+    failed: tuple[Record, ...]
+    """The last tries that failed; nothing of them is in the database."""
+    pending: tuple[Migration, ...]
+    """What is still to be applied, in order."""
+
+
+class Migrator:
+    """The migrations of a program and the database that they are for.
+
+    `migrations` may be given in any order; `load_migrations` reads them from files. Two programs
+    may migrate the same file at the same time: each step is applied once.
+    """
+
+    def __init__(self, db: Database, migrations: Iterable[Migration]) -> None:
+        self.db = db
+        self.migrations = in_order(migrations)
+        self._by_version = {migration.version: migration for migration in self.migrations}
+
+    async def status(self) -> Status:
+        """Return what is applied, failed and pending. Never writes (M6).
+
+        Raises `MigrationUnknownError` when the database has a migration that the program does not
+        have, `MigrationChangedError` when an applied one was edited since, `MigrationOrderError`
+        when one is pending that should have come before an applied one.
+        """
+        return self._compare(await self.db.read(history.read))
+
+    async def pending(self) -> tuple[Migration, ...]:
+        """Return what is still to be applied, in order; raises as `status` does."""
+        return (await self.status()).pending
+
+    async def current_version(self) -> int | None:
+        """Return the highest version applied, None for a database without any."""
+        return max((record.version for record in (await self.status()).applied), default=None)
+
+    async def history(self) -> list[Record]:
+        """Return all rows of the history, tries that failed among them."""
+        return await self.db.read(history.read)
+
+    async def up(self, target: int | None = None) -> list[Record]:
+        """Apply what is pending, up to version `target`; return what was applied here.
+
+        Each step has the time limit of its migration, is in the database whole or not at all, and
+        is skipped when another process was first. Raises `MigrationFailedError`, having rolled the
+        step back and noted the failure in the history; the steps before it stay. Raises as `status`
+        does before anything is written.
+        """
+        if target is not None and target not in self._by_version:
+            raise MigrationUnknownError(f"there is no migration {target} to go up to")
+        done: list[Record] = []
+        # Nothing to do is the usual case, at each start of a program: it disturbs nobody.
+        pending = await self.pending()
+        if not pending:
+            return done
+        async with self.db.barrier(label="migrations, up") as lease:
+            for migration in pending:
+                if target is not None and migration.version > target:
+                    break
+                record = await self._step(lease, migration, self._up)
+                if record is not None:
+                    done.append(record)
+        return done
+
+    async def down(self, target: int) -> list[int]:
+        """Take back every applied version above `target`, the last one first; return them.
+
+        0 takes back all. Raises `MigrationIrreversibleError` before anything is written when one
+        of the steps has no down script, otherwise as `up`.
+        """
+        if target and target not in self._by_version:
+            raise MigrationUnknownError(f"there is no migration {target} to go down to")
+        steps = [
+            self._by_version[record.version]
+            for record in reversed((await self.status()).applied)
+            if record.version > target
+        ]
+        for migration in steps:
+            if migration.down is None:
+                raise MigrationIrreversibleError(
+                    f"{migration.origin} has no down script: it can't be taken back"
+                )
+        if not steps:
+            return []
+        done: list[int] = []
+        async with self.db.barrier(label="migrations, down") as lease:
+            for migration in steps:
+                if await self._step(lease, migration, self._down):
+                    done.append(migration.version)
+        return done
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _compare(self, records: list[Record]) -> Status:
+        """Hold the history against the program's migrations (M4)."""
+        applied = tuple(record for record in records if record.success)
+        for record in applied:
+            migration = self._by_version.get(record.version)
+            if migration is None:
+                raise MigrationUnknownError(
+                    f"the database has migration {record.version} ({record.description}), which"
+                    " this program does not have; it was made by a newer version of it, probably"
+                )
+            if migration.checksum != record.checksum:
+                raise MigrationChangedError(
+                    f"{migration.origin} was changed after it had been applied on"
+                    f" {record.applied_at:%Y-%m-%d}; put it back and write a new migration"
+                )
+        versions = {record.version for record in applied}
+        pending = tuple(m for m in self.migrations if m.version not in versions)
+        if pending and versions and pending[0].version < max(versions):
+            raise MigrationOrderError(
+                f"{pending[0].origin} is not applied, but the later version {max(versions)} is"
+            )
+        failed = tuple(record for record in records if not record.success)
+        return Status(applied, failed, pending)
+
+    async def _step(
+        self, lease: Lease, migration: Migration, step: Callable[[Session, Migration], T]
+    ) -> T:
+        began = monotonic()
+
+        def run(session: Session) -> T:
+            with session.foreign_keys_off():
+                session.begin("IMMEDIATE")
+                result = step(session, migration)
+                session.commit()
+                return result
+
+        try:
+            return await while_busy(
+                lambda: lease.run(run, Deadline.after(migration.timeout)),
+                Deadline.after(self.db.config.busy_timeout),
+                kind=BeginBusyError,
+            )
+        except AbtDbError as error:
+            if step != self._up or isinstance(error, BusyError):
+                raise
+            message = str(error)
+            seconds = monotonic() - began
+
+            def note(session: Session) -> None:
+                session.begin("IMMEDIATE")
+                history.record(session, migration, seconds, error=message)
+                session.commit()
+
+            await lease.run(note, Deadline())
+            raise
+
+    def _up(self, session: Session, migration: Migration) -> Record | None:
+        began = monotonic()
+        status = self._compare(history.read(session))
+        if migration not in status.pending:
+            return None  # another process was first (M2)
+        self._run_script(session, migration, migration.up)
+        return history.record(session, migration, monotonic() - began)
+
+    def _down(self, session: Session, migration: Migration) -> bool:
+        applied = {record.version for record in self._compare(history.read(session)).applied}
+        if migration.version not in applied:
+            return False
+        self._run_script(session, migration, migration.down or "")
+        history.forget(session, migration.version)
+        return True
+
+    def _run_script(self, session: Session, migration: Migration, script: str) -> None:
+        before = set(session.fetch_all(_VIOLATIONS()))
+        for statement in split(script):
+            where = f"{migration.origin}, line {statement.line}"
+            keyword = first_keyword(statement.text)
+            if keyword in _REFUSED:
+                raise MigrationFailedError(
+                    f"{where}: {keyword} is refused, for the step runs in a transaction of its own"
+                )
+            try:
+                session.run_sql(statement.text, doing=where)
+            except AbtDbError as error:
+                raise MigrationFailedError(str(error)) from error
+        if broken := set(session.fetch_all(_VIOLATIONS())) - before:
+            tables = ", ".join(sorted({str(row[0]) for row in broken}))
+            raise MigrationFailedError(
+                f"{migration.origin}: it breaks {len(broken)} foreign keys, in {tables}"
+            )

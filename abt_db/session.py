@@ -1,0 +1,404 @@
+"""What can be done with a connection, synchronously, on the connection's own thread.
+
+A `Session` is what `db.read(fn)` and `db.write(fn)` hand to `fn`, and what every verb of
+`Database`, `Transaction` and `Snapshot` comes down to: one call into the connection's thread that
+binds, executes, fetches and maps from start to end. It is the only place where statements meet
+SQLite; errors leave it translated and with the query's name.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, NoReturn, TypeVar
+
+from .deadline import Deadline
+from .errors import (
+    AbtDbError,
+    BusyError,
+    MappingError,
+    QueryError,
+    ReadOnlyError,
+    StatementTimeoutError,
+    translate,
+)
+from .query import Query, Statement
+from .values import SQLiteValue
+
+__all__ = ["BeginBusyError", "Reading", "Result", "Session"]
+
+T = TypeVar("T")
+
+PROGRESS_STEPS = 1_000
+"""Virtual machine steps between two looks at the deadline: some tens of microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a write did.
+
+    `rowcount` is the number of rows changed (-1 where SQLite counts none, as for CREATE TABLE).
+    `lastrowid` is the rowid of the row that an INSERT added, None for anything else. (An upsert
+    that updates adds none, and SQLite does not tell: use RETURNING there.)
+    """
+
+    rowcount: int
+    lastrowid: int | None
+
+
+class BeginBusyError(BusyError):
+    """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
+
+
+class StoppedError(AbtDbError):
+    """The job was cancelled. Its caller has gone, so nobody sees this."""
+
+
+class Session:
+    """The verbs, on the connection's thread. Lives as long as its connection.
+
+    `fetch_one`, `fetch_all`, `execute`, `execute_many`, `execute_batch` and `stream` do what
+    their namesakes of `Database` do, inside whatever transaction the caller has open.
+    """
+
+    __slots__ = ("_cursors", "_denied", "_privileged", "_raw", "deadline", "writable")
+
+    def __init__(self, raw: sqlite3.Connection, *, writable: bool) -> None:
+        self._raw = raw
+        self.writable = writable
+        self.deadline = Deadline()
+        """That of the job which is running; the connection sets it for each job."""
+        self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
+        self._privileged = False
+        self._denied: str | None = None
+        # Set once: to change the authorizer later would expire every prepared statement.
+        raw.set_authorizer(self._authorize)
+        raw.set_progress_handler(self._progress, PROGRESS_STEPS)
+
+    # -- verbs -----------------------------------------------------------------------------------
+
+    def fetch_all(self, statement: Statement[T]) -> list[T]:
+        """Return all rows."""
+        query = statement.query
+        cursor = self._execute(query, statement.values)
+        try:
+            rows = cursor.fetchall()
+        except sqlite3.Error as error:
+            self.fail(error, query)
+        finally:
+            cursor.close()
+        return _mapped(query, cursor.description, rows)
+
+    def fetch_one(self, statement: Statement[T]) -> T | None:
+        """Return the first row, or None when there is none."""
+        query = statement.query
+        cursor = self._execute(query, statement.values)
+        try:
+            row = cursor.fetchone()
+        except sqlite3.Error as error:
+            self.fail(error, query)
+        finally:
+            # Closing resets the statement; one that is left half-read would pin its snapshot.
+            cursor.close()
+        if row is None:
+            _mapped(query, cursor.description, [])
+            return None
+        return _mapped(query, cursor.description, [row])[0]
+
+    def execute(self, statement: Statement[object]) -> Result:
+        """Run a statement that writes."""
+        query = statement.query
+        if not query.writes:
+            raise _reads(query, "execute")
+        cursor = self._execute(query, statement.values)
+        try:
+            if cursor.description is not None:
+                cursor.fetchall()  # RETURNING: `rowcount` counts the rows as they are fetched
+        except sqlite3.Error as error:
+            self.fail(error, query)
+        finally:
+            cursor.close()
+        inserted = query.inserts and cursor.rowcount > 0
+        return Result(cursor.rowcount, cursor.lastrowid if inserted else None)
+
+    def execute_batch(self, statements: Iterable[Statement[object]]) -> list[Result]:
+        """Run several statements that write, all or none of them."""
+        with self.atomic():
+            return [self.execute(statement) for statement in statements]
+
+    def execute_many(self, query: Query[Any], rows: Iterable[object]) -> int:
+        """Run one statement for each of `rows`, all or none; return how many rows changed."""
+        if not query.writes:
+            raise _reads(query, "execute_many")
+        self._check(query)
+        with self.atomic():
+            cursor = self._raw.cursor()
+            try:
+                cursor.executemany(query.sql, map(query.bind, rows))
+                return cursor.rowcount
+            except sqlite3.Error as error:
+                self.fail(error, query)
+            finally:
+                cursor.close()
+
+    def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
+        """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
+        reading = self.reading(statement, size)
+        while rows := reading.next():
+            yield from rows
+
+    def reading(self, statement: Statement[T], size: int) -> Reading[T]:
+        """Begin to read rows in lists of `size`."""
+        query = statement.query
+        cursor = self._execute(query, statement.values)
+        self._cursors.add(cursor)
+        reading = Reading(self, query, cursor, size)
+        _mapped(query, cursor.description, [])
+        return reading
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """A block inside a transaction whose work is undone when it is left by an error."""
+        self.control("SAVEPOINT abt_db")
+        try:
+            yield
+        except BaseException:
+            # Otherwise SQLite has undone the whole transaction already (invariant 8).
+            if self.in_transaction:
+                self.control("ROLLBACK TO abt_db")
+                self.control("RELEASE abt_db")
+            raise
+        self.control("RELEASE abt_db")
+
+    # -- transactions: for the handles, not for callers' functions --------------------------------
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open. Asked, never guessed (invariant 8)."""
+        return self._raw.in_transaction
+
+    def begin(self, mode: str) -> None:
+        """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
+
+        Raises `BeginBusyError` when another process holds the lock.
+        """
+        try:
+            self.control(_BEGIN[mode])
+            if mode == "SNAPSHOT":
+                # BEGIN alone takes no snapshot: the first SELECT does (invariant 5).
+                self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
+        except BusyError as error:
+            raise BeginBusyError(
+                str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
+            ) from None
+
+    def commit(self) -> None:
+        self.control("COMMIT")
+
+    def rollback(self) -> None:
+        """Undo the open transaction, if SQLite has not done so already."""
+        if self._raw.in_transaction:
+            self.control("ROLLBACK")
+
+    def reset(self) -> None:
+        """Close what a caller left open: cursors, then the transaction (invariant 7)."""
+        for cursor in self._cursors:
+            cursor.close()
+        self._cursors.clear()
+        self.rollback()
+
+    def forget(self, cursor: sqlite3.Cursor) -> None:
+        """Close a cursor that a `Reading` had open."""
+        self._cursors.discard(cursor)
+        cursor.close()
+
+    @contextmanager
+    def foreign_keys_off(self) -> Iterator[None]:
+        """A block without foreign keys; outside a transaction, where alone the PRAGMA works."""
+        [(before,)] = self.control("PRAGMA foreign_keys")
+        self.control("PRAGMA foreign_keys = 0")
+        try:
+            yield
+        finally:
+            self.rollback()
+            self.control(f"PRAGMA foreign_keys = {int(before)}")
+
+    def run_sql(self, sql: str, *, doing: str) -> None:
+        """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
+
+        It may do what a caller's query may, and is stopped at the job's deadline.
+        """
+        if self.deadline.passed():
+            raise self._stopped(doing)
+        try:
+            self._raw.execute(sql).close()
+        except sqlite3.Error as error:
+            reason, self._denied = self._denied, None
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise self._stopped(doing) from None
+            raise translate(error, sql=sql, doing=doing, reason=reason) from error
+
+    def control(self, sql: str, values: Sequence[SQLiteValue] = ()) -> list[tuple[Any, ...]]:
+        """Run the library's own SQL, which may do what callers may not, and return its rows."""
+        # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
+        deadline, self.deadline = self.deadline, Deadline()
+        self._privileged = True
+        try:
+            return self._raw.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise translate(error, sql=sql, doing=sql) from error
+        finally:
+            self._privileged = False
+            self.deadline = deadline
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open: neither a transaction nor a cursor."""
+        return not self._cursors and not self._raw.in_transaction
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _execute(self, query: Query[Any], values: Mapping[str, SQLiteValue]) -> sqlite3.Cursor:
+        self._check(query)
+        cursor = self._raw.cursor()
+        try:
+            return cursor.execute(query.sql, values)
+        except sqlite3.Error as error:
+            cursor.close()
+            self.fail(error, query)
+
+    def _check(self, query: Query[Any]) -> None:
+        # Asked here as well as by the handler: a function of many short statements never gives
+        # the handler its thousand steps.
+        if self.deadline.passed():
+            raise self._stopped(f"query {query.name!r}")
+        if query.writes and not self.writable:
+            raise ReadOnlyError(
+                f"query {query.name!r} writes, and this is a read-only connection",
+                query=query.name,
+                sql=query.sql,
+                code=sqlite3.SQLITE_READONLY,
+                name="SQLITE_READONLY",
+            )
+
+    def fail(self, error: sqlite3.Error, query: Query[Any]) -> NoReturn:
+        reason, self._denied = self._denied, None
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+            raise self._stopped(f"query {query.name!r}") from None
+        raise translate(error, query=query.name, sql=query.sql, reason=reason) from error
+
+    def _stopped(self, what: str) -> AbtDbError:
+        if self.deadline.cancelled:
+            return StoppedError(f"{what} was cancelled")
+        return StatementTimeoutError(f"{what} was stopped at its time limit")
+
+    def _progress(self) -> int:
+        return self.deadline.passed()
+
+    def _authorize(
+        self, action: int, first: str | None, second: str | None, *_where: str | None
+    ) -> int:
+        # Called when a statement is prepared, not when it runs from the cache: whatever is
+        # prepared with privilege must have a text that no caller's query can have.
+        if self._privileged or action not in _GUARDED:
+            return sqlite3.SQLITE_OK
+        self._denied = _denial(action, first, second)
+        return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY
+
+
+class Reading(Generic[T]):
+    """A statement whose rows are read list by list, on the connection's thread.
+
+    No generator: one that is dropped half-way would close its cursor in the thread of whoever
+    collects it. What is left open is closed by `Session.reset`.
+    """
+
+    __slots__ = ("_cursor", "_query", "_session", "_size")
+
+    def __init__(
+        self, session: Session, query: Query[T], cursor: sqlite3.Cursor, size: int
+    ) -> None:
+        self._session = session
+        self._query = query
+        self._cursor = cursor
+        self._size = size
+
+    def next(self) -> list[T]:
+        """Return the next rows; an empty list at the end."""
+        try:
+            rows = self._cursor.fetchmany(self._size)
+        except sqlite3.Error as error:
+            self.close()
+            self._session.fail(error, self._query)
+        if not rows:
+            self.close()
+            return []
+        return _mapped(self._query, self._cursor.description, rows)
+
+    def close(self) -> None:
+        """Let go of the rows that are left."""
+        self._session.forget(self._cursor)
+
+
+_BEGIN = {
+    "IMMEDIATE": "BEGIN IMMEDIATE",
+    "EXCLUSIVE": "BEGIN EXCLUSIVE",
+    "SNAPSHOT": "BEGIN DEFERRED",
+}
+
+_GUARDED = frozenset(
+    {
+        sqlite3.SQLITE_ATTACH,
+        sqlite3.SQLITE_DETACH,
+        sqlite3.SQLITE_TRANSACTION,
+        sqlite3.SQLITE_SAVEPOINT,
+        sqlite3.SQLITE_PRAGMA,
+        sqlite3.SQLITE_FUNCTION,
+    }
+)
+
+# Even without an argument these do something, and to the connection or the file as a whole.
+_ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"})
+
+# PRAGMAs that only tell something, even with an argument, and those that change the file's header
+# inside the transaction as any other write does. The rest are settings: `Config` has them.
+_PRAGMAS_WITH_ARGUMENT = frozenset(
+    """application_id foreign_key_check foreign_key_list index_info index_list index_xinfo
+    integrity_check quick_check table_info table_list table_xinfo user_version""".split()
+)
+
+
+def _denial(action: int, first: str | None, second: str | None) -> str | None:
+    """Say why a caller's SQL may not do this, or None when it may."""
+    if action == sqlite3.SQLITE_FUNCTION:
+        return "load_extension() is refused" if second == "load_extension" else None
+    if action == sqlite3.SQLITE_PRAGMA:
+        pragma = (first or "").lower()
+        if pragma in _ACTING_PRAGMAS:
+            return f"PRAGMA {pragma} is refused here: it is not a query"
+        if second is None or pragma in _PRAGMAS_WITH_ARGUMENT:
+            return None
+        return f"PRAGMA {pragma} is refused here: settings of a connection belong in Config"
+    if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
+        return "ATTACH and DETACH are refused: a Database is one file"
+    return "transaction control is refused: use db.transaction() and tx.savepoint()"
+
+
+def _mapped(query: Query[T], description: Any, rows: list[tuple[Any, ...]]) -> list[T]:
+    """Map rows to the query's row type; no rows still check that the columns fit it."""
+    columns = () if description is None else tuple(column[0] for column in description)
+    try:
+        mapped: list[T] = query.mapper.bind(columns)(rows)
+        return mapped
+    except MappingError as error:
+        raise MappingError(f"query {query.name!r}: {error}") from error.__cause__
+
+
+def _reads(query: Query[Any], verb: str) -> QueryError:
+    return QueryError(
+        f"query {query.name!r} only reads: {verb} is for writes, use fetch_one or fetch_all",
+        query=query.name,
+        sql=query.sql,
+    )

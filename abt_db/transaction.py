@@ -1,0 +1,299 @@
+"""Handles on a lent connection: `Transaction`, its `Savepoint`s, `Snapshot` and `Stream`.
+
+A handle belongs to the task that entered its block and is dead after it (invariant 18). Leaving
+the block by an error or a cancellation awaits nothing: the connection is given back, and the
+lane's task rolls back. Only the end of a good transaction is awaited, its COMMIT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from types import TracebackType
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
+
+from .connection import while_busy
+from .deadline import Deadline
+from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
+from .lane import Lease
+from .pool import Pool
+from .query import Query, Statement
+from .session import BeginBusyError, Reading, Result, Session
+
+__all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
+
+T = TypeVar("T")
+P = ParamSpec("P")
+
+
+class _Handle:
+    """What every handle can do: read. Each verb is one thread hop."""
+
+    def __init__(self, pool: Pool, label: str) -> None:
+        self._pool = pool
+        self._label = label
+        self._lease: Lease | None = None
+        self._ended = False
+        # Steps that the next job takes first, in its own hop: savepoints cost none of their own.
+        # Taken out on the connection's thread, so that a job that never ran loses none.
+        self._steps: deque[Callable[[Session], object]] = deque()
+
+    async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
+        """Return the first row, or None when there is none."""
+        return await self._run(lambda session: session.fetch_one(statement), timeout)
+
+    async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
+        """Return all rows."""
+        return await self._run(lambda session: session.fetch_all(statement), timeout)
+
+    def stream(
+        self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
+    ) -> Stream[T]:
+        """Read rows as they are asked for, `size` in a hop; see `Database.stream`."""
+        return Stream(self, statement, size, timeout)
+
+    async def read(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a synchronous function on the connection; see `Database.read`."""
+        return await self._run(lambda session: function(session, *args, **kwargs))
+
+    async def _run(self, function: Callable[[Session], T], timeout: float | None = None) -> T:
+        lease = self._entered()
+        deadline = Deadline.after(timeout)
+        deadline.limited(self._pool.config.statement_timeout)
+        return await lease.run(lambda session: self._job(session, function), deadline)
+
+    def _job(self, session: Session, function: Callable[[Session], T]) -> T:
+        """What is run on the connection's thread."""
+        if not session.in_transaction:
+            raise TransactionAbortedError(
+                f"{self._label}: SQLite has ended it after an earlier error; nothing of it was"
+                " written, begin it again"
+            )
+        while self._steps:
+            self._steps.popleft()(session)
+        return function(session)
+
+    def _entered(self) -> Lease:
+        """Return the lease, if the handle may be used here and now."""
+        if self._lease is None:
+            problem = "has ended" if self._ended else "has not begun; use it with `async with`"
+            raise TransactionStateError(f"{self._label} {problem}")
+        if asyncio.current_task() is not self._lease.task:
+            raise TransactionStateError(
+                f"{self._label} belongs to another task; hand on its results, not the handle"
+            )
+        return self._lease
+
+    async def _enter(self, lease: Lease, mode: str) -> None:
+        """Begin, waiting in the event loop for another process's lock."""
+        if self._lease is not None or self._ended:
+            lease.give_back()
+            raise TransactionStateError(f"{self._label} can be entered only once")
+        try:
+            await while_busy(
+                lambda: lease.run(lambda session: session.begin(mode), Deadline()),
+                Deadline.after(self._pool.config.busy_timeout),
+                kind=BeginBusyError,
+            )
+        except BaseException:
+            # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
+            lease.give_back()
+            raise
+        self._lease = lease
+
+    def _leave(self) -> None:
+        """Give the connection back; if a transaction is open, the lane rolls it back."""
+        lease, self._lease = self._lease, None
+        self._ended = True
+        if lease is not None:
+            lease.give_back()
+
+
+class Snapshot(_Handle):
+    """One consistent view of the database, on one reader, for as long as the block lasts.
+
+    Commits of others after its beginning are not seen. As long as it is open the write-ahead log
+    can't be reset, so it should not be kept for longer than it is needed.
+    """
+
+    async def __aenter__(self) -> Self:
+        lease = await self._pool.lend_reader(self._label, Deadline())
+        await self._enter(lease, "SNAPSHOT")
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._leave()
+
+    def _job(self, session: Session, function: Callable[[Session], T]) -> T:
+        return super()._job(session, self._pool.reading(function))
+
+
+class _Writing(_Handle):
+    """What a handle can do that may write as well."""
+
+    async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
+        """Run a statement that writes."""
+        return await self._run(lambda session: session.execute(statement), timeout)
+
+    async def execute_batch(
+        self, statements: Iterable[Statement[Any]], *, timeout: float | None = None
+    ) -> list[Result]:
+        """Run several statements that write, all or none of them."""
+        batch = list(statements)
+        return await self._run(lambda session: session.execute_batch(batch), timeout)
+
+    async def execute_many(
+        self, query: Query[Any], rows: Iterable[object], *, timeout: float | None = None
+    ) -> int:
+        """Run one statement for each of `rows`, all or none; return how many rows changed."""
+        return await self._run(lambda session: session.execute_many(query, rows), timeout)
+
+    async def write(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a synchronous function; if it raises, what it wrote is undone."""
+
+        def run(session: Session) -> T:
+            with session.atomic():
+                return function(session, *args, **kwargs)
+
+        return await self._run(run)
+
+    def savepoint(self) -> Savepoint:
+        """Return a block whose work is undone when it is left by an error, and only that."""
+        return Savepoint(self)
+
+
+class Transaction(_Writing):
+    """A write transaction: ``BEGIN IMMEDIATE`` on the writer, COMMIT at the end of the block.
+
+    Left by an error or a cancellation it is rolled back. When the COMMIT itself is cancelled the
+    transaction may or may not be in the database; the writer serves nobody before that is settled.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        label: str,
+        *,
+        mode: Literal["immediate", "exclusive"],
+        timeout: float | None,
+    ) -> None:
+        super().__init__(pool, label)
+        self._mode = mode.upper()
+        self._limit = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._savepoints: list[Savepoint] = []
+
+    async def __aenter__(self) -> Self:
+        lease = await self._pool.lend_writer(self._label, Deadline())
+        await self._enter(lease, self._mode)
+        if self._limit is not None:
+            error = TransactionTimeoutError(
+                f"{self._label} was open longer than its limit of {self._limit:g} s"
+                " and has been rolled back"
+            )
+            self._timer = asyncio.get_running_loop().call_later(self._limit, lease.revoke, error)
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                await self._run(Session.commit)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._leave()
+
+
+class Savepoint(_Writing):
+    """A block inside a transaction. It takes no hop of its own and can be nested."""
+
+    def __init__(self, outer: _Writing) -> None:
+        super().__init__(outer._pool, f"a savepoint in {outer._label}")
+        self._outer = outer
+        self._steps = outer._steps
+
+    async def __aenter__(self) -> Self:
+        if self._lease is not None or self._ended:
+            raise TransactionStateError(f"{self._label} can be entered only once")
+        self._lease = self._outer._entered()
+        self._steps.append(lambda session: session.control("SAVEPOINT abt_db"))
+        return self
+
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self._lease, self._ended = None, True
+        if error is not None:
+            self._steps.append(lambda session: session.control("ROLLBACK TO abt_db"))
+        self._steps.append(lambda session: session.control("RELEASE abt_db"))
+
+
+class Stream(Generic[T]):
+    """The rows of one statement, read as they are asked for: ``async for row in stream``.
+
+    Memory holds one list of rows at a time. Leaving the block early lets go of the rest.
+    """
+
+    def __init__(
+        self,
+        handle: _Handle,
+        statement: Statement[T],
+        size: int,
+        timeout: float | None,
+        *,
+        own: Snapshot | None = None,
+    ) -> None:
+        self._handle = handle
+        self._own = own
+        self._statement = statement
+        self._size = size
+        self._timeout = timeout
+        self._reading: Reading[T] | None = None
+        self._rows: list[T] = []
+
+    async def __aenter__(self) -> Self:
+        if self._own is not None:
+            await self._own.__aenter__()
+        try:
+            self._reading, self._rows = await self._handle._run(self._begin, self._timeout)
+        except BaseException:
+            await self.__aexit__()
+            raise
+        return self
+
+    async def __aexit__(self, *_error: object) -> None:
+        reading, self._reading = self._reading, None
+        self._rows = []
+        if self._own is not None:
+            self._own._leave()
+        elif reading is not None:
+            self._handle._steps.append(lambda _session: reading.close())
+
+    def _begin(self, session: Session) -> tuple[Reading[T], list[T]]:
+        reading = session.reading(self._statement, self._size)
+        return reading, reading.next()
+
+    async def __aiter__(self) -> AsyncIterator[T]:
+        while rows := self._rows:
+            self._rows = []
+            for row in rows:
+                yield row
+            self._rows = await self._handle._run(self._next, self._timeout)
+        if self._reading is None:
+            raise TransactionStateError("a stream is read inside its `async with` block")
+
+    def _next(self, _session: Session) -> list[T]:
+        return [] if self._reading is None else self._reading.next()

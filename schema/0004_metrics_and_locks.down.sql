@@ -1,0 +1,2 @@
+DROP TABLE distributed_locks;
+DROP TABLE system_metrics;

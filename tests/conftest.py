@@ -1,0 +1,79 @@
+"""What all tests share: `async def` tests run without a plugin, and nothing may hang."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import inspect
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HANG = 60.0
+ROOT = Path(__file__).resolve().parents[1]
+RBTLOG = ROOT.parent / "shared" / "data" / "rbtlog"
+
+# Tests are of the installed package; `python -m pytest` would put the checkout before it, where
+# `abt_db.schema` and `abt_db.tools` are not to be found.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a coroutine function with `asyncio.run`; more than HANG seconds fail it."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in names}
+
+    async def within_limit() -> None:
+        async with asyncio.timeout(HANG):
+            await pyfuncitem.obj(**arguments)
+
+    # A thread that blocks the loop can't be timed out: show where everyone stands, and end.
+    faulthandler.dump_traceback_later(HANG * 3, exit=True)
+    try:
+        asyncio.run(within_limit())
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    return True
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A database file that does not exist yet."""
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def rbtlog() -> Path:
+    """The folder of real build logs, which lies beside the checkout and not in it."""
+    if not RBTLOG.is_dir():
+        missing = "the rbtlog data (../shared/data/rbtlog) is not on this machine"
+        if os.environ.get("ABT_DB_NEEDS_DATA"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return RBTLOG
+
+
+@pytest.fixture
+def no_leaks() -> Iterator[None]:
+    """Fail a test that leaves a thread or a file descriptor behind."""
+    before = threads(), descriptors()
+    yield
+    assert (threads(), descriptors()) == before
+
+
+def threads() -> set[str]:
+    return {thread.name for thread in threading.enumerate()}
+
+
+def descriptors() -> int:
+    """How many file descriptors this process has open (0 where the system does not tell)."""
+    folder = Path("/proc/self/fd")
+    return len(list(folder.iterdir())) if folder.is_dir() else 0

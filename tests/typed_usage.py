@@ -1,0 +1,78 @@
+"""How the library is used, as mypy has to accept it: each `assert_type` is a promise.
+
+Not run; `mypy --strict` reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, assert_type
+
+from abt_db import Config, Database, Json, Query, Result, Session, Statement
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    id: int
+    name: str
+    tags: list[str]
+    created_at: datetime
+
+
+PROJECT = Query("projects.by_name", "SELECT * FROM projects WHERE name = :name", Project)
+COUNT = Query("projects.count", "SELECT count(*) FROM projects", int)
+LAST = Query("projects.last", "SELECT max(created_at) FROM projects", datetime)
+PAIRS = Query("projects.pairs", "SELECT id, name FROM projects")
+AS_DICT = Query("projects.dicts", "SELECT id, name FROM projects", dict)
+RENAME = Query("projects.rename", "UPDATE projects SET name = :name WHERE id = :id")
+
+assert_type(PROJECT, Query[Project])
+assert_type(COUNT, Query[int])
+assert_type(PAIRS, Query[tuple[Any, ...]])
+assert_type(PROJECT(name="maps"), Statement[Project])
+
+
+def rename(cx: Session, old: str, new: str) -> int:
+    project = cx.fetch_one(PROJECT(name=old))
+    assert_type(project, Project | None)
+    assert_type(cx.fetch_all(PAIRS()), list[tuple[Any, ...]])
+    return cx.execute(RENAME(id=project.id, name=new)).rowcount if project else 0
+
+
+async def use() -> None:
+    async with Database("app.db", config=Config(readers=2)) as db:
+        assert_type(db, Database)
+        assert_type(await db.fetch_one(PROJECT(name="maps")), Project | None)
+        assert_type(await db.fetch_all(PROJECT(name="maps")), list[Project])
+        assert_type(await db.fetch_one(COUNT()), int | None)
+        assert_type(await db.fetch_all(LAST()), list[datetime])
+        assert_type(await db.fetch_all(PAIRS(), timeout=1.0, priority=3), list[tuple[Any, ...]])
+        assert_type(await db.fetch_all(AS_DICT()), list[dict[Any, Any]])
+        assert_type(await db.execute(RENAME(id=1, name="x")), Result)
+        assert_type(
+            await db.execute_batch([RENAME(id=1, name="x"), PROJECT(name="y")]), list[Result]
+        )
+        assert_type(await db.execute_many(RENAME, [{"id": 1, "name": Json([])}]), int)
+        assert_type(await db.read(lambda cx: cx.fetch_one(COUNT())), int | None)
+        assert_type(await db.write(rename, "old", new="new"), int)
+        async with db.transaction(label="deploy", timeout=3) as tx:
+            assert_type(await tx.fetch_one(PROJECT(name="maps")), Project | None)
+            async with tx.savepoint() as inner:
+                assert_type(await inner.execute(RENAME(id=1, name="x")), Result)
+        async with db.snapshot() as snapshot:
+            assert_type(await snapshot.fetch_all(PROJECT(name="maps")), list[Project])
+        async with db.stream(PROJECT(name="maps")) as rows:
+            async for row in rows:
+                assert_type(row, Project)
+        assert_type(db.stats(), dict[str, Any])
+
+
+def not_accepted(db: Database, rows: Sequence[Project]) -> None:
+    # Each must stay an error: `warn_unused_ignores` fails the line when mypy begins to accept it.
+    db.fetch_one(COUNT)  # type: ignore[arg-type]
+    db.fetch_one("SELECT 1")  # type: ignore[arg-type]
+    Query("x", "SELECT 1", row=7)
+    Database("app.db", config={"readers": 2})  # type: ignore[arg-type]
+    Config(4)  # type: ignore[misc]

@@ -1,0 +1,1 @@
+"""The command line: `abt-db COMMAND …`, one module a command."""

@@ -1,0 +1,116 @@
+"""`abt-db`: finds the command, and says in one sentence what went wrong.
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage; `abt-db record` answers with the command's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from abt_db.errors import AbtDbError
+
+__all__ = ["CliError", "main", "run_tool"]
+
+DEFAULT_DATABASE = "android_build_tool.db"
+
+# In the order of `abt-db --help`. Imported when they are asked for.
+COMMANDS = ("record", "builds", "logs", "projects")
+
+
+class CliError(Exception):
+    """Something that the person at the terminal can put right; told in one sentence."""
+
+
+class Tool(Protocol):
+    """What the module of a command has; the first line of its docstring is its help."""
+
+    __doc__: str | None
+
+    def arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's own arguments."""
+
+    async def run(self, arguments: argparse.Namespace) -> int:
+        """Do it, and return the exit code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `abt-db` with `argv` (the process's own arguments if None); return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="abt-db", description="Record builds into SQLite, and look at them."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        _add(commands, name)
+    return _run(parser, sys.argv[1:] if argv is None else argv)
+
+
+def run_tool(name: str) -> int:
+    """Run one command as a script of its own: `python tools/builds.py …`."""
+    parser = argparse.ArgumentParser()
+    _declare(parser, _tool(name))
+    return _run(parser, sys.argv[1:])
+
+
+def _tool(name: str) -> Tool:
+    tool: Tool = importlib.import_module(f"abt_db.tools.{name}")  # type: ignore[assignment]
+    return tool
+
+
+def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    tool = _tool(name)
+    summary = (tool.__doc__ or "").partition("\n")[0]
+    _declare(commands.add_parser(name, help=summary, description=summary), tool)
+
+
+def _declare(parser: argparse.ArgumentParser, tool: Tool) -> None:
+    parser.add_argument(
+        "--db",
+        metavar="FILE",
+        default=os.environ.get("ABT_DB") or DEFAULT_DATABASE,
+        help=f"the database (default: $ABT_DB, or {DEFAULT_DATABASE} in this directory)",
+    )
+    tool.arguments(parser)
+    parser.set_defaults(run=tool.run)
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        code: int = asyncio.run(arguments.run(arguments))
+        sys.stdout.flush()
+        return code
+    except (AbtDbError, CliError) as error:
+        print(
+            f"{parser.prog}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr
+        )
+        return getattr(error, "exit_code", 1)
+    except BrokenPipeError:
+        # The reader, `head` for one, has seen enough. What is still buffered can't be flushed at
+        # exit, so it goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def existing(database: str) -> Path:
+    """Return the path of a database that is to be looked at: it has to be there."""
+    path = Path(database)
+    if not path.exists():
+        raise CliError(
+            f"there is no database {path}; `abt-db record` makes one, --db or ABT_DB names another"
+        )
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""Show the log of a build."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+
+from abt_db.builds import Build, BuildStore, Level, LogLine
+from abt_db.tools.cli import CliError, existing, run_tool
+from abt_db.tools.output import colour, print_json
+
+FOLLOW_INTERVAL = 0.2
+
+_COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "build", metavar="BUILD", help="PROJECT#NUMBER, PROJECT (its last build), or a build's id"
+    )
+    parser.add_argument("--level", choices=list(Level), help="only lines as serious as this")
+    parser.add_argument("--grep", metavar="TEXT", help="only lines with this text in them")
+    parser.add_argument("--follow", action="store_true", help="go on until the build has ended")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--times", action="store_true", help="time, level and source in front")
+    form.add_argument("--raw", action="store_true", help="the very bytes that the build printed")
+    form.add_argument("--json", action="store_true", help="a JSON object a line")
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    async with await BuildStore.open(existing(arguments.db)) as store:
+        build = await _find(store, arguments.build)
+        last = 0
+        while True:
+            # Asked before the lines are read: a line that came before the end is not missed.
+            ended = build.status.final
+            async with store.logs.stream(build.id, after=last) as lines:
+                async for line in lines:
+                    last = line.sequence_number
+                    if _wanted(line, arguments):
+                        _show(line, arguments)
+            sys.stdout.flush()
+            if ended or not arguments.follow:
+                return 0
+            await asyncio.sleep(FOLLOW_INTERVAL)
+            build = await store.builds.get_by_id(build.id) or build
+
+
+async def _find(store: BuildStore, name: str) -> Build:
+    """Return the build that `name` means; the name of a project goes before an id."""
+    project_name, _, number = name.rpartition("#")
+    build = None
+    if project_name and number.isdecimal():
+        project = await store.projects.get_by_name(project_name)
+        if project is not None:
+            build = await store.builds.get_by_number(project.id, int(number))
+    elif project := await store.projects.get_by_name(name):
+        for latest in await store.builds.for_project(project.id, 1):
+            build = await store.builds.get_by_id(latest.id)
+    elif name.isdecimal():
+        build = await store.builds.get_by_id(int(name))
+    if build is None:
+        raise CliError(f"there is no build {name!r}; see: abt-db builds")
+    return build
+
+
+def _wanted(line: LogLine, arguments: argparse.Namespace) -> bool:
+    if arguments.level is not None and not line.level.at_least(Level(arguments.level)):
+        return False
+    return arguments.grep is None or arguments.grep in line.message
+
+
+def _show(line: LogLine, arguments: argparse.Namespace) -> None:
+    if arguments.raw:
+        sys.stdout.buffer.write(line.data)
+    elif arguments.json:
+        print_json(line)
+    else:
+        text = _shown(line.message)
+        if arguments.times:
+            source = f" {line.source}" if line.source else ""
+            text = f"{line.timestamp.astimezone():%H:%M:%S.%f}"[:-3] + (
+                f" {line.level:<7}{source} {text}"
+            )
+        print(colour(text, _COLOURS.get(line.level)))
+
+
+def _shown(message: str) -> str:
+    """What a terminal was left with: progress bars write over themselves with "\\r"."""
+    return message.rstrip("\r").rpartition("\r")[2]
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("logs"))

@@ -1,0 +1,112 @@
+"""What commands print: tables that fit the terminal, colours only on one, JSON for machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import unicodedata
+from collections.abc import Sequence
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+__all__ = ["age", "colour", "duration", "print_json", "print_table"]
+
+_COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
+
+
+def print_json(value: object) -> None:
+    """Print one value as a line of JSON."""
+    print(json.dumps(_plain(value), ensure_ascii=False))
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="milliseconds")
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
+    return value
+
+
+def colour(text: str, name: str | None) -> str:
+    """Colour a text, if standard output is a terminal and nobody minds (https://no-color.org)."""
+    if name is None or os.environ.get("NO_COLOR") or not sys.stdout.isatty():
+        return text
+    return f"\x1b[{_COLOURS[name]}m{text}\x1b[0m"
+
+
+def print_table(
+    titles: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    colours: Sequence[str | None] = (),
+    right: Sequence[str] = (),
+) -> None:
+    """Print rows under their titles. On a terminal, the widest column gives way until all fit.
+
+    `colours` has one colour a row; columns whose titles are in `right` are set to the right.
+    """
+    cells = [[_printable(cell) for cell in row] for row in [titles, *rows]]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
+    if sys.stdout.isatty():
+        room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+        while sum(widths) > room and max(widths) > 4:
+            widths[widths.index(max(widths))] -= 1
+    for number, row in enumerate(cells):
+        line = "  ".join(
+            _padded(cell, width, right=title in right)
+            for cell, width, title in zip(row, widths, titles, strict=True)
+        ).rstrip()
+        of_row = "dim" if number == 0 else colours[number - 1] if colours else None
+        print(colour(line, of_row))
+
+
+def _printable(text: str) -> str:
+    """The text without what would move the cursor or colour the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def _width(text: str) -> int:
+    """How many places a text takes on a terminal: two for a wide character, as of Chinese."""
+    return sum(
+        0
+        if unicodedata.combining(character)
+        else 1 + (unicodedata.east_asian_width(character) in "WF")
+        for character in text
+    )
+
+
+def _padded(text: str, width: int, *, right: bool) -> str:
+    if _width(text) > width:
+        while _width(text) > width - 1:
+            text = text[:-1]
+        text += "…"
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person reads them: 0.4 s, 12.3 s, 4:05, 1:02:03."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, whole = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole:02}" if hours else f"{minutes}:{whole:02}"
+
+
+def age(moment: datetime | None) -> str:
+    """A moment in local time, to the minute."""
+    return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"

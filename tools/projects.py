@@ -1,0 +1,43 @@
+"""List projects, with how their builds have gone."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from abt_db.builds import BuildStore
+from abt_db.tools.cli import existing, run_tool
+from abt_db.tools.output import age, print_json, print_table
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="a JSON object a line")
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    async with await BuildStore.open(existing(arguments.db)) as store:
+        projects = await store.projects.summaries()
+    if arguments.json:
+        for project in projects:
+            print_json(project)
+        return 0
+    print_table(
+        ["project", "type", "builds", "successful", "last build"],
+        [
+            [
+                project.name,
+                project.project_type,
+                f"{project.total_builds:,}",
+                f"{project.successful_builds:,}",
+                age(project.last_build_at),
+            ]
+            for project in projects
+        ],
+        colours=[None if project.is_active else "dim" for project in projects],
+        right=["builds", "successful"],
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("projects"))

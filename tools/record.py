@@ -1,0 +1,76 @@
+"""Run a build and record it: every line of its output, and how it ended.
+
+Its output passes through unchanged, and its exit code is the command's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import getpass
+import signal
+import sys
+
+from abt_db.builds import BuildStore, StopReason
+from abt_db.tools.cli import CliError, run_tool
+from abt_db.tools.output import duration
+
+_SIGNALS = {
+    signal.SIGINT: StopReason.INTERRUPTED,
+    signal.SIGTERM: StopReason.TERMINATED,
+    signal.SIGHUP: StopReason.TERMINATED,
+}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--project", metavar="NAME", required=True, help="what is built")
+    parser.add_argument("--build-type", metavar="TYPE", help="for instance debug or release")
+    parser.add_argument("--artifact", metavar="PATH", help="what it makes: path and size are noted")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=float,
+        help="stop it after so long (default: the project's build_timeout, at first 1800)",
+    )
+    parser.add_argument("--quiet", action="store_true", help="don't say how it was recorded")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND …", help="the build"
+    )
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    command = arguments.command
+    if command[:1] == ["--"]:
+        command = command[1:]
+    if not command:
+        raise CliError("there is no command to record; write it behind `--`")
+    async with await BuildStore.open(arguments.db) as store:
+        recorder = store.recorder(
+            arguments.project,
+            build_type=arguments.build_type,
+            triggered_by=getpass.getuser(),
+            artifact=arguments.artifact,
+        )
+        loop = asyncio.get_running_loop()
+        async with recorder:
+            for number, reason in _SIGNALS.items():
+                loop.add_signal_handler(number, recorder.stop, reason)
+            try:
+                outcome = await recorder.run(command, echo=True, timeout=arguments.timeout)
+            finally:
+                for number in _SIGNALS:
+                    loop.remove_signal_handler(number)
+        if not arguments.quiet:
+            build = recorder.build
+            sys.stdout.flush()
+            print(
+                f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
+                f" {recorder.lines:,} lines in {duration(outcome.duration)};"
+                f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
+                file=sys.stderr,
+            )
+        return outcome.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("record"))
