@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
 
@@ -52,8 +53,10 @@ class Config:
     foreign_keys: bool = True
     wal_autocheckpoint: int = 1000
     """Pages in the write-ahead log that start a checkpoint; 0: never on its own."""
-    trusted_schema: bool = False
-    """Whether views and triggers may call functions that have side effects."""
+    trusted_schema: bool = sqlite3.sqlite_version_info < (3, 41)
+    """Whether the schema's views, triggers and constraints may call functions that SQLite does not
+    know to be harmless. Before 3.41 the JSON functions are not: with False, a file that has
+    `CHECK (json_valid(…))` can't even be read there."""
     cell_size_check: bool = True
     """Whether pages are checked for damage as they are read."""
 
@@ -76,6 +79,7 @@ class Config:
             cls(
                 synchronous="full",
                 mmap_size=0,
+                trusted_schema=False,
                 max_value_size=64 * MIB,
                 max_sql_size=100_000,
                 statement_timeout=60.0,
@@ -121,10 +125,9 @@ def _problem(name: str, value: object) -> str | None:
     if name in _SECONDS or name in _SECONDS_OR_NONE:
         if value is None and name in _SECONDS_OR_NONE:
             return None
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if math.isfinite(value) and value >= 0:
-                return None
-        return "must be a number of seconds, 0 or more"
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return "must be a number of seconds"
+        return None if 0 <= value < math.inf else "must be 0 or more seconds"
     smallest, largest = _SMALLEST[name], _LARGEST.get(name, 2**63 - 1)
     if isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest:
         return None

@@ -19,6 +19,7 @@ import threading
 import urllib.parse
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar
@@ -184,11 +185,9 @@ class Connection:
         if self._thread is not None and not self._thread.is_alive():
             self._aio.stop()  # nobody would answer
             return
-        try:
+        # Whatever it raises, the driver stops its thread; there is nothing left to close.
+        with suppress(sqlite3.Error, ValueError):
             await self._aio.close()
-        except (sqlite3.Error, ValueError):
-            # The driver stops its thread in any case; there is nothing left to close.
-            pass
         if self._thread is not None:
             # Its last word was that it ends: this waits for microseconds.
             self._thread.join(timeout=1.0)

@@ -9,18 +9,25 @@ pool's). What can be known from the values is checked when it is bound. Nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Any, Generic, NamedTuple, TypeVar, overload
+from operator import attrgetter, itemgetter
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
 from .errors import ParameterError, QueryDefinitionError
 from .rows import field_encoders, mapper
-from .values import SQLiteValue, encode
+from .values import SQLiteValue, encode, encode_all
 
 __all__ = ["Query", "Statement"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+
+Values: TypeAlias = list[SQLiteValue] | dict[str, SQLiteValue]
+"""The values of a query's parameters, as its `text` needs them."""
+
+_Encode: TypeAlias = Callable[[Any], SQLiteValue]
+_Pick: TypeAlias = Callable[[Any], Iterable[Any]]
 
 
 class Statement(Generic[T_co]):
@@ -28,13 +35,13 @@ class Statement(Generic[T_co]):
 
     __slots__ = ("query", "values")
 
-    def __init__(self, query: Query[T_co], values: Mapping[str, SQLiteValue]) -> None:
+    def __init__(self, query: Query[T_co], values: Values) -> None:
         self.query = query
         self.values = values
 
     def __repr__(self) -> str:
         # The values stay out of it: a repr ends in logs (invariant 27).
-        return f"<Statement {self.query.name}({', '.join(self.values)})>"
+        return f"<Statement {self.query.name}({', '.join(self.query.parameters)})>"
 
 
 class Query(Generic[T_co]):
@@ -55,7 +62,19 @@ class Query(Generic[T_co]):
     parameter.
     """
 
-    __slots__ = ("_names", "inserts", "mapper", "name", "parameters", "row", "sql", "writes")
+    __slots__ = (
+        "_fields",
+        "_names",
+        "_pick",
+        "inserts",
+        "mapper",
+        "name",
+        "parameters",
+        "row",
+        "sql",
+        "text",
+        "writes",
+    )
 
     @overload
     def __init__(self: Query[tuple[Any, ...]], name: str, sql: str) -> None: ...
@@ -73,56 +92,78 @@ class Query(Generic[T_co]):
         self.writes = outline.writes
         """Whether it needs the writer."""
         self.inserts = outline.verb in ("INSERT", "REPLACE")
+        self.text = outline.text
+        """The SQL as SQLite gets it, with `?` for each parameter: see `_outline`."""
         self.mapper = mapper(row)
         self._names = frozenset(outline.parameters)
+        self._pick = _picker(itemgetter, outline.parameters)
+        # By dataclass: how the parameters are read from an instance, and how they are stored.
+        self._fields: dict[type, tuple[_Pick, list[_Encode]]] = {}
 
     def __call__(self, row: object = None, /, **values: object) -> Statement[T_co]:
-        if row is not None:
-            if values:
-                raise ParameterError(
-                    f"query {self.name!r} takes one mapping or dataclass, or keywords, not both"
-                )
-            return Statement(self, self.bind(row))
-        if values.keys() != self._names:
-            raise self._wrong_names(values)
-        return Statement(self, self._encoded(values))
+        if row is None:
+            return Statement(self, self._bind_mapping(values))
+        if values:
+            raise ParameterError(
+                f"query {self.name!r} takes one mapping or dataclass, or keywords, not both"
+            )
+        return Statement(self, self.bind(row))
 
-    def bind(self, row: object) -> Mapping[str, SQLiteValue]:
+    def bind(self, row: object) -> Values:
         """Return the values that `row`, a mapping or a dataclass instance, gives the parameters."""
-        if isinstance(row, Mapping):
-            if row.keys() != self._names:
-                raise self._wrong_names(row)
-            return self._encoded(row)
+        if isinstance(row, (dict, Mapping)):
+            return self._bind_mapping(row)
         if is_dataclass(row) and not isinstance(row, type):
-            return self._encoded_fields(row)
+            return self._bind_fields(row)
         raise ParameterError(
             f"query {self.name!r} binds keywords, a mapping or a dataclass instance,"
             f" not a {type(row).__name__}"
         )
 
-    def _encoded(self, values: Mapping[str, object]) -> Mapping[str, SQLiteValue]:
-        encoded: dict[str, SQLiteValue] = {}
-        for name, value in values.items():
-            try:
-                encoded[name] = encode(value)
-            except ValueError as error:
-                raise self._unsuitable(name, error) from None
-        return encoded
+    def _bind_mapping(self, values: Mapping[Any, object]) -> Values:
+        if values.keys() != self._names:
+            raise self._wrong_names(values)
+        try:
+            return self._arranged(encode_all(self._pick(values)))
+        except ValueError:
+            raise self._unsuitable({name: (encode, values[name]) for name in values}) from None
 
-    def _encoded_fields(self, row: Any) -> Mapping[str, SQLiteValue]:
-        encoders = field_encoders(type(row))
-        if not self._names <= encoders.keys():
-            raise self._wrong_names(dict.fromkeys(self._names & encoders.keys()))
-        encoded: dict[str, SQLiteValue] = {}
-        for name in self.parameters:
+    def _bind_fields(self, row: Any) -> Values:
+        kind = type(row)
+        if (found := self._fields.get(kind)) is None:
+            encoders = field_encoders(kind)
+            if not self._names <= encoders.keys():
+                raise self._wrong_names(dict.fromkeys(self._names & encoders.keys()))
+            found = (
+                _picker(attrgetter, self.parameters),
+                [encoders[name] for name in self.parameters],
+            )
+            self._fields[kind] = found
+        pick, encode_each = found
+        try:
+            return self._arranged(
+                [store(v) for store, v in zip(encode_each, pick(row), strict=True)]
+            )
+        except (ValueError, TypeError):
+            names = zip(self.parameters, encode_each, pick(row), strict=True)
+            raise self._unsuitable({name: (store, v) for name, store, v in names}) from None
+
+    def _arranged(self, encoded: list[SQLiteValue]) -> Values:
+        # sqlite3 binds by position several times as fast as by name.
+        return (
+            encoded
+            if self.text is not self.sql
+            else dict(zip(self.parameters, encoded, strict=True))
+        )
+
+    def _unsuitable(self, values: Mapping[str, tuple[_Encode, object]]) -> ParameterError:
+        """Find the value that can't be stored by trying each again."""
+        for name, (store, value) in values.items():
             try:
-                encoded[name] = encoders[name](getattr(row, name))
+                store(value)
             except (ValueError, TypeError) as error:
-                raise self._unsuitable(name, error) from None
-        return encoded
-
-    def _unsuitable(self, name: str, error: Exception) -> ParameterError:
-        return ParameterError(f"parameter {name!r} of query {self.name!r}: {error}")
+                return ParameterError(f"parameter {name!r} of query {self.name!r} {error}")
+        raise AssertionError(f"query {self.name!r} refused values that it takes one by one")
 
     def _wrong_names(self, given: Mapping[Any, object]) -> ParameterError:
         missing = [repr(name) for name in self.parameters if name not in given]
@@ -175,10 +216,15 @@ class _Outline(NamedTuple):
     verb: str
     writes: bool
     parameters: tuple[str, ...]
+    text: str
 
 
 def _outline(name: str, sql: str) -> _Outline:
-    """Read one statement, or raise QueryDefinitionError saying why it can't be a query."""
+    """Read one statement, or raise QueryDefinitionError saying why it can't be a query.
+
+    Its text for SQLite has `?` in place of each named parameter, unless one is used twice: two `?`
+    are two values to SQLite, and what it makes of that in a GROUP BY is its own affair.
+    """
 
     def refuse(problem: str) -> QueryDefinitionError:
         return QueryDefinitionError(f"query {name!r}: {problem}")
@@ -189,14 +235,18 @@ def _outline(name: str, sql: str) -> _Outline:
         raise refuse("its SQL holds a NUL character, where SQLite would stop reading")
 
     verb: str | None = None
-    parameters: dict[str, None] = {}
+    parameters: list[str] = []
+    pieces: list[str] = []
     depth = 0
     ended = assigns = False
     for kind, text in _tokens(sql):
+        pieces.append("?" if kind == "named" else text)
+        if kind == "space":
+            continue
         if ended and text != ";":
             raise refuse("it holds more than one statement; make a query of each")
         if kind == "named":
-            parameters[text[1:]] = None
+            parameters.append(text[1:])
         elif kind == "other_parameter":
             raise refuse(f"its parameter {text} is positional or oddly named; write :name")
         elif kind == "word":
@@ -222,12 +272,21 @@ def _outline(name: str, sql: str) -> _Outline:
         raise refuse(f"SQL does not start with {verb}")
     # `PRAGMA user_version = 3` writes, `PRAGMA table_info(projects)` reads.
     writes = verb not in _READING or (verb == "PRAGMA" and assigns)
-    return _Outline(verb, writes, tuple(parameters))
+    names = tuple(dict.fromkeys(parameters))
+    once = len(names) == len(parameters)
+    return _Outline(verb, writes, names, "".join(pieces) if once and names else sql)
 
 
 def _tokens(sql: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each token, without white space and comments."""
+    """Yield the kind and the text of each token; together the texts are `sql`."""
     for match in _TOKEN.finditer(sql):
-        kind = match.lastgroup
-        if kind is not None and kind != "space":
-            yield kind, match[0]
+        assert match.lastgroup is not None
+        yield match.lastgroup, match[0]
+
+
+def _picker(getter: Callable[..., Any], names: tuple[str, ...]) -> _Pick:
+    """Return the function that gets all `names`; with a single one a getter returns no tuple."""
+    if len(names) > 1:
+        pick: _Pick = getter(*names)
+        return pick
+    return lambda source: [getter(name)(source) for name in names]

@@ -197,6 +197,10 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
     ):
         return None
     twin: Any = type(row_type.__name__, (), {"__slots__": vars(row_type)["__slots__"]})
+    try:
+        object.__new__(twin).__class__ = row_type
+    except TypeError:
+        return None  # CPython takes their layouts for different: a slot for weak references does it
     names = [field.name for field in fields(row_type)]
     lines = [
         f"def make({', '.join(f'v{i}' for i in range(len(names)))}):",
@@ -252,7 +256,7 @@ def _explaining(make: MapRows[T], name: str, readers: Sequence[tuple[str, Decode
         except Exception as error:
             raise MappingError(explain(rows)) from error
 
-    # Slow, and run only when it is too late anyway: the culprit is found by doing it again.
+    # The rows are gone through once more, so that the way without errors need not keep count.
     def explain(rows: Rows) -> str:
         for number, row in enumerate(rows, 1):
             for (place, decode), value in zip(readers, row, strict=True):

@@ -9,7 +9,7 @@ SQLite; errors leave it translated and with the query's name.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, NoReturn, TypeVar
@@ -24,7 +24,7 @@ from .errors import (
     StatementTimeoutError,
     translate,
 )
-from .query import Query, Statement
+from .query import Query, Statement, Values
 from .values import SQLiteValue
 
 __all__ = ["BeginBusyError", "Reading", "Result", "Session"]
@@ -136,7 +136,7 @@ class Session:
         with self.atomic():
             cursor = self._raw.cursor()
             try:
-                cursor.executemany(query.sql, map(query.bind, rows))
+                cursor.executemany(query.text, map(query.bind, rows))
                 return cursor.rowcount
             except sqlite3.Error as error:
                 self.fail(error, query)
@@ -260,11 +260,11 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _execute(self, query: Query[Any], values: Mapping[str, SQLiteValue]) -> sqlite3.Cursor:
+    def _execute(self, query: Query[Any], values: Values) -> sqlite3.Cursor:
         self._check(query)
         cursor = self._raw.cursor()
         try:
-            return cursor.execute(query.sql, values)
+            return cursor.execute(query.text, values)
         except sqlite3.Error as error:
             cursor.close()
             self.fail(error, query)
@@ -365,8 +365,20 @@ _ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", 
 # PRAGMAs that only tell something, even with an argument, and those that change the file's header
 # inside the transaction as any other write does. The rest are settings: `Config` has them.
 _PRAGMAS_WITH_ARGUMENT = frozenset(
-    """application_id foreign_key_check foreign_key_list index_info index_list index_xinfo
-    integrity_check quick_check table_info table_list table_xinfo user_version""".split()
+    {
+        "application_id",
+        "foreign_key_check",
+        "foreign_key_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "quick_check",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+        "user_version",
+    }
 )
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, InitVar, dataclass, fields, is_dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -53,6 +53,7 @@ __all__ = [
     "constructor_fields",
     "decoder",
     "encode",
+    "encode_all",
     "encoder",
     "field_types",
     "type_name",
@@ -83,6 +84,22 @@ def encode(value: object) -> SQLiteValue:
             f"is a {kind.__name__}; wrap it in Json(...), or bind a dataclass that declares it"
         )
     raise ValueError(f"is of type {kind.__name__}, which can't be stored")
+
+
+def encode_all(values: Iterable[Any]) -> list[SQLiteValue]:
+    """Return `encode` of each value; every query comes through here, so most without a call."""
+    encoded: list[SQLiteValue] = []
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            encoded.append(value if value.isascii() else _text(value))
+        elif kind is int:
+            encoded.append(value if _LEAST <= value <= _MOST else _int(value))
+        elif value is None:
+            encoded.append(None)
+        else:
+            encoded.append(encode(value))
+    return encoded
 
 
 def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
@@ -165,8 +182,11 @@ def _same(value: Any) -> Any:
     return value
 
 
+_LEAST, _MOST = -(2**63), 2**63 - 1
+
+
 def _int(value: int) -> int:
-    if -(2**63) <= value < 2**63:
+    if _LEAST <= value <= _MOST:
         return value
     raise ValueError("is outside the 64 bits of SQLite's integers")
 
@@ -187,16 +207,20 @@ def _text(value: str) -> str:
 
 
 def _datetime(value: datetime) -> str:
+    if value.tzinfo is not UTC:
+        value = _in_utc(value)
+    # The order of these texts is the order of time, whatever their precision: where the shorter
+    # one ends and its offset begins, '+' sorts before every digit.
+    return value.isoformat(timespec="microseconds" if value.microsecond % 1000 else "milliseconds")
+
+
+def _in_utc(value: datetime) -> datetime:
     if value.utcoffset() is None:
         raise ValueError("is a naive datetime; give it a timezone, for example datetime.now(UTC)")
     try:
-        moment = value.astimezone(UTC)
+        return value.astimezone(UTC)
     except OverflowError:
         raise ValueError("is outside the years 1 to 9999 in UTC") from None
-    # The order of these texts is the order of time, whatever their precision: where the shorter
-    # one ends and its offset begins, '+' sorts before every digit.
-    precision = "microseconds" if moment.microsecond % 1000 else "milliseconds"
-    return moment.isoformat(timespec=precision)
 
 
 def _decimal(value: Decimal) -> str:
@@ -453,6 +477,8 @@ def _plain(value: Any) -> Any:
         if not all(isinstance(key, str) for key in value):
             raise ValueError("has a key that is not a str")
         return {key: _within("a value", _plain, item) for key, item in value.items()}
+    if kind is Json:
+        return _plain(value.value)
     if is_dataclass(kind):
         return {
             field.name: _within(f"a field {field.name!r}", _plain, getattr(value, field.name))
@@ -461,7 +487,7 @@ def _plain(value: Any) -> Any:
         }
     if isinstance(value, bytes | bytearray | memoryview):
         raise ValueError("is bytes, which JSON does not have")
-    return _plain(value.value if isinstance(value, Json) else encode(value))
+    return _plain(encode(value))
 
 
 def _within(place: str, convert: Convert, value: Any) -> Any:
@@ -509,7 +535,7 @@ def _container_reader(kind: Any, known: dict[type, Convert]) -> Convert:
         return _array_reader(origin, name, repeat(item))
     if origin is dict and (not arguments or _parts(arguments[0]) == (str,)):
         return _dict_reader(name, _reader(arguments[1] if arguments else Any, known))
-    if isinstance(kind, type) and (is_dataclass(kind) or is_typeddict(kind)):
+    if isinstance(kind, type) and (is_dataclass(kind) or is_typeddict(kind)) and kind is not Json:
         return known.get(kind) or _object_reader(kind, known)
     raise _unsupported(kind)
 

@@ -5,7 +5,7 @@ CREATE INDEX projects_by_activity ON projects (is_active, created_at);
 CREATE INDEX builds_by_status ON builds (status, started_at);
 CREATE INDEX builds_by_project_status ON builds (project_id, status, build_number);
 
--- Few lines are warnings or errors: looking for these is quick, and the others cost nothing.
+-- Few lines are warnings or errors: these are quick to find, and the others are in no index here.
 -- SQLite takes a partial index only where the query repeats its condition word for word.
 CREATE INDEX build_logs_problems ON build_logs (build_id, sequence_number)
 WHERE level IN ('warning', 'error');

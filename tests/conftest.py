@@ -8,13 +8,13 @@ import inspect
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-HANG = 60.0
+HANG = 120.0
 ROOT = Path(__file__).resolve().parents[1]
 RBTLOG = ROOT.parent / "shared" / "data" / "rbtlog"
 
@@ -77,3 +77,10 @@ def descriptors() -> int:
     """How many file descriptors this process has open (0 where the system does not tell)."""
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+async def eventually(true: Callable[[], object], *, within: float = 20.0) -> None:
+    """Wait until something is so; fail if it is not `within` so many seconds."""
+    async with asyncio.timeout(within):
+        while not true():
+            await asyncio.sleep(0.01)

@@ -60,7 +60,7 @@ def imported(name: str, path: Path) -> Iterator[str]:
 
 def layer(name: str) -> str:
     """The layer of a dotted name of the package; "" for the package itself."""
-    return (name.split(".") + [""])[1]
+    return [*name.split("."), ""][1]
 
 
 @pytest.mark.parametrize(("name", "path"), modules(), ids=[name for name, _ in modules()])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from abt_db.builds import BuildStatus, BuildStore
-from abt_db.tools.cli import CliError, existing, run_tool
+from abt_db.builds import BuildStatus
+from abt_db.tools.cli import CliError, open_store, run_tool
 from abt_db.tools.output import age, duration, print_json, print_table
 
 _COLOURS = {
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 async def run(arguments: argparse.Namespace) -> int:
     if arguments.limit < 1:
         raise CliError("--limit takes a number from 1")
-    async with await BuildStore.open(existing(arguments.db)) as store:
+    async with await open_store(arguments.db) as store:
         if arguments.project is None:
             builds = await store.builds.latest(arguments.limit)
         else:

@@ -15,11 +15,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from abt_db.builds import BuildStore
+from abt_db.config import Config
 from abt_db.errors import AbtDbError
 
-__all__ = ["CliError", "main", "run_tool"]
+__all__ = ["CliError", "main", "open_store", "run_tool"]
 
 DEFAULT_DATABASE = "android_build_tool.db"
+
+# A command is one caller: one reader is enough, and little memory beside a build that needs it.
+CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
 COMMANDS = ("record", "builds", "logs", "projects")
@@ -102,14 +107,14 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 130
 
 
-def existing(database: str) -> Path:
-    """Return the path of a database that is to be looked at: it has to be there."""
-    path = Path(database)
-    if not path.exists():
+async def open_store(database: str, *, create: bool = False) -> BuildStore:
+    """Open the build database; one that is only looked at has to be there."""
+    if not create and not Path(database).exists():
         raise CliError(
-            f"there is no database {path}; `abt-db record` makes one, --db or ABT_DB names another"
+            f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
+            " another"
         )
-    return path
+    return await BuildStore.open(database, config=CONFIG)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import asyncio
 import sys
 
 from abt_db.builds import Build, BuildStore, Level, LogLine
-from abt_db.tools.cli import CliError, existing, run_tool
+from abt_db.tools.cli import CliError, open_store, run_tool
 from abt_db.tools.output import colour, print_json
 
 FOLLOW_INTERVAL = 0.2
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    async with await BuildStore.open(existing(arguments.db)) as store:
+    async with await open_store(arguments.db) as store:
         build = await _find(store, arguments.build)
         last = 0
         while True:

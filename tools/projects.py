@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from abt_db.builds import BuildStore
-from abt_db.tools.cli import existing, run_tool
+from abt_db.tools.cli import open_store, run_tool
 from abt_db.tools.output import age, print_json, print_table
 
 
@@ -15,7 +14,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    async with await BuildStore.open(existing(arguments.db)) as store:
+    async with await open_store(arguments.db) as store:
         projects = await store.projects.summaries()
     if arguments.json:
         for project in projects:

@@ -11,8 +11,8 @@ import getpass
 import signal
 import sys
 
-from abt_db.builds import BuildStore, StopReason
-from abt_db.tools.cli import CliError, run_tool
+from abt_db.builds import StopReason
+from abt_db.tools.cli import CliError, open_store, run_tool
 from abt_db.tools.output import duration
 
 _SIGNALS = {
@@ -44,7 +44,7 @@ async def run(arguments: argparse.Namespace) -> int:
         command = command[1:]
     if not command:
         raise CliError("there is no command to record; write it behind `--`")
-    async with await BuildStore.open(arguments.db) as store:
+    async with await open_store(arguments.db, create=True) as store:
         recorder = store.recorder(
             arguments.project,
             build_type=arguments.build_type,

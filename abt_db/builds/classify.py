@@ -39,15 +39,18 @@ class Classifier:
     def classify(self, message: str) -> tuple[Level, str | None]:
         """Return the level of the next line, INFO where its text tells no other, and its source."""
         text = _as_shown(message)
-        if gradle := _GRADLE.match(text):
+        if gradle := _GRADLE.match(text, 0, _FAR_ENOUGH):
             self._task = gradle["task"]
             self._explains_failure = gradle["failure"] is not None
         if self._explains_failure:
             self._explains_failure = text != ""
-            failed = _FAILED_TASK.match(text)
+            failed = _FAILED_TASK.match(text, 0, _FAR_ENOUGH)
             return Level.ERROR if text else Level.INFO, failed[1] if failed else None
         return _level(text), self._task
 
+
+# All is told in the first words, or behind a path: the rest of a very long line is not looked at.
+_FAR_ENOUGH = 4096
 
 _GRADLE = re.compile(
     r"> (?:Task|Configure project) (?P<task>:[^\s:]*(?::[^\s:]+)*)"
@@ -81,9 +84,6 @@ _HINTS = (
     "warn", "error", "fail", "exception", "fatal", "traceback", "deprecation", "debug:", "debug]",
     "panic", " ***", "npm err!", "build stopped", "undefined reference",
 )  # fmt: skip
-# Told in the first words, or behind a path: the rest of a very long line is not looked at.
-_FAR_ENOUGH = 4096
-
 # Every alternative of the rules captures the one word that tells the level.
 _SAYS = r"""
     (?: (?i: fatal | cmake | cmake[ ]deprecation ) [ ] )?

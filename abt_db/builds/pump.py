@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
 import struct
+import sys
 import termios
 import threading
 import time
@@ -81,11 +81,12 @@ class Echo:
 
 
 def echoes_of(ending: Ending) -> dict[Stream, Echo]:
-    """This process's own stdout and stderr."""
-    turns = {stream: threading.Lock() for stream in Stream}
-    with contextlib.suppress(OSError):  # one of them is closed
-        if os.path.sameopenfile(Stream.STDOUT, Stream.STDERR):
-            turns[Stream.STDERR] = turns[Stream.STDOUT]
+    """This process's own stdout and stderr, without those that were closed when it started."""
+    # Python puts None there for such a descriptor. Its number will have gone to some other file.
+    own = {Stream.STDOUT: sys.__stdout__, Stream.STDERR: sys.__stderr__}
+    turns = {stream: threading.Lock() for stream in Stream if own[stream] is not None}
+    if len(turns) == 2 and os.path.sameopenfile(Stream.STDOUT, Stream.STDERR):
+        turns[Stream.STDERR] = turns[Stream.STDOUT]
     return {stream: Echo(stream, ending, turn) for stream, turn in turns.items()}
 
 

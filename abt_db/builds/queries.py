@@ -8,8 +8,8 @@ from .models import Build, BuildSummary, LogLine, Project, ProjectSummary
 
 __all__: list[str] = []
 
-_PROJECT = """id, name, description, project_type, repository_url, local_path, branch, build_command,
-       environment_vars, build_timeout, created_at, updated_at, is_active, tags"""
+_PROJECT = """id, name, description, project_type, repository_url, local_path, branch,
+       build_command, environment_vars, build_timeout, created_at, updated_at, is_active, tags"""
 
 _BUILD = """id, project_id, build_number, status, started_at, completed_at, duration_seconds,
        commit_hash, branch, build_type, triggered_by, exit_code, artifact_path, artifact_size,
@@ -72,7 +72,8 @@ START_BUILD = Query(
     Build,
 )
 
-# The condition on the status keeps a build that has ended from ending twice.
+# The condition on the status keeps a build that has ended from ending twice. RETURNING tells what
+# the statement set and not what a trigger did afterwards, so `updated_at` is set here.
 END_BUILD = Query(
     "builds.end",
     f"""
@@ -80,7 +81,8 @@ END_BUILD = Query(
     SET status = :status, completed_at = :completed_at, duration_seconds = :duration_seconds,
         exit_code = :exit_code, artifact_path = :artifact_path, artifact_size = :artifact_size,
         memory_usage_mb = :memory_usage_mb, cpu_usage_percent = :cpu_usage_percent,
-        build_metadata = json_patch(coalesce(build_metadata, '{{}}'), :notes)
+        build_metadata = json_patch(coalesce(build_metadata, '{{}}'), :notes),
+        updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
     WHERE id = :id AND status IN ('pending', 'running')
     RETURNING {_BUILD}
     """,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -34,10 +34,10 @@ __all__ = ["Recorder"]
 LOG = logging.getLogger("abt_db")
 
 MIB = 1024 * 1024
-FEW = MIB // 4
-"""Bytes: when fewer were waiting, more are waited for, `PAUSE` seconds."""
+PORTION = MIB // 4
+"""Bytes that are stored in one transaction; when fewer wait, more are waited for, for `PAUSE`."""
 PAUSE = 0.05
-"""Lines that come together are stored together."""
+"""Seconds; lines that come together are stored together."""
 PATIENCE = 60.0
 """Seconds after the end of the build in which its last lines can still be stored."""
 
@@ -45,15 +45,6 @@ PATIENCE = 60.0
 _PASSING = (BusyError, FullError, DiskIOError, PoolTimeoutError)
 
 _CANCELLED = (StopReason.INTERRUPTED, StopReason.TERMINATED, StopReason.CANCELLED)
-
-
-@dataclass(frozen=True, slots=True)
-class Checkout:
-    """Where a git checkout stands."""
-
-    commit: str | None = None
-    branch: str | None = None
-    repository: str | None = None
 
 
 class Recorder:
@@ -85,6 +76,7 @@ class Recorder:
         self._command: Command | None = None
         self._outcome: Outcome | None = None
         self._exit_code: int | None = None
+        self._ended = asyncio.Event()
         self._unstored: list[Line] = []
         self.lines = 0
         """How many lines have been stored."""
@@ -105,20 +97,22 @@ class Recorder:
 
     async def __aenter__(self) -> Self:
         await self._store.fail_abandoned()
-        checkout = await _checkout(self._directory)
-        self._project = await self._store.projects.ensure(
-            self._name,
-            project_type=_project_type(self._directory),
-            repository_url=checkout.repository or "",
-            local_path=str(self._directory),
-            branch=checkout.branch or "main",
-        )
+        commit, branch = await _checkout(self._directory)
+        self._project = await self._store.projects.get_by_name(self._name)
+        if self._project is None:
+            self._project = await self._store.projects.ensure(
+                self._name,
+                project_type=_project_type(self._directory),
+                repository_url=await _git(self._directory, "remote", "get-url", "origin") or "",
+                local_path=str(self._directory),
+                branch=branch or "main",
+            )
         self._build = await self._store.builds.start(
             self._project.id,
             build_type=self._build_type,
             triggered_by=self._triggered_by,
-            commit_hash=checkout.commit,
-            branch=checkout.branch,
+            commit_hash=commit,
+            branch=branch,
             metadata=Holder.this_process().as_metadata(),
         )
         return self
@@ -156,6 +150,7 @@ class Recorder:
                 await self._command.wait()
             finally:
                 self._outcome = self._command.outcome
+                self._ended.set()
                 failure = await finish(self._stored(storing, spool))
             if failure is not None:
                 raise failure
@@ -215,10 +210,12 @@ class Recorder:
                 await self._append(told)
             self._unstored = []
 
-        while chunks := await spool.take():
+        while chunks := await spool.take(PORTION):
             await append([line for chunk in chunks for line in splitters[chunk.stream].feed(chunk)])
-            if sum(len(chunk.data) for chunk in chunks) < FEW:
-                await asyncio.sleep(PAUSE)
+            if sum(len(chunk.data) for chunk in chunks) < PORTION // 2:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await self._ended.wait()
         await append([line for splitter in splitters.values() for line in splitter.finish()])
 
     async def _append(self, lines: list[tuple[Line, Level, str | None]]) -> None:
@@ -229,7 +226,7 @@ class Recorder:
                 self.lines += await self._store.logs.append(self.build.id, lines)
                 return
             except _PASSING as error:
-                if self._outcome is not None:
+                if self._ended.is_set():
                     ended = ended or monotonic()
                     if monotonic() - ended > PATIENCE:
                         raise
@@ -242,8 +239,9 @@ class Recorder:
             await storing
             return None
         except Exception as error:
-            file = Path(self._store.db.path).absolute().with_suffix(f".build-{self.build.id}.log")
-            with file.open("wb") as unstored:
+            file = f"{self._store.db.path}.build-{self.build.id}.log"
+            # The build has ended and nobody is served from here: blocking calls are fine.
+            with open(file, "wb") as unstored:
                 unstored.writelines(map(to_bytes, self._unstored))
                 while chunks := await spool.take():
                     unstored.writelines(chunk.data for chunk in chunks)
@@ -289,14 +287,11 @@ def _project_type(directory: Path) -> str:
     return next((kind for file, kind in _MARKS.items() if (directory / file).exists()), "unknown")
 
 
-async def _checkout(directory: Path) -> Checkout:
-    """Ask git where the checkout stands; nothing is known without git or outside a checkout."""
-    commit, branch, repository = await asyncio.gather(
-        _git(directory, "rev-parse", "--verify", "HEAD"),
-        _git(directory, "symbolic-ref", "--short", "HEAD"),
-        _git(directory, "config", "--get", "remote.origin.url"),
-    )
-    return Checkout(commit, branch, repository)
+async def _checkout(directory: Path) -> tuple[str | None, str | None]:
+    """Ask git for commit and branch; None without git, outside a checkout, or on no branch."""
+    answer = await _git(directory, "rev-parse", "HEAD", "--abbrev-ref", "HEAD")
+    commit, _, branch = (answer or "").partition("\n")
+    return commit or None, branch if branch and branch != "HEAD" else None
 
 
 async def _git(directory: Path, *arguments: str) -> str | None:

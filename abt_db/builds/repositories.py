@@ -194,11 +194,11 @@ def _rows(
         yield {
             "build_id": build_id,
             "sequence_number": number,
-            "level": level,
+            "level": level.value,
             "timestamp": line.at,
             "message": line.message,
             "source": source,
-            "stream": line.stream,
+            "stream": line.stream.value,
             "raw": line.raw,
         }
 

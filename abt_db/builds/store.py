@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Self
 
 from abt_db.config import Config
@@ -45,9 +44,6 @@ class BuildStore:
         Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database that
         belongs to another program; nothing is written to it then.
         """
-        # The JSON columns have CHECKs with json_valid(), which SQLite before 3.41 does not count
-        # among the harmless functions. Those that are not are refused by the authorizer.
-        config = replace(config or Config(), trusted_schema=True)
         db = await Database(path, config=config).open()
         try:
             migrator = Migrator(db, load_migrations(SCHEMA))

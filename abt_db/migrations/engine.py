@@ -38,7 +38,9 @@ T = TypeVar("T")
 _VIOLATIONS = Query("migrations.violations", "PRAGMA foreign_key_check")
 
 # A step has a transaction of its own, and one file.
-_REFUSED = frozenset("BEGIN COMMIT END ROLLBACK SAVEPOINT RELEASE ATTACH DETACH VACUUM".split())
+_REFUSED = frozenset(
+    ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,9 @@ class Migrator:
         self.db = db
         self.migrations = in_order(migrations)
         self._by_version = {migration.version: migration for migration in self.migrations}
+        # Where each stands in the order of application, which dependencies may make another one
+        # than that of the numbers. 0 is the empty database.
+        self._place = {version: place for place, version in enumerate((0, *self._by_version))}
 
     async def status(self) -> Status:
         """Return what is applied, failed and pending. Never writes (M6).
@@ -79,49 +84,42 @@ class Migrator:
         return (await self.status()).pending
 
     async def current_version(self) -> int | None:
-        """Return the highest version applied, None for a database without any."""
-        return max((record.version for record in (await self.status()).applied), default=None)
+        """Return the version applied last, None for a database without any."""
+        applied = (await self.status()).applied
+        return max((r.version for r in applied), key=self._place.__getitem__, default=None)
 
     async def history(self) -> list[Record]:
         """Return all rows of the history, tries that failed among them."""
         return await self.db.read(history.read)
 
     async def up(self, target: int | None = None) -> list[Record]:
-        """Apply what is pending, up to version `target`; return what was applied here.
+        """Apply what is pending, up to and with version `target`; return what was applied here.
 
         Each step has the time limit of its migration, is in the database whole or not at all, and
         is skipped when another process was first. Raises `MigrationFailedError`, having rolled the
         step back and noted the failure in the history; the steps before it stay. Raises as `status`
         does before anything is written.
         """
-        if target is not None and target not in self._by_version:
-            raise MigrationUnknownError(f"there is no migration {target} to go up to")
-        done: list[Record] = []
+        last = len(self.migrations) if target is None else self._placed(target)
+        pending = [m for m in await self.pending() if self._place[m.version] <= last]
         # Nothing to do is the usual case, at each start of a program: it disturbs nobody.
-        pending = await self.pending()
         if not pending:
-            return done
+            return []
         async with self.db.barrier(label="migrations, up") as lease:
-            for migration in pending:
-                if target is not None and migration.version > target:
-                    break
-                record = await self._step(lease, migration, self._up)
-                if record is not None:
-                    done.append(record)
-        return done
+            records = [await self._step(lease, migration, self._up) for migration in pending]
+        return [record for record in records if record is not None]
 
     async def down(self, target: int) -> list[int]:
-        """Take back every applied version above `target`, the last one first; return them.
+        """Take back every version that was applied after `target`, the last first; return them.
 
         0 takes back all. Raises `MigrationIrreversibleError` before anything is written when one
         of the steps has no down script, otherwise as `up`.
         """
-        if target and target not in self._by_version:
-            raise MigrationUnknownError(f"there is no migration {target} to go down to")
+        first = self._placed(target)
         steps = [
             self._by_version[record.version]
             for record in reversed((await self.status()).applied)
-            if record.version > target
+            if self._place[record.version] > first
         ]
         for migration in steps:
             if migration.down is None:
@@ -130,14 +128,18 @@ class Migrator:
                 )
         if not steps:
             return []
-        done: list[int] = []
         async with self.db.barrier(label="migrations, down") as lease:
-            for migration in steps:
-                if await self._step(lease, migration, self._down):
-                    done.append(migration.version)
-        return done
+            taken = [m.version for m in steps if await self._step(lease, m, self._down)]
+        return taken
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _placed(self, target: int) -> int:
+        """Return where `target` stands in the order."""
+        try:
+            return self._place[target]
+        except KeyError:
+            raise MigrationUnknownError(f"there is no migration {target} to go to") from None
 
     def _compare(self, records: list[Record]) -> Status:
         """Hold the history against the program's migrations (M4)."""
@@ -156,10 +158,13 @@ class Migrator:
                 )
         versions = {record.version for record in applied}
         pending = tuple(m for m in self.migrations if m.version not in versions)
-        if pending and versions and pending[0].version < max(versions):
-            raise MigrationOrderError(
-                f"{pending[0].origin} is not applied, but the later version {max(versions)} is"
-            )
+        if pending and versions:
+            latest = max(versions, key=self._place.__getitem__)
+            if self._place[pending[0].version] < self._place[latest]:
+                raise MigrationOrderError(
+                    f"{pending[0].origin} is not applied, but version {latest}, which comes after"
+                    " it, is; give it a higher number"
+                )
         failed = tuple(record for record in records if not record.success)
         return Status(applied, failed, pending)
 

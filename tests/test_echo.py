@@ -1,0 +1,181 @@
+"""Recording as a program does it: what it shows of a command, and how it lives and dies itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import sh
+
+from abt_db.builds.usage import processes
+
+MIB = 1024 * 1024
+
+# Arguments: a file for what was recorded, settings of Command, the command.
+RECORD = """
+import asyncio, json, signal, sys
+from pathlib import Path
+from abt_db.builds.command import Command, CommandError
+from abt_db.builds.spool import Spool
+
+async def record(file, settings, *argv):
+    told = {"STDOUT": 0, "STDERR": 0}
+    with Spool() as spool:
+        async with Command(argv, spool=spool, echo=True, **json.loads(settings)) as command:
+            try:
+                outcome = await command.wait()
+                told |= {"exit_code": outcome.exit_code, "stopped": outcome.stopped}
+            except CommandError as error:
+                told |= {"error": str(error)}
+        while chunks := await spool.take():
+            for chunk in chunks:
+                told[chunk.stream.name] += len(chunk.data)
+    Path(file).write_text(json.dumps(told))
+"""
+# SIGPIPE as in a program that is written to be part of a pipeline.
+RECORD_AND_EXIT = f"""{RECORD}
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+asyncio.run(record(*sys.argv[1:]))
+"""
+
+
+@contextmanager
+def program(
+    code: str, *arguments: str | Path, redirected: str = "", **files: Any
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program for the length of a block; it must end soon after it, and well."""
+    argv = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | files
+    with subprocess.Popen([*argv, *map(str, arguments)], env=environment, **files) as process:
+        try:
+            yield process
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Where a program writes what it has recorded."""
+    return tmp_path / "recorded.json"
+
+
+def recorded(file: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(file.read_text())
+    return told
+
+
+class TestEcho:
+    """Output is shown unchanged and at once; a terminal that fails ends that, and nothing else."""
+
+    def test_both_streams_are_shown_unchanged(self, file: Path) -> None:
+        data = os.urandom(3 * MIB)
+        copy = file.with_name("data")
+        copy.write_bytes(data)
+        with program(RECORD_AND_EXIT, file, "{}", *sh(f"cat {copy}; cat {copy} >&2")) as shown:
+            assert shown.communicate() == (data, data)
+        assert recorded(file) == {
+            "STDOUT": len(data), "STDERR": len(data), "exit_code": 0, "stopped": None
+        }  # fmt: skip
+
+    def test_both_may_be_shown_in_one_place(self, file: Path) -> None:
+        script = "seq 100000 & seq 100000 >&2; wait"
+        argv = [file, "{}", *sh(script)]
+        with program(RECORD_AND_EXIT, *argv, stderr=subprocess.STDOUT) as shown:
+            output, _ = shown.communicate()
+        assert len(output) == recorded(file)["STDOUT"] + recorded(file)["STDERR"]
+
+    def test_a_question_is_shown_and_answered(self, file: Path) -> None:
+        script = sh("echo Continue?; read answer; echo $answer")
+        with program(RECORD_AND_EXIT, file, "{}", *script, stdin=subprocess.PIPE) as shown:
+            assert shown.stdout is not None
+            assert shown.stdout.readline() == b"Continue?\n"
+            assert shown.communicate(b"yes\n") == (b"yes\n", b"")
+
+    @pytest.mark.parametrize("redirected", ["", ">&-", ">/dev/full", "</dev/null >&0"])
+    def test_where_nothing_can_be_shown_all_is_recorded(self, file: Path, redirected: str) -> None:
+        script = sh("head -c 1000000 /dev/zero; echo done >&2; exit 3")
+        with program(RECORD_AND_EXIT, file, "{}", *script, redirected=redirected) as shown:
+            assert shown.stdout is not None
+            shown.stdout.close()
+            assert shown.stderr is not None
+            assert shown.stderr.read() == b"done\n"
+        assert recorded(file) == {
+            "STDOUT": 1_000_000, "STDERR": 5, "exit_code": 3, "stopped": None
+        }  # fmt: skip
+
+    def test_a_pipe_that_does_not_block_is_waited_for(self, file: Path) -> None:
+        read, write = os.pipe()
+        os.set_blocking(write, False)
+        with open(read, "rb") as pipe:
+            script = sh("head -c 1000000 /dev/zero")
+            with program(RECORD_AND_EXIT, file, "{}", *script, stdout=write):
+                os.close(write)
+                assert pipe.read() == bytes(1_000_000)
+
+    def test_a_stuck_terminal_does_not_keep_a_command_from_being_stopped(self, file: Path) -> None:
+        with program(RECORD_AND_EXIT, file, '{"timeout": 0.5}', "yes"):
+            pass  # nobody reads what it shows
+        assert recorded(file)["stopped"] == "timeout"
+        assert recorded(file)["STDOUT"] > 64 * 1024
+
+    def test_a_slow_terminal_loses_nothing(self, file: Path) -> None:
+        """When the command ends, 60 kB of it wait in its pipe, which a daemon holds open."""
+        script = sh("head -c 190000 /dev/zero; sleep 60 & echo $$ $! >&2")
+        with program(RECORD_AND_EXIT, file, '{"drain": 0.001}', *script) as shown:
+            assert shown.stderr is not None
+            command, daemon = map(int, shown.stderr.readline().split())
+            until_gone(command)
+            assert shown.stdout is not None
+            assert shown.stdout.read() == bytes(190_000)
+        assert recorded(file)["STDOUT"] == 190_000
+        os.kill(daemon, signal.SIGKILL)
+
+
+class TestEmbedding:
+    """What the program does with itself does not hurt the recording, nor the other way round."""
+
+    def test_a_program_whose_loop_dies_ends(self, file: Path) -> None:
+        """faults.md 58, for a command."""
+        code = """
+import asyncio, sys, time
+from abt_db.builds.command import Command
+from abt_db.builds.spool import Spool
+
+async def forget():
+    Command(sys.argv[1:], spool=Spool()).start()
+
+asyncio.run(forget())
+print("end")
+"""
+        with program(code, *sh(f"echo $$ >{file}; while sleep 0.01; do echo; done")) as forgetful:
+            assert forgetful.communicate() == (b"end\n", b"")
+        until_gone(int(file.read_text()))  # killed by what it prints
+
+    def test_a_program_that_ignores_the_end_of_children_is_told_so(self, file: Path) -> None:
+        code = f"""{RECORD}
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+asyncio.run(record(*sys.argv[1:]))
+"""
+        with program(code, file, "{}", *sh("echo one; exit 3")) as shown:
+            assert shown.communicate() == (b"one\n", b"")
+        assert "must not ignore SIGCHLD" in recorded(file)["error"]
+        assert recorded(file)["STDOUT"] == 4
+
+
+def until_gone(pid: int) -> None:
+    """Wait for the end of a process that is not a child."""
+    deadline = time.monotonic() + 20
+    while any(not process.zombie for process in processes(pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

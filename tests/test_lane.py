@@ -1,0 +1,476 @@
+"""The queue and those who wait in it: order, time limits, bounds, deadlocks, broken seats."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, cast
+
+import pytest
+from engine import (
+    ADD,
+    COUNT,
+    ENDLESS,
+    NAMES,
+    SOON,
+    Driver,
+    Gate,
+    Holder,
+    Witness,
+    items,
+    run_script,
+    until,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from abt_db import (
+    AbtDbError,
+    Database,
+    PoolClosedError,
+    PoolSaturatedError,
+    PoolTimeoutError,
+    Session,
+    TransactionStateError,
+)
+from abt_db.deadline import Deadline
+from abt_db.lane import AGEING, Queue, Work
+
+
+@dataclass(eq=False)
+class Waiting:
+    """As much of a job as a queue looks at."""
+
+    priority: int
+    since: float
+
+    def urgency(self, now: float) -> float:
+        return self.priority + (now - self.since) / AGEING
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> list[Waiting]:
+    steps = draw(st.lists(st.tuples(st.integers(-5, 5), st.floats(0, 3)), max_size=30))
+    now, waiting = 0.0, []
+    for priority, step in steps:
+        now += step
+        waiting.append(Waiting(priority, now))
+    return waiting
+
+
+def queued(waiting: list[Waiting]) -> Queue:
+    queue = Queue()
+    for work in waiting:
+        queue.add(cast(Work, work))
+    return queue
+
+
+class TestQueue:
+    """The most urgent is served first, those of one priority in the order of their coming, and a
+    low priority is only a longer wait, never an endless one (invariant 14)."""
+
+    @given(arrivals(), st.floats(0, 10))
+    def test_nobody_is_served_before_a_more_urgent_one(
+        self, waiting: list[Waiting], later: float
+    ) -> None:
+        queue, left = queued(waiting), list(waiting)
+        now = later + max((work.since for work in waiting), default=0.0)
+        while (taken := cast(Any, queue.take(now))) is not None:
+            assert taken.urgency(now) == max(work.urgency(now) for work in left)
+            same = [work for work in left if work.priority == taken.priority]
+            assert taken is same[0]
+            left.remove(taken)
+            assert len(queue) == len(left)
+        assert not left
+
+    @given(arrivals(), st.randoms(use_true_random=False))
+    def test_who_leaves_is_not_served_and_leaves_once(
+        self, waiting: list[Waiting], random: Any
+    ) -> None:
+        queue = queued(waiting)
+        left = [work for work in waiting if random.random() < 0.5]
+        for work in waiting:
+            if work not in left:
+                assert queue.discard(cast(Work, work))
+                assert not queue.discard(cast(Work, work))
+        assert len(queue) == len(left)
+        taken = [queue.take(0.0) for _ in left]
+        assert {id(work) for work in taken} == {id(work) for work in left}
+        assert queue.take(0.0) is None
+
+    def test_a_low_priority_has_its_turn_among_newcomers_of_a_high_one(self) -> None:
+        low = Waiting(-3, since=0.0)
+        queue = queued([low])
+        for second in range(10):
+            now = float(second)
+            queue.add(cast(Work, Waiting(2, since=now)))
+            if queue.take(now) is cast(Work, low):
+                break
+        assert now == 5 * AGEING
+
+
+async def record(order: list[str], name: str, call: Any) -> None:
+    await call
+    order.append(name)
+
+
+class TestOrder:
+    """First come, first served; priority goes before, where it is asked for."""
+
+    async def test_waiting_calls_are_served_in_the_order_of_their_coming(self, path: Path) -> None:
+        async with items(path, readers=1) as db, asyncio.TaskGroup() as group:
+            served: list[str] = []
+            async with Holder(db.transaction()):
+                for number in range(20):
+                    add = db.execute(ADD(name=str(number)))
+                    group.create_task(record(served, str(number), add))
+                await until(lambda: db.stats()["writer"]["waiting"] == 20)
+            await until(lambda: len(served) == 20)
+            assert served == await db.fetch_all(NAMES()) == list(map(str, range(20)))
+
+    async def test_leases_and_jobs_wait_in_one_line(self, path: Path) -> None:
+        async def add_in_transaction(name: str) -> None:
+            async with db.transaction() as tx:
+                await tx.execute(ADD(name=name))
+
+        async with items(path) as db, asyncio.TaskGroup() as group:
+            async with Holder(db.transaction()):
+                for number in range(0, 10, 2):
+                    group.create_task(db.execute(ADD(name=str(number))))  # type: ignore[arg-type]
+                    group.create_task(add_in_transaction(str(number + 1)))
+                await until(lambda: db.stats()["writer"]["waiting"] == 10)
+            await until(lambda: db.stats()["writer"]["busy"] == 0)
+            assert await db.fetch_all(NAMES()) == list(map(str, range(10)))
+
+    async def test_a_higher_priority_is_served_first(self, path: Path) -> None:
+        async with items(path, readers=1) as db, asyncio.TaskGroup() as group:
+            served: list[str] = []
+            async with Holder(db.snapshot()):
+                for name, priority in [("low", -5), ("1", 0), ("high", 7), ("2", 0), ("high 2", 7)]:
+                    read = db.fetch_one(COUNT(), priority=priority)
+                    group.create_task(record(served, name, read))
+                await until(lambda: db.stats()["readers"]["waiting"] == 5)
+            await until(lambda: len(served) == 5)
+            assert served == ["high", "high 2", "1", "2", "low"]
+
+    async def test_a_slow_read_holds_up_only_its_own_reader(self, path: Path) -> None:
+        async with items(path, readers=2) as db:
+            slow = asyncio.create_task(db.fetch_one(ENDLESS()))
+            await until(lambda: db.stats()["readers"]["busy"] == 1)
+            async with asyncio.timeout(SOON):
+                for _ in range(20):
+                    await db.fetch_one(COUNT())
+            assert not slow.done()
+            slow.cancel()
+            await asyncio.wait([slow])
+
+
+class TestLimits:
+    """Waiting has an end and the queue a bound; the error says who holds what is waited for
+    (invariant 16)."""
+
+    async def test_the_error_names_label_task_and_age_of_the_holder(self, path: Path) -> None:
+        async with items(path, acquire_timeout=0.15) as db, Witness(db) as witness:
+            async with Holder(db.transaction(label="deploy"), name="deployer"):
+                began = monotonic()
+                with pytest.raises(PoolTimeoutError) as caught:
+                    await db.execute(ADD(name="a"))
+                assert 0.15 <= monotonic() - began < 0.15 + SOON
+            assert isinstance(caught.value, TimeoutError)
+            message = str(caught.value)
+            assert "items.add" in message and "'deploy'" in message and "'deployer'" in message
+            ages = re.findall(r"(\d+\.\d) s", message)
+            assert ages and all(0.1 <= float(age) < SOON for age in ages)
+            await witness.whole()
+            assert witness.count() == 0
+
+    async def test_the_longest_holder_of_several_readers_is_named(self, path: Path) -> None:
+        async with items(path, acquire_timeout=0.05) as db, AsyncExitStack() as work:
+            for name in "first", "second":
+                await work.enter_async_context(Holder(db.snapshot(label=name), name=name))
+            with pytest.raises(PoolTimeoutError, match=r"snapshot 'first' of task 'first'"):
+                await db.fetch_one(COUNT())
+
+    async def test_a_barrier_is_named(self, path: Path) -> None:
+        async with items(path, acquire_timeout=0.05) as db:
+            async with Holder(db.barrier(label="new schema")):
+                with pytest.raises(PoolTimeoutError, match="barrier"):
+                    await db.fetch_one(COUNT())
+                with pytest.raises(PoolTimeoutError, match="new schema"):
+                    await db.execute(ADD(name="a"))
+
+    async def test_the_limit_of_a_call_counts_its_waiting(self, path: Path) -> None:
+        async with items(path) as db, Holder(db.transaction()):
+            began = monotonic()
+            with pytest.raises(PoolTimeoutError):
+                await db.execute(ADD(name="a"), timeout=0.05)
+            assert 0.05 <= monotonic() - began < SOON
+
+    async def test_nobody_waits_for_ever_while_a_lost_connection_is_opened_again(
+        self, path: Path
+    ) -> None:
+        driver = Driver()
+        async with items(path, connect=driver.connect, acquire_timeout=0.05) as db:
+            gate = Gate(driver)
+            await lose_writer(db, driver)
+            gate.stop_at("begin")  # the first job of the new connection
+            waiting = asyncio.create_task(db.execute(ADD(name="a")))
+            await gate.reached.wait()
+            done, _ = await asyncio.wait([waiting], timeout=1)
+            gate.open()
+            await asyncio.wait([waiting])
+            assert done, "the call waited beyond its limit"
+            assert isinstance(waiting.exception(), PoolTimeoutError)
+
+    async def test_a_full_queue_refuses_and_takes_nothing_in(self, path: Path) -> None:
+        async with items(path, max_pending=3) as db, Witness(db) as witness:
+            async with Holder(db.transaction(label="deploy")), asyncio.TaskGroup() as group:
+                for number in range(3):
+                    group.create_task(db.execute(ADD(name=str(number))))  # type: ignore[arg-type]
+                await until(lambda: db.stats()["writer"]["waiting"] == 3)
+                with pytest.raises(PoolSaturatedError, match="deploy"):
+                    await db.execute(ADD(name="one too many"))
+                assert db.stats()["writer"]["waiting"] == 3
+                async with asyncio.timeout(SOON):
+                    await db.fetch_one(COUNT())  # the bound is of each kind of connection
+                holders.let_go() if (holders := None) else None
+            await witness.whole()
+            assert witness.count() == 3
+
+
+async def lose_writer(db: Database, driver: Driver) -> None:
+    """Break the writer so that the lane has to replace it."""
+    hook = driver.hook
+
+    def refuse(step: str) -> None:
+        if step == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    driver.hook = refuse
+    with pytest.raises(ZeroDivisionError):
+        async with db.transaction():
+            raise ZeroDivisionError
+    await until(lambda: db.stats()["writer"]["replaced"])
+    driver.hook = hook
+
+
+class TestDeadlocks:
+    """What could only end at a time limit is refused at once (invariants 15, 17; faults.md 16)."""
+
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda db: db.execute(ADD(name="x")),
+            lambda db: db.write(lambda cx: None),
+            lambda db: entered(db.transaction()),
+            lambda db: entered(db.barrier()),
+        ],
+        ids=["execute", "write", "transaction", "barrier"],
+    )
+    async def test_asking_for_the_writer_while_holding_it(
+        self, path: Path, call: Callable[[Database], Any]
+    ) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            async with asyncio.timeout(SOON), db.transaction(label="mine") as tx:
+                with pytest.raises(TransactionStateError, match="'mine'"):
+                    await call(db)
+                await tx.execute(ADD(name="a"))
+            await witness.whole()
+            assert witness.count() == 1
+
+    async def test_asking_for_one_reader_more_while_holding_all(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            async with asyncio.timeout(SOON), db.snapshot(), db.snapshot(label="mine"):
+                with pytest.raises(TransactionStateError):
+                    await db.fetch_one(COUNT())
+            await witness.whole()
+
+    async def test_a_read_in_ones_own_barrier(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            async with asyncio.timeout(SOON), db.barrier():
+                with pytest.raises(TransactionStateError):
+                    await db.fetch_one(COUNT())
+            await witness.whole()
+
+    async def test_a_barrier_around_ones_own_snapshot(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            async with asyncio.timeout(SOON), db.snapshot():
+                with pytest.raises(TransactionStateError):
+                    await entered(db.barrier())
+            await witness.whole()
+
+    async def test_two_tasks_that_hold_what_the_other_waits_for(self, path: Path) -> None:
+        """One holds the writer and reads, one holds the reader and writes."""
+
+        async def writer() -> None:
+            async with db.transaction():
+                await both.wait()
+                await db.fetch_one(COUNT())
+
+        async def reader() -> None:
+            async with db.snapshot():
+                await both.wait()
+                await db.execute(ADD(name="a"))
+
+        async with items(path, readers=1) as db, Witness(db) as witness:
+            both = asyncio.Barrier(2)
+            tasks = [asyncio.create_task(writer()), asyncio.create_task(reader())]
+            done, late = await asyncio.wait(tasks, timeout=1)
+            for task in late:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert not late, "they waited for each other"
+            errors = [error for task in done if (error := task.exception())]
+            assert [type(error) for error in errors] == [TransactionStateError]
+            await witness.whole()
+
+    async def test_another_task_may_wait_for_the_writer(self, path: Path) -> None:
+        """faults.md 15: and its write is no part of the transaction it waits for."""
+        async with items(path) as db:
+            with pytest.raises(KeyError):
+                async with db.transaction() as tx:
+                    await tx.execute(ADD(name="undone"))
+                    other = asyncio.create_task(db.execute(ADD(name="a")))
+                    await until(lambda: db.stats()["writer"]["waiting"] == 1)
+                    raise KeyError
+            await other
+            assert await db.fetch_all(NAMES()) == ["a"]
+
+
+async def entered(block: Any) -> None:
+    async with block:
+        pass
+
+
+RAISED = ["KeyboardInterrupt", "SystemExit", "GeneratorExit", "StopIteration", "CancelledError"]
+
+
+class TestWhateverAFunctionRaises:
+    """A function of the caller's may raise anything at all on the connection's thread: its caller
+    is told, the transaction is undone, and the lane goes on."""
+
+    @pytest.mark.parametrize("error", [*RAISED, "ZeroDivisionError", "StopAsyncIteration"])
+    @pytest.mark.parametrize("verb", ["db.read", "db.write", "view.read", "tx.write"])
+    def test_it_reaches_the_caller_and_nobody_else(
+        self, path: Path, error: str, verb: str
+    ) -> None:
+        done = run_script(
+            f"""
+            from asyncio import CancelledError
+
+            def function(cx):
+                if {"write" in verb}:
+                    cx.execute(ADD(name="undone"))
+                raise {error}
+
+            async def main():
+                async with items(path, acquire_timeout=5.0) as db, Witness(db) as witness:
+                    try:
+                        async with asyncio.timeout(5):
+                            async with db.snapshot() as view, db.transaction() as tx:
+                                handle = {{"db": None, "view": view, "tx": tx}}[{verb!r}.split(".")[0]]
+                                if handle:
+                                    await getattr(handle, {verb!r}.split(".")[1])(function)
+                            await {verb if "db" in verb else "asyncio.sleep"}({"function" if "db" in verb else "0"})
+                    except BaseException as error:
+                        print(type(error).__name__)
+                    await witness.whole()
+                    print(witness.count())
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        told = "RuntimeError" if error.startswith("Stop") else error
+        assert (done.returncode, done.stdout.split(), done.stderr) == (0, [told, "0"], "")
+
+
+class TestBrokenSeats:
+    """A connection that can't be made fit again is replaced, and its work fails with an error of
+    the library (invariant 12; faults.md 61)."""
+
+    async def test_a_failed_rollback_replaces_the_connection(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            await lose_writer(db, driver)
+            await db.execute(ADD(name="b"))
+            stats = db.stats()["writer"]
+            assert (stats["opened"], stats["replaced"], stats["busy"]) == (2, 1, 0)
+            assert "writer" in caplog.text and "replaced" in caplog.text
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+
+    async def test_a_replacement_that_can_not_be_opened_fails_the_call_and_is_tried_again(
+        self, path: Path
+    ) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            await lose_writer(db, driver)
+
+            def refuse(step: str) -> None:
+                if step.startswith("PRAGMA"):
+                    raise sqlite3.OperationalError("disk I/O error")
+
+            driver.hook = refuse
+            for _ in range(2):
+                with pytest.raises(AbtDbError, match="disk I/O error"):
+                    await db.execute(ADD(name="b"))
+            with pytest.raises(AbtDbError, match="disk I/O error"):
+                await entered(db.transaction())
+            driver.hook = lambda step: None
+            await db.execute(ADD(name="b"))
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+
+    async def test_a_connection_whose_thread_has_ended_is_replaced(self, path: Path) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            stopped = driver.connections[0].stop()
+            assert stopped is not None
+            await stopped
+            with pytest.raises(AbtDbError):
+                await db.execute(ADD(name="lost"))
+            await db.execute(ADD(name="b"))
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+    @pytest.mark.filterwarnings("ignore:.*deleted before being closed:ResourceWarning")
+    async def test_a_thread_that_dies_fails_its_work(self, path: Path) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            threads = await db.write(lambda cx: threading.get_ident())
+            raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            assert raise_in(ctypes.c_ulong(threads), ctypes.py_object(SystemExit)) == 1
+            async with asyncio.timeout(SOON / 2):
+                with pytest.raises(AbtDbError):
+                    await db.execute(ADD(name="lost"))
+                await db.execute(ADD(name="b"))
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+
+
+class TestTheEndOfTheLoop:
+    """A loop that ends cancels every task it has, the lanes' among them."""
+
+    async def test_a_call_in_the_turn_in_which_all_tasks_are_cancelled(self, path: Path) -> None:
+        async def last_words(db: Database) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                with pytest.raises(PoolClosedError):
+                    await db.execute(ADD(name="too late"))
+                said.append(True)
+
+        said: list[bool] = []
+        async with items(path) as db:
+            speaker = asyncio.create_task(last_words(db))
+            await asyncio.sleep(0)
+            everyone = asyncio.all_tasks() - {cast(Any, asyncio.current_task())}
+            for task in everyone:
+                task.cancel()
+            await asyncio.wait([speaker])
+            assert speaker.cancelled() and said

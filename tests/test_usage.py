@@ -1,0 +1,120 @@
+"""What commands use: memory at one moment and processor time in all, of all that they started."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from running import python, run
+
+from abt_db.builds.usage import Sampler, processes
+
+pytestmark = pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="only Linux tells what other processes use"
+)
+
+MIB = 1024 * 1024
+FORK = """
+            import os, sys, time
+            def fork(work):
+                if pid := os.fork(): return pid
+                work()
+                os._exit(0)
+            def burn():
+                while time.process_time() < 0.5: pass
+"""
+
+
+class TestMemory:
+    """The peak of all processes together, and that of one which was there for a moment."""
+
+    async def test_a_moment_is_seen(self) -> None:
+        outcome, _ = await run(python("            data = b'x' * 200 * 2**20"))
+        assert 200 * MIB < outcome.usage.peak_memory < 250 * MIB
+
+    async def test_processes_at_the_same_time_are_added_up(self) -> None:
+        script = f"""{FORK}
+            def hold():
+                data = b"x" * 100 * 2**20
+                time.sleep(0.7)
+            for pid in [fork(hold), fork(hold)]: os.waitpid(pid, 0)"""
+        outcome, _ = await run(python(script))
+        assert 200 * MIB < outcome.usage.peak_memory < 280 * MIB
+
+    async def test_our_own_is_not_taken_for_the_command_s(self) -> None:
+        ours = b"x" * 300 * MIB
+        outcome, _ = await run(["sleep", "0.1"])
+        assert outcome.usage.peak_memory < 50 * MIB < len(ours)
+
+
+class TestProcessorTime:
+    """What was started counts once, whether somebody waited for it or not."""
+
+    async def test_what_was_waited_for(self) -> None:
+        script = f"""{FORK}
+            os.waitpid(fork(lambda: os.waitpid(fork(burn), 0)), 0)"""
+        outcome, _ = await run(python(script))
+        assert 0.5 <= outcome.usage.cpu_seconds < 0.9
+
+    async def test_a_daemon_that_works_for_the_command_and_stays(self) -> None:
+        script = f"""{FORK}
+            read, write = os.pipe()
+            def work():
+                os.setsid()
+                burn()
+                os.write(write, b".")
+                time.sleep(60)
+            print(fork(work))
+            os.read(read, 1)"""
+        outcome, record = await run(python(script), drain=0.0)
+        os.kill(int(record.out), signal.SIGKILL)
+        assert 0.5 <= outcome.usage.cpu_seconds < 0.9
+
+    async def test_one_whose_parent_left_and_that_ended_before_the_command(self) -> None:
+        script = f"""{FORK}
+            read, write = os.pipe()
+            def work():
+                burn()
+                time.sleep(0.5)
+                os.write(write, b".")
+            os.waitpid(fork(lambda: fork(work)), 0)
+            os.read(read, 1)
+            time.sleep(0.5)"""
+        outcome, _ = await run(python(script))
+        assert 0.5 <= outcome.usage.cpu_seconds < 0.9
+
+
+class TestProcesses:
+    """What /proc tells of a process, whatever its name."""
+
+    def test_this_process(self) -> None:
+        (this,) = processes(os.getpid())
+        assert this.parent == os.getppid()
+        assert this.group == os.getpgid(0)
+        assert this.session == os.getsid(0)
+        assert this.memory > 5 * MIB
+        assert this.cpu_seconds == pytest.approx(sum(os.times()[:4]), abs=0.1)
+        assert not this.zombie
+        assert this.pid in {process.pid for process in processes()}
+
+    def test_a_name_may_look_like_anything(self, tmp_path: Path) -> None:
+        program = tmp_path / "a) Z 1 (\n"
+        program.symlink_to("/bin/sh")
+        with subprocess.Popen([program, "-c", "read line"], stdin=subprocess.PIPE) as child:
+            (process,) = processes(child.pid)
+            assert (process.parent, process.zombie) == (os.getpid(), False)
+            child.communicate(b"\n")
+
+    def test_there_may_be_none(self) -> None:
+        assert list(processes(2**30)) == []
+
+    def test_a_sample_takes_milliseconds(self) -> None:
+        sampler = Sampler(os.getsid(0))
+        started = time.process_time()
+        for _ in range(10):
+            assert sampler.sample() > 0
+        assert time.process_time() - started < 10 * 0.05
