@@ -55,7 +55,7 @@ ADD_ENDLESSLY = Query(
     " (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'endless' || count(*) FROM n",
 )
 
-SOON = 10.0
+SOON = 5.0
 """Seconds after which what should happen at once has not happened."""
 
 
@@ -206,6 +206,22 @@ class Driver:
         self.hook(step)
 
 
+async def lose_writer(db: Database, driver: Driver) -> None:
+    """Break the writer so that the lane has to replace it."""
+    hook = driver.hook
+
+    def refuse(step: str) -> None:
+        if step == "ROLLBACK":
+            raise sqlite3.OperationalError("disk I/O error")
+
+    driver.hook = refuse
+    with suppress(ZeroDivisionError):
+        async with db.transaction():
+            raise ZeroDivisionError
+    await until(lambda: db.stats()["writer"]["replaced"])
+    driver.hook = hook
+
+
 class Gate:
     """Stops the connection's thread at one step, where it waits until the gate is opened."""
 
@@ -317,7 +333,8 @@ def run_script(code: str, path: Path, *options: str) -> subprocess.CompletedProc
 LOCK = """
 import sqlite3, sys
 cx = sqlite3.connect(sys.argv[1], isolation_level=None)
-cx.execute("BEGIN " + sys.argv[2])
+for sql in sys.argv[2:]:
+    cx.execute(sql).fetchall()
 print("locked", flush=True)
 sys.stdin.readline()
 """
@@ -326,9 +343,9 @@ sys.stdin.readline()
 class LockingProcess:
     """Another process that holds a lock on a database until it is released or killed."""
 
-    def __init__(self, path: Path, mode: str = "IMMEDIATE") -> None:
+    def __init__(self, path: Path, *sql: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", LOCK, str(path), mode],
+            [sys.executable, "-c", LOCK, str(path), *(sql or ["BEGIN IMMEDIATE"])],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

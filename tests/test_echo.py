@@ -56,7 +56,9 @@ def program(
     argv = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | files
-    with subprocess.Popen([*argv, *map(str, arguments)], env=environment, **files) as process:
+    process: subprocess.Popen[bytes]
+    process = subprocess.Popen([*argv, *map(str, arguments)], env=environment, **files)
+    with process:
         try:
             yield process
             assert process.wait(20) == 0
@@ -89,9 +91,9 @@ class TestEcho:
         }  # fmt: skip
 
     def test_both_may_be_shown_in_one_place(self, file: Path) -> None:
-        script = "seq 100000 & seq 100000 >&2; wait"
-        argv = [file, "{}", *sh(script)]
-        with program(RECORD_AND_EXIT, *argv, stderr=subprocess.STDOUT) as shown:
+        script = sh("seq 100000 & seq 100000 >&2; wait")
+        to_stdout = {"stderr": subprocess.STDOUT}
+        with program(RECORD_AND_EXIT, file, "{}", *script, **to_stdout) as shown:
             output, _ = shown.communicate()
         assert len(output) == recorded(file)["STDOUT"] + recorded(file)["STDERR"]
 
@@ -117,7 +119,7 @@ class TestEcho:
     def test_a_pipe_that_does_not_block_is_waited_for(self, file: Path) -> None:
         read, write = os.pipe()
         os.set_blocking(write, False)
-        with open(read, "rb") as pipe:
+        with os.fdopen(read, "rb") as pipe:
             script = sh("head -c 1000000 /dev/zero")
             with program(RECORD_AND_EXIT, file, "{}", *script, stdout=write):
                 os.close(write)

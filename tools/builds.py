@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from abt_db.builds import BuildStatus
-from abt_db.tools.cli import CliError, open_store, run_tool
+from abt_db.tools.cli import CliError, open_store, positive, run_tool
 from abt_db.tools.output import age, duration, print_json, print_table
 
 _COLOURS = {
@@ -18,13 +18,13 @@ _COLOURS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", nargs="?", metavar="PROJECT", help="only builds of this project")
-    parser.add_argument("--limit", type=int, default=50, metavar="N", help="at most N (default 50)")
+    parser.add_argument(
+        "--limit", type=positive, default=50, metavar="N", help="at most N (default 50)"
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    if arguments.limit < 1:
-        raise CliError("--limit takes a number from 1")
     async with await open_store(arguments.db) as store:
         if arguments.project is None:
             builds = await store.builds.latest(arguments.limit)

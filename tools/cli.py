@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import importlib
 import logging
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,16 @@ from abt_db.builds import BuildStore
 from abt_db.config import Config
 from abt_db.errors import AbtDbError
 
-__all__ = ["CliError", "main", "open_store", "run_tool"]
+__all__ = [
+    "CliError",
+    "UsageError",
+    "main",
+    "name",
+    "open_store",
+    "positive",
+    "run_tool",
+    "seconds",
+]
 
 DEFAULT_DATABASE = "android_build_tool.db"
 
@@ -32,6 +42,12 @@ COMMANDS = ("record", "builds", "logs", "projects")
 
 class CliError(Exception):
     """Something that the person at the terminal can put right; told in one sentence."""
+
+
+class UsageError(CliError):
+    """A command line that can't be understood."""
+
+    exit_code = 2
 
 
 class Tool(Protocol):
@@ -105,6 +121,31 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def positive(number: str) -> int:
+    """An argument that is a whole number from 1."""
+    if not number.isdecimal() or not 0 < int(number) < 2**63:
+        raise argparse.ArgumentTypeError(f"{number!r} is not a whole number from 1")
+    return int(number)
+
+
+def seconds(number: str) -> float:
+    """An argument that is a number of seconds above 0."""
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{number!r} is not a number of seconds above 0")
+    return value
+
+
+def name(text: str) -> str:
+    """An argument that names something: one line that is not empty."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name")
+    return text
 
 
 async def open_store(database: str, *, create: bool = False) -> BuildStore:

@@ -51,15 +51,17 @@ async def _find(store: BuildStore, name: str) -> Build:
     """Return the build that `name` means; the name of a project goes before an id."""
     project_name, _, number = name.rpartition("#")
     build = None
-    if project_name and number.isdecimal():
+    if not number.isdecimal() or int(number) >= 2**63:
+        number = ""
+    if project_name and number:
         project = await store.projects.get_by_name(project_name)
         if project is not None:
             build = await store.builds.get_by_number(project.id, int(number))
     elif project := await store.projects.get_by_name(name):
         for latest in await store.builds.for_project(project.id, 1):
             build = await store.builds.get_by_id(latest.id)
-    elif name.isdecimal():
-        build = await store.builds.get_by_id(int(name))
+    elif number:
+        build = await store.builds.get_by_id(int(number))
     if build is None:
         raise CliError(f"there is no build {name!r}; see: abt-db builds")
     return build

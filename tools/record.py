@@ -12,7 +12,7 @@ import signal
 import sys
 
 from abt_db.builds import StopReason
-from abt_db.tools.cli import CliError, open_store, run_tool
+from abt_db.tools.cli import UsageError, name, open_store, run_tool, seconds
 from abt_db.tools.output import duration
 
 _SIGNALS = {
@@ -23,13 +23,13 @@ _SIGNALS = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--project", metavar="NAME", required=True, help="what is built")
+    parser.add_argument("--project", type=name, metavar="NAME", required=True, help="what is built")
     parser.add_argument("--build-type", metavar="TYPE", help="for instance debug or release")
     parser.add_argument("--artifact", metavar="PATH", help="what it makes: path and size are noted")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=float,
+        type=seconds,
         help="stop it after so long (default: the project's build_timeout, at first 1800)",
     )
     parser.add_argument("--quiet", action="store_true", help="don't say how it was recorded")
@@ -43,7 +43,7 @@ async def run(arguments: argparse.Namespace) -> int:
     if command[:1] == ["--"]:
         command = command[1:]
     if not command:
-        raise CliError("there is no command to record; write it behind `--`")
+        raise UsageError("there is no command to record; write it behind `--`")
     async with await open_store(arguments.db, create=True) as store:
         recorder = store.recorder(
             arguments.project,

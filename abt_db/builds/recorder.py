@@ -239,9 +239,9 @@ class Recorder:
             await storing
             return None
         except Exception as error:
-            file = f"{self._store.db.path}.build-{self.build.id}.log"
+            file = Path(f"{self._store.db.path}.build-{self.build.id}.log").absolute()
             # The build has ended and nobody is served from here: blocking calls are fine.
-            with open(file, "wb") as unstored:
+            with file.open("wb") as unstored:
                 unstored.writelines(map(to_bytes, self._unstored))
                 while chunks := await spool.take():
                     unstored.writelines(chunk.data for chunk in chunks)

@@ -41,8 +41,8 @@ class BuildStore:
     ) -> BuildStore:
         """Open the file, make it if need be, and bring its schema up to date.
 
-        Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database that
-        belongs to another program; nothing is written to it then.
+        Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database
+        of another program, to which nothing is written.
         """
         db = await Database(path, config=config).open()
         try:

@@ -129,8 +129,7 @@ class Migrator:
         if not steps:
             return []
         async with self.db.barrier(label="migrations, down") as lease:
-            taken = [m.version for m in steps if await self._step(lease, m, self._down)]
-        return taken
+            return [m.version for m in steps if await self._step(lease, m, self._down)]
 
     # -- inside ----------------------------------------------------------------------------------
 

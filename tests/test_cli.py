@@ -1,0 +1,283 @@
+"""The command line as a person uses it: real processes, their output, their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, eventually
+
+from abt_db.builds.usage import processes
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run `abt-db` in an empty directory."""
+
+    def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, **settings}
+        environment.pop("ABT_DB", None) if "ABT_DB" not in settings else None
+        return subprocess.run(
+            ["abt-db", *arguments], cwd=tmp_path, capture_output=True, text=True, env=environment
+        )
+
+    return run
+
+
+class TestRecord:
+    """`abt-db record` is transparent: same output, same exit code; and the build is in the list."""
+
+    def test_output_passes_through_unchanged_on_both_streams(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        done = run("record", "--quiet", "--project", "app", "--", "sh", "-c", "echo a; echo b >&2")
+        assert (done.stdout, done.stderr, done.returncode) == ("a\n", "b\n", 0)
+        assert (tmp_path / "android_build_tool.db").exists()
+
+    def test_the_exit_code_is_the_commands(self, run: Run) -> None:
+        assert run("record", "--project", "app", "--", "sh", "-c", "exit 42").returncode == 42
+        assert run("record", "--project", "app", "--", "no-such-program").returncode == 127
+
+    def test_it_says_where_to_look(self, run: Run) -> None:
+        done = run("record", "--project", "app", "--", "echo", "hi")
+        assert re.fullmatch(
+            r"abt-db: app#1 success, 1 lines in \d+\.\d s; see them with: abt-db logs app#1\n",
+            done.stderr,
+        )
+
+    def test_options_of_the_command_are_left_to_it(self, run: Run) -> None:
+        done = run("record", "--quiet", "--project", "app", "--", "echo", "--project", "--", "-x")
+        assert done.stdout == "--project -- -x\n"
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_a_signal_stops_the_whole_group_and_keeps_the_log(
+        self, run: Run, tmp_path: Path, how: signal.Signals
+    ) -> None:
+        recorder = subprocess.Popen(
+            ["abt-db", "record", "--project", "app", "--", "sh", "-c",
+             "sleep 1000 & echo $!; sleep 1000"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        assert recorder.stdout is not None
+        sleeper = int(recorder.stdout.readline())
+        recorder.send_signal(how)
+        assert recorder.wait(timeout=20) == 128 + (2 if how is signal.SIGINT else 15)
+        recorder.stdout.close()
+        assert not any(p.pid == sleeper and not p.zombie for p in processes())
+        [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
+        assert (build["status"], build["log_lines"]) == ("cancelled", 1)
+
+    def test_a_time_limit_fails_the_build(self, run: Run) -> None:
+        done = run("record", "--timeout", "0.3", "--project", "app", "--", "sleep", "1000")
+        assert done.returncode == 128 + signal.SIGTERM
+        [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
+        assert build["status"] == "failed"
+
+    def test_a_reader_that_goes_away_does_not_stop_the_build(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        recorder = subprocess.Popen(
+            ["abt-db", "record", "--project", "app", "--", "seq", "1", "100000"],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        assert recorder.stdout is not None
+        recorder.stdout.readline()
+        recorder.stdout.close()
+        assert recorder.wait(timeout=30) == 0
+        assert run("logs", "app", "--raw").stdout == "".join(f"{n}\n" for n in range(1, 100_001))
+
+
+class TestLooking:
+    """Lists and logs: tables for people, JSON for machines, and nothing but data on stdout."""
+
+    def test_builds_and_projects_are_listed(self, run: Run) -> None:
+        run("record", "--project", "one", "--", "true")
+        run("record", "--project", "two", "--", "false")
+        run("record", "--project", "two", "--build-type", "debug", "--", "true")
+        table = run("builds").stdout.splitlines()
+        assert [row.split()[:2] for row in table] == [
+            ["build", "status"],
+            ["two#2", "success"],
+            ["two#1", "failed"],
+            ["one#1", "success"],
+        ]
+        assert len(run("builds", "two", "--limit", "1").stdout.splitlines()) == 2
+        projects = [json.loads(line) for line in run("projects", "--json").stdout.splitlines()]
+        assert [(p["name"], p["total_builds"], p["successful_builds"]) for p in projects] == [
+            ("one", 1, 1),
+            ("two", 2, 1),
+        ]
+        assert run("projects").stdout.splitlines()[1].split()[:4] == ["one", "unknown", "1", "1"]
+
+    def test_a_log_is_shown_by_name_number_and_id(self, run: Run) -> None:
+        for word in ("first", "second"):
+            run("record", "--project", "app", "--", "echo", word)
+        assert run("logs", "app#1").stdout == "first\n"
+        assert run("logs", "app").stdout == "second\n"
+        assert run("logs", "2").stdout == "second\n"
+
+    def test_lines_are_chosen_by_level_and_text(self, run: Run) -> None:
+        text = "plain\nwarning: careful\nerror: broken\nplain warning\n"
+        run("record", "--project", "app", "--", "printf", text)
+        assert run("logs", "app", "--level", "warning").stdout == (
+            "warning: careful\nerror: broken\n"
+        )
+        assert run("logs", "app", "--grep", "lain w").stdout == "plain warning\n"
+
+    def test_progress_bars_are_shown_as_a_terminal_would_leave_them(self, run: Run) -> None:
+        run("record", "--project", "app", "--", "printf", "10%%\r100%%\nend\r\n")
+        assert run("logs", "app").stdout == "100%\nend\n"
+        [bar, end] = map(json.loads, run("logs", "app", "--json").stdout.splitlines())
+        assert (bar["message"], end["message"]) == ("10%\r100%", "end\r")
+
+    def test_follow_ends_with_the_build(self, run: Run, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        os.mkfifo(go)
+        recorder = subprocess.Popen(
+            ["abt-db", "record", "--quiet", "--project", "app", "--", "sh", "-c",
+             f"echo first; cat {go}; echo last"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        asyncio.run(eventually(lambda: run("logs", "app").stdout == "first\n"))
+        follower = subprocess.Popen(
+            ["abt-db", "logs", "app", "--follow"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "first\n"
+        go.write_text("")
+        assert follower.stdout.read() == "last\n"
+        assert (follower.wait(timeout=20), recorder.wait(timeout=20)) == (0, 0)
+        follower.stdout.close()
+
+    def test_colours_only_on_a_terminal_and_only_if_nobody_minds(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        run("record", "--project", "app", "--", "echo", "error: broken")
+        assert run("logs", "app").stdout == "error: broken\n"
+        assert on_terminal(tmp_path, "logs", "app") == "\x1b[31merror: broken\x1b[0m\r\n"
+        assert on_terminal(tmp_path, "logs", "app", NO_COLOR="1") == "error: broken\r\n"
+
+    def test_a_table_fits_the_terminal(self, run: Run, tmp_path: Path) -> None:
+        run("record", "--project", "a-project-with-a-very-long-name-indeed", "--", "true")
+        shown = on_terminal(tmp_path, "builds", NO_COLOR="1", COLUMNS="60").splitlines()
+        assert max(map(len, shown)) <= 60
+
+    def test_head_can_close_the_pipe(self, run: Run, tmp_path: Path) -> None:
+        run("record", "--project", "app", "--", "seq", "1", "100000")
+        done = subprocess.run(
+            "abt-db logs app | head -n 1", shell=True, cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (done.stdout, done.stderr) == ("1\n", "")
+
+    def test_commands_run_as_scripts_of_a_checkout_too(self, run: Run, tmp_path: Path) -> None:
+        run("record", "--project", "app", "--", "echo", "hi")
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "tools" / "logs.py"), "app"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.stdout, done.stderr, done.returncode) == ("hi\n", "", 0)
+
+    def test_the_database_is_named_by_option_or_environment(self, run: Run, tmp_path: Path) -> None:
+        run("record", "--db", "a.db", "--project", "app", "--", "echo", "a")
+        run("record", "--project", "app", "--", "echo", "b", ABT_DB="b.db")
+        assert run("logs", "app", ABT_DB="a.db").stdout == "a\n"
+        assert run("logs", "--db", "b.db", "app").stdout == "b\n"
+        assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
+
+
+class TestBadInput:
+    """One clear sentence on stderr, exit code 1; usage errors 2; never a traceback."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "says"),
+        [
+            (["builds"], 1, "there is no database android_build_tool.db"),
+            (["logs", "app"], 1, "there is no database"),
+            (["builds", "--db", "/"], 1, "is a directory"),
+            (["record", "--db", "no/where.db", "--project", "x", "--", "true"], 1, "no directory"),
+            (["builds", "--db", "random.db"], 1, "not a database"),
+            (["builds", "--db", "empty.db"], 0, ""),
+            (["builds", "--db", "other.db"], 1, "belongs to another program"),
+            (["logs", "--db", "good.db", "nope"], 1, "there is no build 'nope'"),
+            (["logs", "--db", "good.db", "app#9"], 1, "there is no build 'app#9'"),
+            (["logs", "--db", "good.db", "99999999999999999999"], 1, "there is no build"),
+            (["builds", "--db", "good.db", "nope"], 1, "there is no project 'nope'"),
+            (["builds", "--db", "good.db", "--limit", "0"], 2, "--limit"),
+            (["record", "--db", "good.db", "--project", "x"], 2, "no command to record"),
+            (["record", "--db", "good.db", "--project", "", "--", "true"], 2, "--project"),
+            (["record", "--", "true"], 2, "--project"),
+            (["record", "--timeout", "soon", "--project", "x", "--", "true"], 2, "--timeout"),
+            (["record", "--timeout", "-1", "--project", "x", "--", "true"], 2, "--timeout"),
+            (["logs", "--level", "loud", "x"], 2, "loud"),
+            (["nonsense"], 2, "nonsense"),
+            ([], 2, "COMMAND"),
+        ],
+    )
+    def test_it_is_told_in_one_sentence(
+        self, run: Run, tmp_path: Path, arguments: list[str], code: int, says: str
+    ) -> None:
+        (tmp_path / "random.db").write_bytes(os.urandom(8192))
+        (tmp_path / "empty.db").write_bytes(b"")
+        subprocess.run(["sqlite3", tmp_path / "other.db", "CREATE TABLE t (x)"], check=False)
+        if not (tmp_path / "other.db").exists():
+            program = "import sqlite3; sqlite3.connect('other.db').execute('CREATE TABLE t (x)')"
+            subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
+        run("record", "--db", "good.db", "--project", "app", "--", "true")
+        done = run(*arguments)
+        assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+        assert says in done.stderr
+        if code == 1:
+            assert done.stdout == ""
+            assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("abt-db: ")
+
+    def test_a_missing_database_is_not_made_by_looking(self, run: Run, tmp_path: Path) -> None:
+        run("builds")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_random_file_is_left_as_it_is(self, run: Run, tmp_path: Path) -> None:
+        noise = os.urandom(8192)
+        (tmp_path / "random.db").write_bytes(noise)
+        run("record", "--db", "random.db", "--project", "app", "--", "true")
+        assert (tmp_path / "random.db").read_bytes() == noise
+
+
+def on_terminal(directory: Path, *arguments: str, **settings: str) -> str:
+    """What `abt-db` prints when its output is a terminal."""
+    controller, terminal = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    process = subprocess.Popen(
+        ["abt-db", *arguments], cwd=directory, stdout=terminal, env={**environment, **settings}
+    )
+    os.close(terminal)
+    shown = b""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            data = os.read(controller, 65536)
+        except OSError:
+            break  # the terminal's last user has gone
+        if not data:
+            break
+        shown += data
+    process.wait(timeout=20)
+    os.close(controller)
+    return shown.decode()

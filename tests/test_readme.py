@@ -1,0 +1,86 @@
+"""The README claims only what works: its programs run, its commands exist."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from abt_db.migrations import Migrator
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+class TestReadme:
+    """What stands in the README is what happens."""
+
+    def test_the_library_program_prints_what_it_says(self, tmp_path: Path) -> None:
+        program, shown = blocks("python")[0], blocks("text")[0]
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        pattern = re.escape(shown).replace("…", ".*")
+        assert re.fullmatch(pattern, done.stdout), done.stdout
+
+    def test_the_migration_snippet_migrates(self, tmp_path: Path) -> None:
+        (tmp_path / "0001_first.up.sql").write_text("CREATE TABLE t (x);")
+        (tmp_path / "0001_first.down.sql").write_text("DROP TABLE t;")
+        names: dict[str, Any] = {}
+        exec(blocks("python")[1], names)
+
+        async def migrate() -> list[int]:
+            db = await names["open_migrated"](str(tmp_path / ".app.db"), str(tmp_path))
+            try:
+                return [record.version for record in await Migrator(db, ()).history()]
+            finally:
+                await db.close()
+
+        assert asyncio.run(migrate()) == [1]
+
+    def test_the_recording_snippet_records(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, Any] = {}
+        exec(blocks("python")[2], names)
+        assert asyncio.run(names["build"]("sh", "-c", "echo hello; exit 3")) == 3
+        assert capsys.readouterr().out == "failed 1 lines\n"
+
+    def test_every_command_that_it_names_exists(self) -> None:
+        for command in set(re.findall(r"`abt-db (\w+)", README)):
+            done = subprocess.run(["abt-db", command, "--help"], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+    def test_every_option_that_it_names_exists(self) -> None:
+        for row in re.findall(r"^\| `abt-db (\w+).*", README, re.MULTILINE):
+            [line] = [line for line in README.splitlines() if line.startswith(f"| `abt-db {row}")]
+            help = subprocess.run(["abt-db", row, "--help"], capture_output=True, text=True).stdout
+            for option in re.findall(r"(--[a-z-]+)", line):
+                assert option in help, f"abt-db {row} has no {option}"
+
+    def test_its_first_command_records_a_build_of_this_package(self) -> None:
+        # Run whole only in a fresh clone: here, that its parts are what the CLI understands.
+        [first, second] = blocks("sh")
+        steps = [shlex.split(step) for step in first.split("&&")]
+        assert [step[:2] for step in steps] == [
+            ["pip", "install"],
+            ["abt-db", "record"],
+            ["abt-db", "builds"],
+            ["abt-db", "logs"],
+        ]
+        assert second.split("&&")[-1].strip() == "pytest"
