@@ -442,7 +442,7 @@ class TestMemory:
 
     def test_read_only_is_refused(self) -> None:
         async def open_it() -> None:
-            await Database(":memory:", read_only=True).open()
+            await entered(Database(":memory:", read_only=True))
 
         with pytest.raises(AbtDbError, match="memory"):
             asyncio.run(open_it())
@@ -495,7 +495,7 @@ class TestReadOnly:
 
     async def test_a_file_that_is_not_there_is_not_made(self, path: Path) -> None:
         with pytest.raises(CantOpenError, match="does not exist"):
-            await Database(path, read_only=True).open()
+            await entered(Database(path, read_only=True))
         assert not path.exists()
 
 
@@ -559,7 +559,7 @@ class TestOpening:
 
         db = Database(path, config=Config(readers=5), connect=connect)
         with pytest.raises(CantOpenError):
-            await db.open()
+            await entered(db)
         assert repr(db) == "<Database app.db: closed>"
         # What failed to open was never configured, so its thread is not waited for.
         await until(lambda: len(threads()) == 1)
@@ -579,7 +579,7 @@ class TestOpening:
         driver.hook = refuse
         db = Database(path, connect=driver.connect)
         with pytest.raises(QueryError, match=r"opening .*app\.db: disk I/O error"):
-            await db.open()
+            await entered(db)
         driver.hook = lambda step: None
         async with db:
             assert await db.fetch_one(COUNT_TABLES()) == 0
@@ -623,5 +623,5 @@ class TestOpening:
         with LockingProcess(path, "CREATE TABLE x (y)", "BEGIN EXCLUSIVE"):
             began = monotonic()
             with pytest.raises(BusyError):
-                await Database(path, config=Config(busy_timeout=0.3)).open()
+                await entered(Database(path, config=Config(busy_timeout=0.3)))
             assert 0.3 <= monotonic() - began < SOON
