@@ -28,10 +28,10 @@ import aiosqlite
 
 from .config import Config
 from .deadline import Deadline
-from .errors import BusyError, CantOpenError, CorruptError, QueryError, translate
+from .errors import AbtDbError, BusyError, CantOpenError, CorruptError, QueryError, translate
 from .session import Session, StoppedError
 
-__all__ = ["MEMORY", "Connect", "Connection", "Role", "while_busy"]
+__all__ = ["MEMORY", "Connect", "Connection", "RaisedError", "Role", "while_busy"]
 
 T = TypeVar("T")
 
@@ -51,10 +51,9 @@ Connect = Callable[..., aiosqlite.Connection]
 
 
 class _Call(str):
-    """A function in the clothes of an SQL text."""
+    """A function in the clothes of an SQL text. Runs once."""
 
-    __slots__ = ("function",)
-    function: Callable[[_Driver], None]
+    function: Callable[[_Driver], None] | None = None
 
 
 class _NoRows:
@@ -73,15 +72,42 @@ class _Driver(sqlite3.Connection):
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         if type(sql) is _Call:
-            sql.function(self)
+            # Taken out, so that the thread, which keeps its last call until the next one, does not
+            # keep the function and all that it knows.
+            function, sql.function = sql.function, None
+            assert function is not None
+            function(self)
             return _NO_ROWS
         return super().execute(sql, parameters)
+
+
+class RaisedError(Exception):
+    """Carries what a function raised that is no `Exception`, a CancelledError for one: so that
+    nobody takes it for one of the task that waits."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class LostError(AbtDbError):
+    """The connection's thread has died, and whatever it was doing with it."""
 
 
 class Connection:
     """A connection that is open and configured, for one job at a time."""
 
-    __slots__ = ("_aio", "_begun", "_ended", "_settled", "_thread", "name", "role")
+    __slots__ = (
+        "_abandoned",
+        "_aio",
+        "_begun",
+        "_ended",
+        "_lost",
+        "_settled",
+        "_thread",
+        "_waiter",
+        "name",
+        "role",
+    )
 
     def __init__(self, aio: aiosqlite.Connection, name: str, role: Role) -> None:
         self._aio = aio
@@ -89,6 +115,9 @@ class Connection:
         self._begun = 0  # jobs handed to the thread: counted by the loop
         self._ended = 0  # jobs that it is done with: counted by the thread, as is _settled
         self._settled = True
+        self._abandoned = False
+        self._lost = False
+        self._waiter: asyncio.Task[Any] | None = None
         self.name = name
         self.role = role
 
@@ -121,7 +150,9 @@ class Connection:
             self._thread = threading.current_thread()
             driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, config.max_value_size)
             driver.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, config.max_sql_size)
-            driver.session = Session(driver, writable=self.role == "writer")
+            driver.session = Session(
+                driver, writable=self.role == "writer", busy_timeout=config.busy_timeout
+            )
             for pragma in _pragmas(config, self.role):
                 driver.session.control(pragma)
 
@@ -145,7 +176,8 @@ class Connection:
         """Run `function` on the connection's thread and return what it returns.
 
         If the caller is cancelled, the function goes on until its statement sees that the
-        deadline was cancelled; whatever is run next waits for that.
+        deadline was cancelled; whatever is run next waits for that. What the function raises that
+        is no `Exception` comes as a `RaisedError`.
         """
         result: list[T] = []
 
@@ -180,20 +212,32 @@ class Connection:
         """Make the connection fit for the next caller: no open cursor, no transaction."""
         await self.run(Session.reset, Deadline())
 
+    @property
+    def alive(self) -> bool:
+        """Whether there is still a thread to do the work."""
+        return self._thread is None or self._thread.is_alive()
+
+    def look_after(self) -> None:
+        """Free who waits for a thread that has died: it would never answer."""
+        if not self.alive and self._waiter is not None:
+            self._lost = True
+            self._waiter.cancel()
+
     async def close(self) -> None:
         """Close the connection and end its thread; what is running there is waited for."""
-        if self._thread is not None and not self._thread.is_alive():
-            self._aio.stop()  # nobody would answer
-            return
-        # Whatever it raises, the driver stops its thread; there is nothing left to close.
-        with suppress(sqlite3.Error, ValueError):
-            await self._aio.close()
+        if self.alive and not self._abandoned:
+            # Whatever it raises, the driver stops its thread; there is nothing left to close.
+            with suppress(sqlite3.Error, ValueError):
+                await self._aio.close()
+        else:
+            self._aio.stop()
         if self._thread is not None:
             # Its last word was that it ends: this waits for microseconds.
             self._thread.join(timeout=1.0)
 
     def abandon(self) -> None:
         """Have the thread close the connection and end, without an event loop to wait in."""
+        self._abandoned = True
         self._aio.stop()
 
     async def _hop(self, function: Callable[[_Driver], None]) -> None:
@@ -207,11 +251,28 @@ class Connection:
             except BaseException as error:
                 failed.append(error)
 
+        if not self.alive:
+            raise LostError(f"the thread of the {self.name} has died")
         call = _Call()
         call.function = guarded
-        await self._aio.execute_fetchall(call)
+        self._waiter = asyncio.current_task()
+        try:
+            await self._aio.execute_fetchall(call)
+        except ValueError:
+            # The driver's: what the function raises does not come this way.
+            raise LostError(f"the {self.name} was closed by somebody else") from None
+        except asyncio.CancelledError:
+            if self._lost and self._waiter is not None:
+                self._waiter.uncancel()
+                raise LostError(
+                    f"the thread of the {self.name} died while it was at work"
+                ) from None
+            raise
+        finally:
+            self._waiter = None
         if failed:
-            raise failed.pop()
+            error = failed.pop()
+            raise error if isinstance(error, Exception) else RaisedError(error)
 
 
 async def while_busy(
@@ -276,7 +337,8 @@ def _daemonic(connect: Connect, path: str, config: Config, role: Role) -> aiosql
 
 def _uri(path: str, config: Config, role: Role) -> str:
     mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
-    return f"file:{urllib.parse.quote(os.fsencode(Path(path).absolute()))}?mode={mode}"
+    # With an empty authority, or a path that begins with two slashes would be taken for one.
+    return f"file://{urllib.parse.quote(os.fsencode(Path(path).absolute()))}?mode={mode}"
 
 
 def _check_path(path: str, *, must_exist: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import warnings
+import weakref
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -65,6 +66,8 @@ class Database:
         self._connect = connect
         self._pool: Pool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turn = asyncio.Lock()  # opening and closing, one after the other
+        self._finalizer: weakref.finalize[[str, Pool], Database] | None = None
         self._stats = QueryStats()
 
     # -- life ------------------------------------------------------------------------------------
@@ -79,13 +82,17 @@ class Database:
         if self._pool is not None:
             self._opened()
             return self
-        pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
-        self._pool, self._loop = pool, asyncio.get_running_loop()
-        try:
-            await pool.open()
-        except BaseException:
-            self._pool = None
-            raise
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._turn = loop, asyncio.Lock()
+        async with self._turn:
+            if self._pool is None:
+                pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
+                await pool.open()
+                self._stats = QueryStats()
+                self._pool = pool
+                # Unlike __del__ it also runs for what is still there when the program ends.
+                self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
         return self
 
     async def close(self) -> None:
@@ -96,23 +103,27 @@ class Database:
         no thread, no file descriptor, no task. Cancelling it does not stop it.
         """
         pool = self._pool
-        if pool is None:
-            return
-        self._opened()
-        await finish(pool.close())
-        self._pool = None
+        if pool is not None:
+            self._opened()
+        elif self._loop is not asyncio.get_running_loop():
+            return  # never opened here
+        await finish(self._close(pool))
+
+    async def _close(self, pool: Pool | None) -> None:
+        async with self._turn:
+            # What is opening now is to be closed as well; what was opened later is not.
+            pool = pool or self._pool
+            if pool is not None and self._pool is pool:
+                await pool.close()
+                self._pool = None
+                if self._finalizer is not None:
+                    self._finalizer.detach()
 
     async def __aenter__(self) -> Self:
         return await self.open()
 
     async def __aexit__(self, *_error: object) -> None:
         await self.close()
-
-    def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
-        pool = getattr(self, "_pool", None)
-        if pool is not None:
-            _warn(f"{self!r} was never closed", ResourceWarning, source=self)
-            pool.abandon()
 
     # -- one statement, one hop ------------------------------------------------------------------
 
@@ -286,8 +297,7 @@ class Database:
         }
 
     def __repr__(self) -> str:
-        name = self.path if self.path == MEMORY else Path(self.path).name
-        pool = self._pool
+        name, pool = self._name, self._pool
         if pool is None:
             return f"<Database {name}: closed>"
         writer, readers = pool.writer, pool.readers
@@ -299,12 +309,20 @@ class Database:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    @property
+    def _name(self) -> str:
+        return self.path if self.path == MEMORY else Path(self.path).name
+
     def _opened(self) -> Pool:
         """Return the pool, if it may be used here."""
         if self._pool is None:
             raise PoolClosedError(f"{self.path} is not open")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
         # In a forked child no loop is running but one of its own.
-        if asyncio.get_running_loop() is not self._loop:
+        if loop is not self._loop:
             raise PoolClosedError(
                 f"{self.path} was opened in another event loop or process; open a Database of its"
                 " own in each"
@@ -356,17 +374,19 @@ class Database:
             self._stats.record(name, monotonic() - began, failed=failed)
 
 
+def _forgotten(name: str, pool: Pool) -> None:
+    warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
+    pool.abandon()
+
+
 def _snapshot(
     session: Session,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    session.begin("SNAPSHOT")
-    try:
+    with session.transaction("SNAPSHOT"):
         return function(session, *args, **kwargs)
-    finally:
-        session.reset()
 
 
 def _name(function: Callable[..., object]) -> str:

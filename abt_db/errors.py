@@ -226,7 +226,7 @@ def translate(
     """Return the library's error for one of `sqlite3`'s.
 
     `query` and `sql` name the statement; `doing` says what was being done where there is no query
-    ("opening /srv/app.db"); `reason`, where it is known, is told instead of SQLite's own words.
+    ("opening /srv/app.db"); `reason` is why the authorizer denied it, if it did.
     """
     what = f"query {query!r}" if query is not None else (doing or "SQLite")
     if undecodable := _UNDECODABLE.match(str(error)):
@@ -234,6 +234,8 @@ def translate(
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", None)
     kind = QueryError if code is None else _KINDS.get(code & 0xFF, QueryError)
+    if reason is not None:
+        kind = DeniedError  # a refused function has the code of any other mistake
     reason = reason or str(error)
     if "unsafe use of" in reason:
         # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the

@@ -17,10 +17,11 @@ import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
-from .connection import Connection
+from .connection import Connection, RaisedError
 from .deadline import Deadline, finish
 from .errors import (
     AbtDbError,
@@ -37,6 +38,8 @@ T = TypeVar("T")
 
 LOG = logging.getLogger("abt_db")
 
+WATCH = 1.0
+"""Seconds between two looks at the threads of connections that are at work."""
 AGEING = 1.0
 """Seconds of waiting that are worth one step of priority."""
 
@@ -44,7 +47,7 @@ AGEING = 1.0
 class Job(Generic[T]):
     """A function to be run on a connection in one hop, and the future that its caller awaits."""
 
-    __slots__ = ("deadline", "function", "future", "label", "priority", "since", "task")
+    __slots__ = ("begun", "deadline", "function", "future", "label", "priority", "since", "task")
 
     def __init__(
         self, label: str, function: Callable[[Session], T], deadline: Deadline, priority: int
@@ -53,6 +56,7 @@ class Job(Generic[T]):
         self.function = function
         self.deadline = deadline
         self.priority = priority
+        self.begun = False
         self.task = asyncio.current_task()
         self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.since = monotonic()
@@ -64,6 +68,7 @@ class Lease:
     __slots__ = (
         "_connection",
         "_deadline",
+        "begun",
         "error",
         "future",
         "label",
@@ -77,6 +82,7 @@ class Lease:
         loop = asyncio.get_running_loop()
         self.label = label
         self.priority = priority
+        self.begun = False
         self.task = asyncio.current_task()
         self.future: asyncio.Future[None] = loop.create_future()
         """Done when the connection is lent."""
@@ -109,6 +115,8 @@ class Lease:
         self._deadline = deadline
         try:
             return await self._connection.run(function, deadline)
+        except RaisedError as raised:
+            raise raised.error from None
         except AbtDbError as error:
             # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
             if self.error is not None:
@@ -186,6 +194,17 @@ class _Seat:
         self.task: asyncio.Task[None] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    """What a task waits for: one connection of a lane, or (a barrier) all of them."""
+
+    lane: Lane
+    for_all: bool = False
+
+
+Waits = dict["asyncio.Task[Any] | None", _Wait]
+
+
 Open = Callable[[int], Awaitable[Connection]]
 Serve = Callable[[Connection, Job[Any]], Awaitable[Any]]
 
@@ -193,8 +212,11 @@ Serve = Callable[[Connection, Job[Any]], Awaitable[Any]]
 class Lane:
     """Work goes in at `run` and `lease`; the seats' tasks do it."""
 
-    def __init__(self, name: str, size: int, *, open: Open, serve: Serve, max_pending: int) -> None:
+    def __init__(
+        self, name: str, size: int, *, open: Open, serve: Serve, max_pending: int, waits: Waits
+    ) -> None:
         self.name = name
+        self._waits = waits  # of all tasks, on every lane of the pool
         self._open = open
         self._serve = serve
         self._max_pending = max_pending
@@ -202,8 +224,9 @@ class Lane:
         self._idle: list[_Seat] = []  # the one used last is at the end and taken first: warm cache
         self._queue = Queue()
         self._closed = True
-        self._paused = False
+        self._paused_by: asyncio.Task[Any] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._watcher: asyncio.TimerHandle | None = None
         self.counters = {"opened": 0, "replaced": 0, "jobs": 0, "leases": 0, "waits": 0}
         self.longest_wait = 0.0
 
@@ -225,7 +248,7 @@ class Lane:
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            await self.close(Deadline.after(0))
+            await finish(self.close(Deadline.after(0)))
             raise
 
     async def close(self, deadline: Deadline) -> None:
@@ -233,11 +256,13 @@ class Lane:
 
         Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
         """
-        self._refuse()
+        self.refuse()
         for seat in self._idle:
             if seat.task is not None:
                 seat.task.cancel()
         tasks = [seat.task for seat in self._seats if seat.task is not None]
+        if self._watcher is not None:
+            self._watcher.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
             for task in late:
@@ -245,17 +270,20 @@ class Lane:
             await asyncio.gather(*tasks, return_exceptions=True)
         self._idle.clear()
 
-    def _refuse(self) -> None:
+    def refuse(self) -> None:
         """Take no more work, and fail what waits."""
         self._closed = True
         while (work := self._queue.take(monotonic())) is not None:
             _fail(work, PoolClosedError("the database was closed while this waited"))
 
     def abandon(self) -> None:
-        """Without an event loop: have the threads close their connections and end."""
+        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        self._closed = True
         for seat in self._seats:
             if seat.connection is not None:
                 seat.connection.abandon()
+            if seat.task is not None and not seat.task.get_loop().is_closed():
+                seat.task.get_loop().call_soon_threadsafe(seat.task.cancel)
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -301,62 +329,85 @@ class Lane:
     ) -> T:
         if self._closed:
             raise PoolClosedError("the database is not open")
-        if self._idle and not self._paused:
-            seat = self._idle.pop()
-            assert seat.offer is not None
-            seat.work = work
-            seat.offer.set_result(work)
+        seat = self._offer(work)
+        if seat is not None and seat.connection is not None:
             return await future
-        self._refuse_deadlock(work)
-        if len(self._queue) >= self._max_pending:
-            raise PoolSaturatedError(
-                f"{self._max_pending} calls wait for a {self.name} already; {self._holder()}"
-            )
-        self._queue.add(work)
+        if seat is None:
+            self._refuse_deadlock(work)
+            if len(self._queue) >= self._max_pending:
+                raise PoolSaturatedError(
+                    f"{self._max_pending} calls wait for a {self.name} already; {self._holder()}"
+                )
+            self._queue.add(work)
         self.counters["waits"] += 1
+        self._waits[work.task] = _Wait(self)
         limits = [seconds for seconds in (wait, deadline.remaining()) if seconds is not None]
-        timer = (
-            asyncio.get_running_loop().call_later(min(limits), self._expire, work)
-            if limits
-            else None
-        )
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(min(limits), self._expire, work) if limits else None
         try:
             return await future
         finally:
+            self._waits.pop(work.task, None)
             self._queue.discard(work)
             if timer is not None:
                 timer.cancel()
 
+    def _offer(self, work: Work) -> _Seat | None:
+        """Hand work to the idle seat that was used last, if there is one."""
+        while self._idle and self._paused_by is None:
+            seat = self._idle.pop()
+            # Done: its task was cancelled in this turn of the loop, which is about to end.
+            if seat.offer is not None and not seat.offer.done():
+                seat.work = work
+                seat.offer.set_result(work)
+                return seat
+        if any(seat.task is not None and not seat.task.done() for seat in self._seats):
+            return None
+        raise PoolClosedError("the database was closed")
+
     def _expire(self, work: Work) -> None:
-        # Not in the queue any more: it was handed over in this very turn of the loop.
-        if self._queue.discard(work):
-            waited = monotonic() - work.since
-            _fail(
-                work,
-                PoolTimeoutError(
-                    f"{work.label}: no {self.name} came free within {waited:.1f} s;"
-                    f" {self._holder()}; {len(self._queue)} more wait"
-                ),
-            )
+        if work.begun:
+            return  # it got its connection in this very turn of the loop
+        self._queue.discard(work)
+        waited = monotonic() - work.since
+        _fail(
+            work,
+            PoolTimeoutError(
+                f"{work.label}: no {self.name} came free within {waited:.1f} s;"
+                f" {self._holder()}; {len(self._queue)} more wait"
+            ),
+        )
+
+    # -- deadlocks -------------------------------------------------------------------------------
 
     def _refuse_deadlock(self, work: Work) -> None:
-        """Fail what would wait for a connection that its own task holds (invariant 17)."""
-        held = [
-            seat.work
-            for seat in self._seats
-            if isinstance(seat.work, Lease) and not seat.work.returned.done()
-        ]
-        if len(held) == len(self._seats) and all(lease.task is work.task for lease in held):
+        """Fail what would wait for what its own task holds, straight or round about
+        (invariants 15, 17)."""
+        if _waits_for_ever(work.task, _Wait(self), self._waits, frozenset()):
             raise TransactionStateError(
-                f"{work.label} would wait for ever: this task holds the {self.name} itself, with"
-                f" {held[0].label}; use that handle, or end it first"
+                f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
+                " use the handle that is held already, or end it first"
             )
+
+    def holders(self) -> list[asyncio.Task[Any] | None]:
+        """The tasks that connections are lent to; None for one that comes free without any."""
+        return [
+            seat.work.task
+            if isinstance(seat.work, Lease) and seat.work.begun and not seat.work.returned.done()
+            else None
+            for seat in self._seats
+        ]
+
+    @property
+    def paused_by(self) -> asyncio.Task[Any] | None:
+        """The task whose barrier nobody passes."""
+        return self._paused_by
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
         held = [seat.work for seat in self._seats if seat.work is not None]
         if not held:
-            return "a barrier holds them" if self._paused else f"no {self.name} is at work"
+            return f"{'a barrier' if self._paused_by else 'nobody'} holds the {self.name}"
         oldest = min(held, key=lambda work: work.since)
         task = oldest.task.get_name() if oldest.task is not None else "?"
         which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
@@ -375,12 +426,18 @@ class Lane:
                 ready.set_exception(error)
                 return
             ready.set_result(None)
-            while (work := await self._next(seat)) is not None:
-                await self._do(seat, work)
+            while await self._next(seat):
+                await self._do(seat)
                 seat.work = None
+        except GeneratorExit:
+            # The loop was closed over this task: there is nothing that could be awaited.
+            if seat.connection is not None:
+                seat.connection.abandon()
+                seat.connection = None
+            raise
         except asyncio.CancelledError:
             # By close(), or by a loop that ends and cancels every task it has.
-            self._refuse()
+            self.refuse()
             raise
         finally:
             connection, seat.connection = seat.connection, None
@@ -388,28 +445,34 @@ class Lane:
                 await finish(connection.close())
             self._tell_drained()
 
-    async def _next(self, seat: _Seat) -> Work | None:
-        """Return the next work; None when the lane is closed."""
-        if not self._paused and (work := self._queue.take(monotonic())) is not None:
+    async def _next(self, seat: _Seat) -> bool:
+        """Wait for work and set it as `seat.work`; False when the lane is closed."""
+        if self._paused_by is None and (work := self._queue.take(monotonic())) is not None:
             seat.work = work
-            return work
+            return True
         if self._closed:
-            return None
+            return False
         seat.offer = asyncio.get_running_loop().create_future()
         self._idle.append(seat)
         self._tell_drained()
         try:
-            return await seat.offer
+            await seat.offer
+            return True
         finally:
+            seat.offer = None  # it holds the work
             with suppress(ValueError):
                 self._idle.remove(seat)  # cancelled: nobody may offer it work any more
 
-    async def _do(self, seat: _Seat, work: Work) -> None:
+    async def _do(self, seat: _Seat) -> None:
+        work = seat.work
+        assert work is not None
+        self._watch()
         now = monotonic()
         self.longest_wait = max(self.longest_wait, now - work.since)
-        work.since = now
         try:
             connection = await self._connected(seat)
+            work.begun = True
+            work.since = now
             if isinstance(work, Lease):
                 self.counters["leases"] += 1
                 work.lend(connection)
@@ -419,20 +482,38 @@ class Lane:
                 result = await self._serve(connection, work)
                 if not work.future.done():
                     work.future.set_result(result)
+        except RaisedError as raised:
+            _fail(work, raised.error)
         except Exception as error:
             _fail(work, error)
         except BaseException:
-            # This task itself is cancelled: the loop is ending.
+            # This task itself is cancelled: the loop is ending, or the time of close() is over.
+            closed = PoolClosedError("the database was closed")
             if isinstance(work, Lease):
-                work.revoke(PoolClosedError("the database was closed"))
+                work.revoke(closed)
             else:
                 work.deadline.cancel()
-            _fail(work, PoolClosedError("the database was closed"))
+            _fail(work, closed)
             raise
         if seat.connection is not None and not seat.connection.settled:
             await self._clean(seat, seat.connection)
 
+    def _watch(self) -> None:
+        """While anything is at work, look every second for a thread that has died over it."""
+        if self._watcher is None:
+            self._watcher = asyncio.get_running_loop().call_later(WATCH, self._look_after)
+
+    def _look_after(self) -> None:
+        self._watcher = None
+        for seat in self._seats:
+            if seat.work is not None:
+                self._watch()
+                if seat.connection is not None:
+                    seat.connection.look_after()
+
     async def _connected(self, seat: _Seat) -> Connection:
+        if seat.connection is not None and not seat.connection.alive:
+            await self._give_up(seat, seat.connection)
         if seat.connection is None:
             # Not to be cancelled half-way: the driver would leak the file descriptor.
             await finish(self._occupy(seat))
@@ -449,18 +530,30 @@ class Lane:
             await connection.reset()
         except Exception as error:
             LOG.warning("abt_db: a %s could not be reset and is replaced: %s", self.name, error)
-            seat.connection = None
-            self.counters["replaced"] += 1
-            await finish(connection.close())
+            await self._give_up(seat, connection)
+
+    async def _give_up(self, seat: _Seat, connection: Connection) -> None:
+        """Close the connection; the next work gets a new one."""
+        seat.connection = None
+        self.counters["replaced"] += 1
+        await finish(connection.close())
 
     # -- a barrier -------------------------------------------------------------------------------
 
     async def pause(self, wait: float | None) -> None:
         """Start no more work, until `resume`, and return when what runs has ended.
 
-        Raises `PoolTimeoutError` after `wait` seconds.
+        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` when what runs
+        waits for this task.
         """
-        self._paused = True
+        task = asyncio.current_task()
+        if _waits_for_ever(task, _Wait(self, for_all=True), self._waits, frozenset()):
+            raise TransactionStateError(
+                f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
+                " for it"
+            )
+        self._paused_by = task
+        self._waits[task] = _Wait(self, for_all=True)
         try:
             async with asyncio.timeout(wait):
                 while len(self._idle) < len(self._seats):
@@ -472,14 +565,16 @@ class Lane:
             raise PoolTimeoutError(
                 f"the {self.name}s did not come to rest within {wait:.1f} s; {self._holder()}"
             ) from None
+        finally:
+            self._waits.pop(task, None)
 
     def resume(self) -> None:
-        self._paused = False
+        """Go on after `pause`, with what has come meanwhile."""
+        self._paused_by = None
         while self._idle and (work := self._queue.take(monotonic())) is not None:
-            seat = self._idle.pop()
-            assert seat.offer is not None
-            seat.work = work
-            seat.offer.set_result(work)
+            if self._offer(work) is None:
+                self._queue.add(work)
+                break
 
     def _tell_drained(self) -> None:
         if self._drained is not None and not self._drained.done():
@@ -511,5 +606,27 @@ class Lane:
 
 
 def _fail(work: Work, error: BaseException) -> None:
+    if isinstance(error, StopIteration):
+        # Neither a future nor a coroutine can raise it: asyncio would take it for a result.
+        stop, error = error, RuntimeError(f"{work.label} raised StopIteration")
+        error.__cause__ = stop
     if not work.future.done():
         work.future.set_exception(error)
+
+
+def _waits_for_ever(
+    task: asyncio.Task[Any] | None, wait: _Wait, waits: Waits, seen: frozenset[object]
+) -> bool:
+    """Whether what `task` waits for comes free only by `task` itself, or by others in that fix."""
+    barrier = wait.lane.paused_by
+    holders = [barrier] if barrier is not None and not wait.for_all else wait.lane.holders()
+
+    def stuck(holder: asyncio.Task[Any] | None) -> bool:
+        if holder is None or holder in seen:
+            return False
+        if holder is task:
+            return True
+        their = waits.get(holder)
+        return their is not None and _waits_for_ever(task, their, waits, seen | {holder})
+
+    return (any if wait.for_all else all)(map(stuck, holders))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from .config import Config
@@ -17,10 +18,9 @@ from .errors import (
     BusyError,
     PoolClosedError,
     ReadOnlyError,
-    TransactionAbortedError,
     TransactionStateError,
 )
-from .lane import Job, Lane, Lease
+from .lane import Job, Lane, Lease, Waits
 from .session import BeginBusyError, Session
 
 __all__ = ["Pool"]
@@ -34,11 +34,15 @@ class Pool:
     def __init__(
         self, path: str, config: Config, *, read_only: bool, connect: Connect | None
     ) -> None:
+        # Made absolute: a connection that is replaced later has to open the same file.
+        path = str(Path(path).absolute()) if path not in ("", MEMORY) else path
         self.path = path
         self.config = config
         self._connect = connect
         if path == MEMORY and read_only:
             raise TransactionStateError("a read-only database in memory would stay empty")
+
+        waits: Waits = {}
 
         def lane(name: Role, size: int) -> Lane:
             async def open_one(number: int) -> Connection:
@@ -47,7 +51,12 @@ class Pool:
                 )
 
             return Lane(
-                name, size, open=open_one, serve=self._serve, max_pending=config.max_pending
+                name,
+                size,
+                open=open_one,
+                serve=self._serve,
+                max_pending=config.max_pending,
+                waits=waits,
             )
 
         self.writer = None if read_only else lane("writer", 1)
@@ -70,6 +79,8 @@ class Pool:
 
     async def close(self) -> None:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
+        for lane in self._lanes():
+            lane.refuse()
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
@@ -77,6 +88,7 @@ class Pool:
             await finish(self.writer.close(deadline))
 
     def abandon(self) -> None:
+        """Let go of everything without waiting: nobody will close it any more."""
         for lane in self._lanes():
             lane.abandon()
 
@@ -179,23 +191,8 @@ class Pool:
 
 def _in_transaction(function: Callable[[Session], T]) -> Callable[[Session], T]:
     def run(session: Session) -> T:
-        session.begin("IMMEDIATE")
-        try:
-            result = function(session)
-            if not session.in_transaction:
-                # It caught an error that had made SQLite undo everything (invariant 9).
-                raise TransactionAbortedError(
-                    "SQLite ended the transaction in the middle; nothing of it was written"
-                )
-            session.commit()
-        except BaseException as error:
-            try:
-                session.rollback()
-            except Exception as second:
-                # The lane replaces the connection, which is still in a transaction.
-                error.add_note(f"the rollback failed as well: {second}")
-            raise
-        return result
+        with session.transaction("IMMEDIATE"):
+            return function(session)
 
     return run
 

@@ -199,6 +199,21 @@ _TOKEN = re.compile(
 _READING = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
 _WRITING = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 _SCHEMA = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
+# PRAGMAs that only tell something, even with an argument: `PRAGMA table_info(projects)`.
+TELLING_PRAGMAS = frozenset(
+    {
+        "foreign_key_check",
+        "foreign_key_list",
+        "index_info",
+        "index_list",
+        "index_xinfo",
+        "integrity_check",
+        "quick_check",
+        "table_info",
+        "table_list",
+        "table_xinfo",
+    }
+)
 _REFUSED = {
     **dict.fromkeys(
         ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"),
@@ -238,7 +253,7 @@ def _outline(name: str, sql: str) -> _Outline:
     parameters: list[str] = []
     pieces: list[str] = []
     depth = 0
-    ended = assigns = False
+    ended = telling = argued = False
     for kind, text in _tokens(sql):
         pieces.append("?" if kind == "named" else text)
         if kind == "space":
@@ -251,6 +266,7 @@ def _outline(name: str, sql: str) -> _Outline:
             raise refuse(f"its parameter {text} is positional or oddly named; write :name")
         elif kind == "word":
             word = text.upper()
+            telling = telling or text.lower() in TELLING_PRAGMAS
             # `WITH x AS (…) UPDATE …` writes: the verb is the one behind the common tables.
             if verb is None or (
                 verb == "WITH" and depth == 0 and (word in _WRITING or word in _READING)
@@ -258,10 +274,11 @@ def _outline(name: str, sql: str) -> _Outline:
                 verb = word
         elif text == "(":
             depth += 1
+            argued = True
         elif text == ")":
             depth -= 1
         elif text == "=":
-            assigns = True
+            argued = True
         elif text == ";":
             ended = verb is not None
     if verb is None:
@@ -270,8 +287,8 @@ def _outline(name: str, sql: str) -> _Outline:
         raise refuse(f"{verb} is refused: {_REFUSED[verb]}")
     if verb not in _READING | _WRITING | _SCHEMA:
         raise refuse(f"SQL does not start with {verb}")
-    # `PRAGMA user_version = 3` writes, `PRAGMA table_info(projects)` reads.
-    writes = verb not in _READING or (verb == "PRAGMA" and assigns)
+    # `PRAGMA user_version = 3` and `PRAGMA user_version(3)` write.
+    writes = verb not in _READING or (verb == "PRAGMA" and argued and not telling)
     names = tuple(dict.fromkeys(parameters))
     once = len(names) == len(parameters)
     return _Outline(verb, writes, names, "".join(pieces) if once and names else sql)

@@ -178,10 +178,10 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
     times as long as an assignment. So the fields are assigned to an instance of a twin, a class
     with the same slots that is not frozen, and then it becomes an instance of the real one.
 
-    It is None wherever that could be told from outside: for a class with a base (which may watch
-    its subclasses), a metaclass, or an `__init__` or `__new__` that is not the generated one; and
-    without slots, where it would not pay: each instance would get a dict of its own, not one that
-    shares its keys.
+    It is None wherever that could be told from outside: for a class with a metaclass, or with an
+    `__init__` or `__new__` that is not the generated one; where the twin can't be like it, for
+    a class with bases; and where it would not pay: without slots each instance would get a dict of
+    its own, not one that shares its keys.
     """
     options = row_type.__dataclass_params__
     code = getattr(row_type.__init__, "__code__", None)
@@ -190,7 +190,6 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
         generated
         and options.frozen
         and "__slots__" in vars(row_type)
-        and row_type.__bases__ == (object,)
         and row_type.__new__ is object.__new__
         and row_type.__class__ is type
         and all(field.init for field in fields(row_type))
@@ -200,7 +199,7 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
     try:
         object.__new__(twin).__class__ = row_type
     except TypeError:
-        return None  # CPython takes their layouts for different: a slot for weak references does it
+        return None  # to CPython their layouts differ: it has bases, or a slot for weak references
     names = [field.name for field in fields(row_type)]
     lines = [
         f"def make({', '.join(f'v{i}' for i in range(len(names)))}):",

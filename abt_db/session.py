@@ -9,9 +9,11 @@ SQLite; errors leave it translated and with the query's name.
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, NoReturn, TypeVar
 
 from .deadline import Deadline
@@ -22,9 +24,11 @@ from .errors import (
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
+    TransactionAbortedError,
+    TransactionStateError,
     translate,
 )
-from .query import Query, Statement, Values
+from .query import TELLING_PRAGMAS, Query, Statement, Values
 from .values import SQLiteValue
 
 __all__ = ["BeginBusyError", "Reading", "Result", "Session"]
@@ -63,13 +67,26 @@ class Session:
     their namesakes of `Database` do, inside whatever transaction the caller has open.
     """
 
-    __slots__ = ("_cursors", "_denied", "_privileged", "_raw", "deadline", "writable")
+    __slots__ = (
+        "_begun",
+        "_busy_timeout",
+        "_cursors",
+        "_denied",
+        "_privileged",
+        "_raw",
+        "_thread",
+        "deadline",
+        "writable",
+    )
 
-    def __init__(self, raw: sqlite3.Connection, *, writable: bool) -> None:
+    def __init__(self, raw: sqlite3.Connection, *, writable: bool, busy_timeout: float) -> None:
         self._raw = raw
+        self._busy_timeout = busy_timeout
         self.writable = writable
         self.deadline = Deadline()
         """That of the job which is running; the connection sets it for each job."""
+        self._thread = threading.get_ident()
+        self._begun = False  # a transaction is what the caller thinks to be in
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
@@ -132,7 +149,7 @@ class Session:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
         if not query.writes:
             raise _reads(query, "execute_many")
-        self._check(query)
+        self.check(query)
         with self.atomic():
             cursor = self._raw.cursor()
             try:
@@ -190,17 +207,61 @@ class Session:
                 # BEGIN alone takes no snapshot: the first SELECT does (invariant 5).
                 self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
         except BusyError as error:
+            self.rollback()
             raise BeginBusyError(
                 str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
             ) from None
+        self._begun = True
+
+    @contextmanager
+    def transaction(self, mode: str) -> Iterator[None]:
+        """A block in a transaction: committed at its end, rolled back when it is left by an error.
+
+        An error of the rollback itself is noted on the first one (invariant 10); the connection,
+        which is still in the transaction, is replaced then.
+        """
+        self.begin(mode)
+        try:
+            yield
+            self.commit()
+        except BaseException as error:
+            try:
+                self.reset()
+            except AbtDbError as second:
+                error.add_note(f"The rollback failed as well: {second}")
+            raise
 
     def commit(self) -> None:
-        self.control("COMMIT")
+        """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
+        self.require_transaction()
+        limit = monotonic() + self._busy_timeout
+        while True:
+            try:
+                self.control("COMMIT")
+                break
+            except BusyError:
+                # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
+                # be tried again.
+                if monotonic() >= limit or self.deadline.passed():
+                    raise
+        self._begun = False
 
     def rollback(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
         if self._raw.in_transaction:
             self.control("ROLLBACK")
+        self._begun = False
+
+    def require_transaction(self) -> None:
+        """Raise `TransactionAbortedError` if SQLite has ended what `begin` began.
+
+        Whatever ran after that would be committed on its own, statement by statement.
+        """
+        if self._begun and not self._raw.in_transaction:
+            raise TransactionAbortedError(
+                "SQLite has ended the transaction after an earlier error; nothing of it was"
+                " written, begin it again"
+            )
 
     def reset(self) -> None:
         """Close what a caller left open: cursors, then the transaction (invariant 7)."""
@@ -261,7 +322,7 @@ class Session:
     # -- inside ----------------------------------------------------------------------------------
 
     def _execute(self, query: Query[Any], values: Values) -> sqlite3.Cursor:
-        self._check(query)
+        self.check(query)
         cursor = self._raw.cursor()
         try:
             return cursor.execute(query.text, values)
@@ -269,7 +330,14 @@ class Session:
             cursor.close()
             self.fail(error, query)
 
-    def _check(self, query: Query[Any]) -> None:
+    def check(self, query: Query[Any]) -> None:
+        """Raise what keeps the query from running here and now."""
+        if threading.get_ident() != self._thread:
+            raise TransactionStateError(
+                f"query {query.name!r}: what a function was given to read and write with serves"
+                " inside that function only"
+            )
+        self.require_transaction()
         # Asked here as well as by the handler: a function of many short statements never gives
         # the handler its thousand steps.
         if self.deadline.passed():
@@ -315,7 +383,7 @@ class Reading(Generic[T]):
     collects it. What is left open is closed by `Session.reset`.
     """
 
-    __slots__ = ("_cursor", "_query", "_session", "_size")
+    __slots__ = ("_at_end", "_cursor", "_query", "_session", "_size")
 
     def __init__(
         self, session: Session, query: Query[T], cursor: sqlite3.Cursor, size: int
@@ -324,9 +392,13 @@ class Reading(Generic[T]):
         self._query = query
         self._cursor = cursor
         self._size = size
+        self._at_end = False
 
     def next(self) -> list[T]:
         """Return the next rows; an empty list at the end."""
+        self._session.check(self._query)
+        if self._at_end:
+            return []
         try:
             rows = self._cursor.fetchmany(self._size)
         except sqlite3.Error as error:
@@ -339,6 +411,7 @@ class Reading(Generic[T]):
 
     def close(self) -> None:
         """Let go of the rows that are left."""
+        self._at_end = True
         self._session.forget(self._cursor)
 
 
@@ -362,24 +435,9 @@ _GUARDED = frozenset(
 # Even without an argument these do something, and to the connection or the file as a whole.
 _ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"})
 
-# PRAGMAs that only tell something, even with an argument, and those that change the file's header
-# inside the transaction as any other write does. The rest are settings: `Config` has them.
-_PRAGMAS_WITH_ARGUMENT = frozenset(
-    {
-        "application_id",
-        "foreign_key_check",
-        "foreign_key_list",
-        "index_info",
-        "index_list",
-        "index_xinfo",
-        "integrity_check",
-        "quick_check",
-        "table_info",
-        "table_list",
-        "table_xinfo",
-        "user_version",
-    }
-)
+# The last two change the file's header inside the transaction, as any other write does. What is not
+# in this list is a setting, and `Config` has those.
+_PERMITTED_PRAGMAS = TELLING_PRAGMAS | {"application_id", "user_version"}
 
 
 def _denial(action: int, first: str | None, second: str | None) -> str | None:
@@ -390,7 +448,7 @@ def _denial(action: int, first: str | None, second: str | None) -> str | None:
         pragma = (first or "").lower()
         if pragma in _ACTING_PRAGMAS:
             return f"PRAGMA {pragma} is refused here: it is not a query"
-        if second is None or pragma in _PRAGMAS_WITH_ARGUMENT:
+        if second is None or pragma in _PERMITTED_PRAGMAS:
             return None
         return f"PRAGMA {pragma} is refused here: settings of a connection belong in Config"
     if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 
@@ -67,11 +67,10 @@ class _Handle:
 
     def _job(self, session: Session, function: Callable[[Session], T]) -> T:
         """What is run on the connection's thread."""
-        if not session.in_transaction:
-            raise TransactionAbortedError(
-                f"{self._label}: SQLite has ended it after an earlier error; nothing of it was"
-                " written, begin it again"
-            )
+        try:
+            session.require_transaction()
+        except TransactionAbortedError as error:
+            raise TransactionAbortedError(f"{self._label}: {error}") from None
         while self._steps:
             self._steps.popleft()(session)
         return function(session)
@@ -262,13 +261,16 @@ class Stream(Generic[T]):
         self._size = size
         self._timeout = timeout
         self._reading: Reading[T] | None = None
-        self._rows: list[T] = []
+        # Those that were read and not yet handed out: whoever breaks off can go on.
+        self._rows: Iterator[T] = iter(())
+        self._interrupted = False
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
             await self._own.__aenter__()
         try:
-            self._reading, self._rows = await self._handle._run(self._begin, self._timeout)
+            self._reading, rows = await self._handle._run(self._begin, self._timeout)
+            self._rows = iter(rows)
         except BaseException:
             await self.__aexit__()
             raise
@@ -276,7 +278,7 @@ class Stream(Generic[T]):
 
     async def __aexit__(self, *_error: object) -> None:
         reading, self._reading = self._reading, None
-        self._rows = []
+        self._rows = iter(())
         if self._own is not None:
             self._own._leave()
         elif reading is not None:
@@ -287,13 +289,21 @@ class Stream(Generic[T]):
         return reading, reading.next()
 
     async def __aiter__(self) -> AsyncIterator[T]:
-        while rows := self._rows:
-            self._rows = []
-            for row in rows:
+        while True:
+            for row in self._rows:
                 yield row
-            self._rows = await self._handle._run(self._next, self._timeout)
-        if self._reading is None:
-            raise TransactionStateError("a stream is read inside its `async with` block")
+            if self._reading is None:
+                raise TransactionStateError("a stream is read inside its `async with` block")
+            if self._interrupted:
+                raise TransactionStateError(
+                    f"the {self._handle._label} was stopped while it read; rows would be missing"
+                )
+            self._interrupted = True
+            rows = await self._handle._run(self._next, self._timeout)
+            self._interrupted = False
+            if not rows:
+                return
+            self._rows = iter(rows)
 
     def _next(self, _session: Session) -> list[T]:
         return [] if self._reading is None else self._reading.next()

@@ -139,6 +139,10 @@ class Witness:
         """How many items are committed."""
         return int(self._raw.execute("SELECT count(*) FROM items").fetchone()[0])
 
+    def pinned(self) -> bool:
+        """Whether a reader keeps the write-ahead log from being reset."""
+        return bool(self._raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() != (0, 0, 0))
+
     async def whole(self) -> None:
         """Everyone is idle, nothing is open or lost, and the next calls work (invariants 7, 13)."""
         await until(lambda: not busy(self.db))
@@ -147,8 +151,7 @@ class Witness:
             assert (lane["opened"], lane["replaced"], lane["waiting"]) == (lane["size"], 0, 0)
         self._raw.execute("BEGIN IMMEDIATE")  # nobody has a write transaction open …
         self._raw.execute("ROLLBACK")
-        # … and no reader one that pins its snapshot.
-        assert self._raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
+        assert not self.pinned()  # … and no reader one that keeps an old view
         await self.db.execute(TOUCH(id=1))
         size = stats["readers"]["size"]
         await asyncio.gather(*(self.db.fetch_one(COUNT()) for _ in range(size)))
@@ -206,12 +209,12 @@ class Driver:
         self.hook(step)
 
 
-async def lose_writer(db: Database, driver: Driver) -> None:
-    """Break the writer so that the lane has to replace it."""
-    hook = driver.hook
+async def lose_writer(db: Database, driver: Driver, *, refusing: str = "ROLLBACK") -> None:
+    """Break the writer so that the lane has to replace it; its next connections are refused the
+    statements that begin with `refusing`, if that is not "ROLLBACK", from now on."""
 
     def refuse(step: str) -> None:
-        if step == "ROLLBACK":
+        if step.startswith(("ROLLBACK", refusing)):
             raise sqlite3.OperationalError("disk I/O error")
 
     driver.hook = refuse
@@ -219,7 +222,8 @@ async def lose_writer(db: Database, driver: Driver) -> None:
         async with db.transaction():
             raise ZeroDivisionError
     await until(lambda: db.stats()["writer"]["replaced"])
-    driver.hook = hook
+    if refusing == "ROLLBACK":
+        driver.hook = lambda step: None
 
 
 class Gate:
@@ -302,27 +306,27 @@ def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
 
 # -- other processes -------------------------------------------------------------------------------
 
-SCRIPT = """
+IMPORTS = """
 import asyncio, os, signal, sqlite3, sys
 from pathlib import Path
-sys.path.insert(0, {here!r})
 from abt_db import *
-from engine import *
 path = sys.argv[1]
 """
 
 
-def script(code: str) -> list[str]:
-    """The command that runs `code` in another interpreter, behind the imports of SCRIPT."""
+def script(code: str, *, engine: bool = True) -> list[str]:
+    """The command that runs `code` in another interpreter, behind IMPORTS and those of this file
+    if `engine`."""
     here = str(Path(__file__).parent)
-    return [sys.executable, "-c", SCRIPT.format(here=here) + textwrap.dedent(code)]
+    also = f"sys.path.insert(0, {here!r})\nfrom engine import *\n" if engine else ""
+    return [sys.executable, "-P", "-c", IMPORTS + also + textwrap.dedent(code)]
 
 
 def run_script(code: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run `code` in another interpreter to its end; one that does not end fails the test."""
     command = script(code)
     return subprocess.run(
-        [command[0], "-X", "dev", *options, *command[1:], str(path)],
+        [command[0], "-W", "default", *options, *command[1:], str(path)],
         capture_output=True,
         text=True,
         timeout=30,

@@ -221,6 +221,10 @@ class TestColumns:
                 " no field for column 'Created' (did you mean 'created_at'?)",
             ),
             (
+                ("ID", "name", "created_at"),
+                "Project: no column for field 'id'; no field for column 'ID' (did you mean 'id'?)",
+            ),
+            (
                 ("id", "name", "created_at", "id"),
                 "Project: column 'id' more than once; name them apart with AS",
             ),
@@ -272,6 +276,14 @@ class TestDataclasses:
         assert mapper(Person).columns == ("name",)
         assert mapper(Person).bind(("name",))([("Ada",)])[0].initial == "A"
         assert list(field_encoders(Person)) == ["name", "initial"]
+
+    def test_a_computed_field_of_a_frozen_class_is_computed(self) -> None:
+        @dataclass(frozen=True, slots=True)
+        class Person:
+            name: str
+            age: int = field(init=False, default=7)
+
+        assert mapper(Person).bind(("name",))([("Ada",)])[0].age == 7
 
     def test_a_constructor_of_its_own_is_called_by_keyword(self) -> None:
         @dataclass(init=False)
@@ -516,6 +528,16 @@ class TestOtherRows:
     ) -> None:
         columns, found = selected(sql)
         assert mapper(row_type).bind(columns)(found) == rows
+
+    @pytest.mark.parametrize("row_type", [int, bool, tuple, dict])
+    def test_each_row_is_mapped(self, row_type: Any) -> None:
+        rows = mapper(row_type).bind(("n",))([(1,), (0,), (1,)])
+        assert [row if row_type in (int, bool) else list(row) for row in rows] == {
+            int: [1, 0, 1],
+            bool: [True, False, True],
+            tuple: [[1], [0], [1]],
+            dict: [["n"]] * 3,
+        }[row_type]
 
     @pytest.mark.parametrize("row_type", [int, datetime, list[int], str | None])
     @pytest.mark.parametrize("columns", [(), ("a", "b")])

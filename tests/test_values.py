@@ -7,6 +7,7 @@ import math
 import re
 import sqlite3
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import InitVar, dataclass, field
@@ -31,7 +32,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from abt_db.values import Json, decoder, encode, encoder
+from abt_db.values import Json, decoder, encode, encode_all, encoder, type_name
 
 examples = settings(deadline=None)
 
@@ -70,6 +71,22 @@ class Mixed(enum.Enum):
     TEXT = "text"
     RATIO = 0.5
     BLOB = b"\0"
+
+
+class Coded(int, enum.Enum):
+    """Its members are numbers, but their values are not those."""
+
+    A = (1, "first")
+    B = (2, "second")
+
+    def __new__(cls, number: int, code: str) -> Coded:
+        member = int.__new__(cls, number)
+        member._value_ = code
+        return member
+
+
+class Local(datetime):
+    """Some libraries have datetimes of their own."""
 
 
 class Access(enum.IntFlag):
@@ -175,6 +192,7 @@ SCALARS: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (Status, st.sampled_from(Status)),
     (Digit, st.sampled_from(Digit)),
     (Holiday, st.sampled_from(Holiday)),
+    (Coded, st.sampled_from(Coded)),
     (Status | None, st.sampled_from(Status) | st.none()),
 ]
 IN_JSON: list[tuple[Any, st.SearchStrategy[Any]]] = [
@@ -203,6 +221,10 @@ JSON: list[tuple[Any, st.SearchStrategy[Any]]] = [
 ]
 
 
+def names(cases: list[tuple[Any, st.SearchStrategy[Any]]]) -> list[str]:
+    return [type_name(annotation) for annotation, _ in cases]
+
+
 @st.composite
 def declared_containers(draw: st.DrawFn) -> tuple[Any, Any]:
     """Any of the types in lists in dicts in tuples …, and a value of it."""
@@ -223,7 +245,7 @@ def declared_containers(draw: st.DrawFn) -> tuple[Any, Any]:
 class TestWhatComesBack:
     """A value comes back from SQLite equal, and of its own type, under its annotation."""
 
-    @pytest.mark.parametrize(("annotation", "values"), NATIVE, ids=lambda x: str(x)[:40])
+    @pytest.mark.parametrize(("annotation", "values"), NATIVE, ids=names(NATIVE))
     @given(data=st.data())
     @examples
     def test_native_types_are_stored_as_they_are(
@@ -235,7 +257,7 @@ class TestWhatComesBack:
         assert back == value
         assert type(back) is type(value)
 
-    @pytest.mark.parametrize(("annotation", "values"), SCALARS + JSON, ids=lambda x: str(x)[:40])
+    @pytest.mark.parametrize(("annotation", "values"), SCALARS + JSON, ids=names(SCALARS + JSON))
     @given(data=st.data())
     @settings(deadline=None, max_examples=30)
     def test_other_types_go_by_their_annotation(
@@ -272,6 +294,11 @@ class TestWhatComesBack:
             (Level.HIGH, 1),
             (Status.FAILED, "failed"),
             (Access.READ | Access.WRITE, 3),
+            (Coded.B, "second"),
+            (
+                Local(2025, 1, 1, tzinfo=timezone(timedelta(hours=1))),
+                "2024-12-31T23:00:00.000+00:00",
+            ),
             (bytearray(b"ab"), b"ab"),
             (memoryview(b"abcd")[::2], b"ac"),
             (Path("a") / "b", "a/b"),
@@ -285,6 +312,13 @@ class TestWhatComesBack:
         encoded = encode(value)
         assert encoded == stored
         assert type(encoded) is type(stored)
+
+    @given(st.lists(integers | st.text() | st.none() | st.binary() | st.booleans() | instants))
+    @examples
+    def test_many_values_are_stored_like_each_of_them(self, values: list[Any]) -> None:
+        encoded = encode_all(values)
+        assert encoded == [encode(value) for value in values]
+        assert [type(value) for value in encoded] == [type(encode(value)) for value in values]
 
     def test_subclasses_of_native_types_are_stored_as_the_native_type(self) -> None:
         class Shouting(str):
@@ -370,11 +404,20 @@ class TestInstants:
         with pytest.raises(ValueError, match=r"^is a naive datetime; .*datetime\.now\(UTC\)"):
             encode(datetime(2025, 1, 1))
 
-    def test_the_clock_of_sqlite_is_read_as_utc(self) -> None:
+    @pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs time.tzset")
+    def test_the_clock_of_sqlite_is_read_as_utc_wherever_the_machine_is(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         decode = decoder(datetime)
         assert decode is not None
-        with closing(sqlite3.connect(":memory:")) as cx:
-            now = decode(cx.execute("SELECT CURRENT_TIMESTAMP").fetchone()[0])
+        try:
+            monkeypatch.setenv("TZ", "Asia/Tokyo")
+            time.tzset()
+            with closing(sqlite3.connect(":memory:")) as cx:
+                now = decode(cx.execute("SELECT CURRENT_TIMESTAMP").fetchone()[0])
+        finally:
+            monkeypatch.undo()
+            time.tzset()
         assert abs(datetime.now(UTC) - now) < timedelta(minutes=1)
 
     def test_an_offset_in_the_text_is_followed(self) -> None:
@@ -411,6 +454,8 @@ class TestWhatIsRefusedOnTheWayIn:
         with pytest.raises(ValueError, match=f"^{reason}") as caught:
             encode(value)
         assert "s3cret" not in str(caught.value)
+        with pytest.raises(ValueError, match=f"^{reason}"):
+            encode_all(["a", 1, value])
 
     def test_nan_would_have_become_null(self) -> None:
         """faults.md 31: the reason for the check above."""
@@ -601,6 +646,7 @@ class TestWhatIsRefusedOnTheWayOut:
             (list[str], None, r"is NULL, but list\[str\] is not optional"),
             (list[bool], "[1]", "has an item that is not a bool"),
             (list[Status], '[["s3cret"]]', "has an item that is not a Status"),
+            (list[Literal[1]], "[true]", "has an item that is not a typing.Literal"),
             (list[Literal["a"]], '["s3cret"]', "has an item that is not a typing.Literal"),
             (dict[str, date], '{"s3cret":"x"}', "has a value that is not a date"),
             (Point, "[1]", "is not a Point"),

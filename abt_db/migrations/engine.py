@@ -173,11 +173,8 @@ class Migrator:
         began = monotonic()
 
         def run(session: Session) -> T:
-            with session.foreign_keys_off():
-                session.begin("IMMEDIATE")
-                result = step(session, migration)
-                session.commit()
-                return result
+            with session.foreign_keys_off(), session.transaction("IMMEDIATE"):
+                return step(session, migration)
 
         try:
             return await while_busy(
@@ -192,9 +189,8 @@ class Migrator:
             seconds = monotonic() - began
 
             def note(session: Session) -> None:
-                session.begin("IMMEDIATE")
-                history.record(session, migration, seconds, error=message)
-                session.commit()
+                with session.transaction("IMMEDIATE"):
+                    history.record(session, migration, seconds, error=message)
 
             await lease.run(note, Deadline())
             raise

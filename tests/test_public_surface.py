@@ -1,0 +1,176 @@
+"""What the package offers: named once, from one place, documented, and light to import."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from test_layers import imported, modules
+
+import abt_db
+import abt_db.errors
+import abt_db.migrations
+from abt_db import AbtDbError, Database
+
+NAMES = [name for name, _ in modules()]
+LIBRARY = [name for name in NAMES if not name.startswith(("abt_db.tools", "abt_db.schema"))]
+PACKAGES = {name for name, path in modules() if path.name == "__init__.py"}
+PUBLIC = [(name, getattr(abt_db, name)) for name in abt_db.__all__]
+CLASSES = [(name, value) for name, value in PUBLIC if isinstance(value, type)]
+
+
+def loaded(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+def documented(value: Any) -> bool:
+    """Whether it has a docstring of its own: not that of its base, nor a generated one."""
+    text = vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
+    return text is not None and text != "" and not text.startswith(f"{value.__name__}(")
+
+
+def verbs(kind: type) -> Iterator[tuple[str, Any]]:
+    """The public methods and properties of a class, those of its own bases as well."""
+    for base in kind.__mro__:
+        if base.__module__.startswith("abt_db"):
+            for name, value in vars(base).items():
+                if not name.startswith("_") and (
+                    inspect.isroutine(value) or isinstance(value, property | classmethod)
+                ):
+                    yield f"{base.__name__}.{name}", value
+
+
+class TestAll:
+    """`abt_db.__all__` is what the package offers: all of it, sorted, nothing twice."""
+
+    def test_is_sorted_plainly_and_names_nothing_twice(self) -> None:
+        assert list(abt_db.__all__) == sorted(set(abt_db.__all__))
+
+    def test_is_complete(self) -> None:
+        offered = {
+            name
+            for name, value in vars(abt_db).items()
+            if not name.startswith("_") and not isinstance(value, ModuleType)
+        }
+        assert offered == set(abt_db.__all__)
+
+    def test_is_what_a_star_gives(self) -> None:
+        namespace: dict[str, object] = {}
+        exec("from abt_db import *", namespace)
+        assert namespace.keys() - {"__builtins__"} == set(abt_db.__all__)
+
+    def test_has_everything_that_a_caller_may_have_to_catch(self) -> None:
+        offered = {*abt_db.__all__, *abt_db.migrations.__all__}
+        raised = {
+            name
+            for name in abt_db.errors.__all__
+            if isinstance(kind := getattr(abt_db.errors, name), type)
+            and issubclass(kind, AbtDbError)
+        }
+        assert raised <= offered
+
+    @pytest.mark.parametrize("name", abt_db.__all__)
+    def test_each_name_comes_from_one_module(self, name: str) -> None:
+        homes = [
+            module
+            for module in set(LIBRARY) - PACKAGES
+            if name in getattr(loaded(module), "__all__", ())
+            and getattr(loaded(module), name) is getattr(abt_db, name)
+        ]
+        assert len(homes) == 1, homes
+
+
+class TestDocumentation:
+    """Everything that is public says what it promises."""
+
+    def test_the_package_is_a_map_of_itself(self) -> None:
+        assert abt_db.__doc__
+        for module in LIBRARY:
+            first, *deeper = module.split(".")[1:] or [""]
+            if not deeper:
+                assert first in abt_db.__doc__, f"the map of the package lacks {module}"
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_of_every_module(self, name: str) -> None:
+        assert name in PACKAGES or loaded(name).__doc__
+
+    @pytest.mark.parametrize(("name", "value"), PUBLIC, ids=abt_db.__all__)
+    def test_of_every_public_name(self, name: str, value: Any) -> None:
+        assert documented(value)
+
+    @pytest.mark.parametrize(("name", "kind"), CLASSES, ids=[name for name, _ in CLASSES])
+    def test_of_every_public_method(self, name: str, kind: type) -> None:
+        silent = [where for where, verb in verbs(kind) if not inspect.getdoc(verb)]
+        assert not silent
+
+    def test_of_every_verb_of_a_database(self) -> None:
+        found = dict(verbs(Database))
+        assert len(found) > 12
+        for where, verb in found.items():
+            assert len(verb.__doc__ or "") > 40, where
+
+
+class TestModules:
+    """A module's `__all__` says what others may use of it, and is true."""
+
+    @pytest.mark.parametrize("name", sorted(set(LIBRARY) - PACKAGES))
+    def test_each_has_one(self, name: str) -> None:
+        assert hasattr(loaded(name), "__all__")
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_it_names_what_is_there(self, name: str) -> None:
+        module = loaded(name)
+        offered = getattr(module, "__all__", [])
+        assert len(offered) == len(set(offered))
+        for each in offered:
+            value = getattr(module, each)
+            # A package passes on what its modules define; a module does not.
+            if name not in PACKAGES and isinstance(value, type | type(verbs)):
+                assert value.__module__ == name, f"{each} is defined in {value.__module__}"
+
+    @pytest.mark.parametrize(("name", "path"), modules(), ids=NAMES)
+    def test_others_use_nothing_else_of_it(self, name: str, path: Any) -> None:
+        for target in set(imported(name, path)):
+            home, _, each = target.rpartition(".")
+            if home in set(NAMES) - {name} and target not in NAMES:
+                assert each in getattr(loaded(home), "__all__", ()), f"{name} uses {target}"
+
+    @pytest.mark.parametrize(("name", "path"), modules(), ids=NAMES)
+    def test_nothing_in_it_is_defined_twice(self, name: str, path: Any) -> None:
+        body = ast.parse(path.read_text()).body
+        defined = Counter(
+            node.name
+            for node in body
+            if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and not any("overload" in ast.dump(mark) for mark in node.decorator_list)
+        )
+        assert not [each for each, times in defined.items() if times > 1]
+
+
+class TestImport:
+    """`import abt_db` brings in the driver and the standard library, and nothing else."""
+
+    @pytest.mark.parametrize("name", ["abt_db", "abt_db.migrations", "abt_db.builds"])
+    def test_brings_in_no_other_package(self, name: str) -> None:
+        code = f"import sys; old = set(sys.modules); import {name}; print(*set(sys.modules) - old)"
+        found = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.split()
+        foreign = {module.partition(".")[0] for module in found} - sys.stdlib_module_names
+        assert foreign == {"abt_db", "aiosqlite"}
+
+    def test_does_nothing(self) -> None:
+        """No thread, no file, no output, no warning."""
+        code = "import threading, abt_db; assert threading.active_count() == 1"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
