@@ -15,6 +15,10 @@ Where things are, each building on those above it:
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     database     `Database`, which is what applications use
+    migrations   versioned SQL scripts, and the engine that applies them
+    builds       the build database of an Android build tool, the library's first user
+    schema       its migrations
+    tools        its command line, `abt-db`
 
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
@@ -34,7 +38,11 @@ from .errors import (
     LockLostError,
     LockTimeoutError,
     MappingError,
+    MigrationChangedError,
     MigrationError,
+    MigrationFailedError,
+    MigrationIrreversibleError,
+    MigrationUnknownError,
     ParameterError,
     PoolClosedError,
     PoolSaturatedError,
@@ -69,7 +77,11 @@ __all__ = [
     "LockLostError",
     "LockTimeoutError",
     "MappingError",
+    "MigrationChangedError",
     "MigrationError",
+    "MigrationFailedError",
+    "MigrationIrreversibleError",
+    "MigrationUnknownError",
     "ParameterError",
     "PoolClosedError",
     "PoolSaturatedError",

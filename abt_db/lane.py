@@ -32,7 +32,7 @@ from .errors import (
 )
 from .session import Session
 
-__all__ = ["Job", "Lane", "Lease"]
+__all__ = ["Job", "Lane", "Lease", "Waits"]
 
 T = TypeVar("T")
 

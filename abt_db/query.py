@@ -9,6 +9,7 @@ pool's). What can be known from the values is checked when it is bound. Nothing 
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from operator import attrgetter, itemgetter
@@ -18,7 +19,7 @@ from .errors import ParameterError, QueryDefinitionError
 from .rows import field_encoders, mapper
 from .values import SQLiteValue, encode, encode_all
 
-__all__ = ["Query", "Statement"]
+__all__ = ["TELLING_PRAGMAS", "Query", "Statement", "Values"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -66,6 +67,8 @@ class Query(Generic[T_co]):
         "_fields",
         "_names",
         "_pick",
+        "_positional",
+        "counted",
         "inserts",
         "mapper",
         "name",
@@ -92,9 +95,13 @@ class Query(Generic[T_co]):
         self.writes = outline.writes
         """Whether it needs the writer."""
         self.inserts = outline.verb in ("INSERT", "REPLACE")
+        """Whether it may add a row."""
+        self.counted = outline.text[:4].upper() != "WITH" and not outline.returns
+        """Whether sqlite3 counts the rows that it changes by itself."""
         self.text = outline.text
         """The SQL as SQLite gets it, with `?` for each parameter: see `_outline`."""
         self.mapper = mapper(row)
+        self._positional = "?" in outline.text
         self._names = frozenset(outline.parameters)
         self._pick = _picker(itemgetter, outline.parameters)
         # By dataclass: how the parameters are read from an instance, and how they are stored.
@@ -141,20 +148,22 @@ class Query(Generic[T_co]):
             self._fields[kind] = found
         pick, encode_each = found
         try:
-            return self._arranged(
-                [store(v) for store, v in zip(encode_each, pick(row), strict=True)]
-            )
+            values = pick(row)
+        except AttributeError as error:
+            raise ParameterError(
+                f"query {self.name!r} misses {error.name!r}, which this {kind.__name__} has not set"
+            ) from None
+        try:
+            return self._arranged([store(v) for store, v in zip(encode_each, values, strict=True)])
         except (ValueError, TypeError):
-            names = zip(self.parameters, encode_each, pick(row), strict=True)
+            names = zip(self.parameters, encode_each, values, strict=True)
             raise self._unsuitable({name: (store, v) for name, store, v in names}) from None
 
     def _arranged(self, encoded: list[SQLiteValue]) -> Values:
         # sqlite3 binds by position several times as fast as by name.
-        return (
-            encoded
-            if self.text is not self.sql
-            else dict(zip(self.parameters, encoded, strict=True))
-        )
+        if self._positional:
+            return encoded
+        return dict(zip(self.parameters, encoded, strict=True))
 
     def _unsuitable(self, values: Mapping[str, tuple[_Encode, object]]) -> ParameterError:
         """Find the value that can't be stored by trying each again."""
@@ -182,19 +191,20 @@ class Query(Generic[T_co]):
 
 # -- reading the text ----------------------------------------------------------------------------
 
-# SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here.
+# SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
+# ASCII space is space to it, and every character beyond ASCII can stand in a name.
 _TOKEN = re.compile(
     r"""
-      (?P<space>   \s+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
-    | (?P<quoted>  '(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] )
-    | (?P<named>   :[^\W\d]\w* )
-    | (?P<other_parameter> \?\d* | [@$#:][\w$]+ )
-    | (?P<word>    [^\W\d][\w$]* )
-    | (?P<number>  \d[\w.]* )
-    | (?P<rest>    . )
+      (?P<space>    [ \t\r\n\f\ufeff]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
+    | (?P<quoted>   '(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] )
+    | (?P<variable> [:@$#](?:[A-Za-z0-9_$]|[^\x00-\x7f]|::)+(?:\([^ \t\r\n\f)]*\)?)? | \?\d* )
+    | (?P<word>     (?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])* )
+    | (?P<number>   \d[\w.]* )
+    | (?P<rest>     . )
     """,
     re.VERBOSE | re.DOTALL,
 )
+_NAMED = re.compile(r":([^\W\d]\w*)")
 
 _READING = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
 _WRITING = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
@@ -230,6 +240,7 @@ class _Outline(NamedTuple):
 
     verb: str
     writes: bool
+    returns: bool
     parameters: tuple[str, ...]
     text: str
 
@@ -237,8 +248,9 @@ class _Outline(NamedTuple):
 def _outline(name: str, sql: str) -> _Outline:
     """Read one statement, or raise QueryDefinitionError saying why it can't be a query.
 
-    Its text for SQLite has `?` in place of each named parameter, unless one is used twice: two `?`
-    are two values to SQLite, and what it makes of that in a GROUP BY is its own affair.
+    Its text for SQLite begins with its first word, ends with its last, and has `?` in place of each
+    named parameter, unless one is used twice: two `?` are two values to SQLite, and what it makes
+    of that in a GROUP BY is its own affair.
     """
 
     def refuse(problem: str) -> QueryDefinitionError:
@@ -248,29 +260,44 @@ def _outline(name: str, sql: str) -> _Outline:
         raise QueryDefinitionError("a query needs a name, such as 'projects.by_name'")
     if "\0" in sql:
         raise refuse("its SQL holds a NUL character, where SQLite would stop reading")
+    try:
+        sql.encode()
+    except UnicodeEncodeError:
+        raise refuse("its SQL holds a lone surrogate, which is not valid Unicode") from None
 
-    verb: str | None = None
+    words: list[str] = []
     parameters: list[str] = []
-    pieces: list[str] = []
+    pieces: list[tuple[str, str]] = []
+    verb, before = "", ""
     depth = 0
     ended = telling = argued = False
     for kind, text in _tokens(sql):
-        pieces.append("?" if kind == "named" else text)
         if kind == "space":
+            pieces.append((" ", " ") if pieces else ("", ""))
             continue
-        if ended and text != ";":
+        if text == ";" and not verb:
+            continue
+        if ended:
             raise refuse("it holds more than one statement; make a query of each")
-        if kind == "named":
-            parameters.append(text[1:])
-        elif kind == "other_parameter":
-            raise refuse(f"its parameter {text} is positional or oddly named; write :name")
+        if text == ";":
+            # In a trigger it ends the statements of the body; SQLite knows which one ends it all.
+            trigger = "TRIGGER" in words[:3] and words[0] == "CREATE"
+            whole = "".join(piece for piece, _ in pieces) + ";"
+            ended = not trigger or sqlite3.complete_statement(whole)
+            if ended:
+                continue
+        if kind == "variable":
+            named = _NAMED.fullmatch(text)
+            if named is None:
+                raise refuse(f"its parameter {text} is positional or oddly named; write :name")
+            parameters.append(named[1])
         elif kind == "word":
             word = text.upper()
+            words.append(word)
             telling = telling or text.lower() in TELLING_PRAGMAS
-            # `WITH x AS (…) UPDATE …` writes: the verb is the one behind the common tables.
-            if verb is None or (
-                verb == "WITH" and depth == 0 and (word in _WRITING or word in _READING)
-            ):
+            # `WITH x AS (…), y AS (…) UPDATE …` writes: the verb stands behind the last bracket.
+            main = verb == "WITH" and depth == 0 and before == ")" and word in _READING | _WRITING
+            if not verb or main:
                 verb = word
         elif text == "(":
             depth += 1
@@ -279,9 +306,9 @@ def _outline(name: str, sql: str) -> _Outline:
             depth -= 1
         elif text == "=":
             argued = True
-        elif text == ";":
-            ended = verb is not None
-    if verb is None:
+        pieces.append((text, "?" if kind == "variable" else text))
+        before = text
+    if not verb:
         raise refuse("its SQL is empty")
     if verb in _REFUSED:
         raise refuse(f"{verb} is refused: {_REFUSED[verb]}")
@@ -291,7 +318,8 @@ def _outline(name: str, sql: str) -> _Outline:
     writes = verb not in _READING or (verb == "PRAGMA" and argued and not telling)
     names = tuple(dict.fromkeys(parameters))
     once = len(names) == len(parameters)
-    return _Outline(verb, writes, names, "".join(pieces) if once and names else sql)
+    text = "".join(piece[once] for piece in pieces).strip()
+    return _Outline(verb, writes, "RETURNING" in words, names, text)
 
 
 def _tokens(sql: str) -> Iterator[tuple[str, str]]:

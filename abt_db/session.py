@@ -31,7 +31,7 @@ from .errors import (
 from .query import TELLING_PRAGMAS, Query, Statement, Values
 from .values import SQLiteValue
 
-__all__ = ["BeginBusyError", "Reading", "Result", "Session"]
+__all__ = ["BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
 T = TypeVar("T")
 
@@ -129,16 +129,7 @@ class Session:
         query = statement.query
         if not query.writes:
             raise _reads(query, "execute")
-        cursor = self._execute(query, statement.values)
-        try:
-            if cursor.description is not None:
-                cursor.fetchall()  # RETURNING: `rowcount` counts the rows as they are fetched
-        except sqlite3.Error as error:
-            self.fail(error, query)
-        finally:
-            cursor.close()
-        inserted = query.inserts and cursor.rowcount > 0
-        return Result(cursor.rowcount, cursor.lastrowid if inserted else None)
+        return self._write(query, statement.values)
 
     def execute_batch(self, statements: Iterable[Statement[object]]) -> list[Result]:
         """Run several statements that write, all or none of them."""
@@ -151,6 +142,8 @@ class Session:
             raise _reads(query, "execute_many")
         self.check(query)
         with self.atomic():
+            if not query.counted:
+                return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
             cursor = self._raw.cursor()
             try:
                 cursor.executemany(query.text, map(query.bind, rows))
@@ -168,6 +161,8 @@ class Session:
 
     def reading(self, statement: Statement[T], size: int) -> Reading[T]:
         """Begin to read rows in lists of `size`."""
+        if size < 1:
+            raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
         query = statement.query
         cursor = self._execute(query, statement.values)
         self._cursors.add(cursor)
@@ -178,6 +173,7 @@ class Session:
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """A block inside a transaction whose work is undone when it is left by an error."""
+        self.require_transaction()  # without one, the savepoint would begin one of its own
         self.control("SAVEPOINT abt_db")
         try:
             yield
@@ -234,6 +230,7 @@ class Session:
     def commit(self) -> None:
         """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
         self.require_transaction()
+        self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
         limit = monotonic() + self._busy_timeout
         while True:
             try:
@@ -265,10 +262,14 @@ class Session:
 
     def reset(self) -> None:
         """Close what a caller left open: cursors, then the transaction (invariant 7)."""
+        self.close_cursors()
+        self.rollback()
+
+    def close_cursors(self) -> None:
+        """Close what streams have left half read."""
         for cursor in self._cursors:
             cursor.close()
         self._cursors.clear()
-        self.rollback()
 
     def forget(self, cursor: sqlite3.Cursor) -> None:
         """Close a cursor that a `Reading` had open."""
@@ -321,6 +322,21 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------
 
+    def _write(self, query: Query[Any], values: Values) -> Result:
+        cursor = self._execute(query, values)
+        try:
+            if cursor.description is not None:
+                cursor.fetchall()  # RETURNING: SQLite counts the rows at the end
+        except sqlite3.Error as error:
+            self.fail(error, query)
+        finally:
+            cursor.close()
+        rowcount = cursor.rowcount
+        if not query.counted:
+            # sqlite3 goes by the first word, and does not count behind a WITH.
+            [(rowcount,)] = self.control("SELECT changes()")
+        return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
+
     def _execute(self, query: Query[Any], values: Values) -> sqlite3.Cursor:
         self.check(query)
         cursor = self._raw.cursor()
@@ -352,6 +368,7 @@ class Session:
             )
 
     def fail(self, error: sqlite3.Error, query: Query[Any]) -> NoReturn:
+        """Raise the library's error for one of sqlite3's."""
         reason, self._denied = self._denied, None
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise self._stopped(f"query {query.name!r}") from None

@@ -255,6 +255,8 @@ class Stream(Generic[T]):
         *,
         own: Snapshot | None = None,
     ) -> None:
+        if size < 1:
+            raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
         self._handle = handle
         self._own = own
         self._statement = statement

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
-import os
 import selectors
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -322,16 +322,23 @@ def script(code: str, *, engine: bool = True) -> list[str]:
     return [sys.executable, "-P", "-c", IMPORTS + also + textwrap.dedent(code)]
 
 
-def run_script(code: str, path: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_script(code: str, path: Path) -> subprocess.CompletedProcess[str]:
     """Run `code` in another interpreter to its end; one that does not end fails the test."""
     command = script(code)
-    return subprocess.run(
-        [command[0], "-W", "default", *options, *command[1:], str(path)],
-        capture_output=True,
+    process = subprocess.Popen(
+        [command[0], "-W", "default", "-X", "faulthandler", *command[1:], str(path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=30,
-        env={**os.environ, "PYTHONFAULTHANDLER": "1"},
     )
+    with process:
+        try:
+            said = process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGABRT)  # faulthandler tells where it stands
+            said = process.communicate()
+            raise AssertionError(f"the program did not end:\n{said[1]}") from None
+    return subprocess.CompletedProcess(process.args, process.returncode, *said)
 
 
 LOCK = """

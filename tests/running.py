@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from abt_db.builds.command import Command, Outcome
@@ -69,3 +72,25 @@ def sh(script: str) -> list[str]:
 
 def python(script: str, *arguments: str) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", f"if True:\n{script}", *arguments]
+
+
+@contextmanager
+def program(
+    code: str,
+    *arguments: str | Path,
+    redirected: str = "",
+    stdin: int | None = None,
+    out: int = subprocess.PIPE,
+    err: int = subprocess.PIPE,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program for the length of a block; it must end soon after it, and well."""
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [*shell, *map(str, arguments)], env=environment, stdin=stdin, stdout=out, stderr=err
+    ) as process:
+        try:
+            yield process
+            assert process.wait(30) == 0
+        finally:
+            process.kill()

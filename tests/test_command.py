@@ -387,11 +387,10 @@ class TestWhatIsLeftRunning:
         assert record.out == b"early\nlate\n"
 
     async def test_one_that_goes_on_printing_is_not_listened_to_for_ever(self) -> None:
-        chatty = "while echo chat; do sleep 0.01; done"  # until nobody listens
+        chatty = "while echo chat; do :; done"  # until nobody listens
         started = time.monotonic()
         outcome, record = await run(sh(f"({chatty}) & exit 0"), drain=0.1)
-        assert 1.0 <= time.monotonic() - started < 10
-        assert outcome.duration < 0.9
+        assert outcome.duration < 0.9 < time.monotonic() - started < 10
         assert record.out.count(b"chat\n") > 10
 
 

@@ -6,15 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import sh
+from running import program, sh
 
 from abt_db.builds.usage import processes
 
@@ -48,24 +45,6 @@ asyncio.run(record(*sys.argv[1:]))
 """
 
 
-@contextmanager
-def program(
-    code: str, *arguments: str | Path, redirected: str = "", **files: Any
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Python program for the length of a block; it must end soon after it, and well."""
-    argv = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    files = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | files
-    process: subprocess.Popen[bytes]
-    process = subprocess.Popen([*argv, *map(str, arguments)], env=environment, **files)
-    with process:
-        try:
-            yield process
-            assert process.wait(20) == 0
-        finally:
-            process.kill()
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Where a program writes what it has recorded."""
@@ -94,8 +73,7 @@ class TestEcho:
 
     def test_both_may_be_shown_in_one_place(self, file: Path) -> None:
         script = sh("seq 100000 & seq 100000 >&2; wait")
-        to_stdout = {"stderr": subprocess.STDOUT}
-        with program(RECORD_AND_EXIT, file, "{}", *script, **to_stdout) as shown:
+        with program(RECORD_AND_EXIT, file, "{}", *script, err=subprocess.STDOUT) as shown:
             output, _ = shown.communicate()
         assert len(output) == recorded(file)["STDOUT"] + recorded(file)["STDERR"]
 
@@ -123,7 +101,7 @@ class TestEcho:
         os.set_blocking(write, False)
         with os.fdopen(read, "rb") as pipe:
             script = sh("head -c 1000000 /dev/zero")
-            with program(RECORD_AND_EXIT, file, "{}", *script, stdout=write):
+            with program(RECORD_AND_EXIT, file, "{}", *script, out=write):
                 os.close(write)
                 assert len(pipe.read()) == 1_000_000
 

@@ -14,16 +14,17 @@ from time import monotonic
 from typing import Any, cast
 
 import pytest
+from conftest import threads
 from engine import (
     ADD,
     COUNT,
     ENDLESS,
     NAMES,
     SOON,
-    TOUCH,
     Driver,
     Holder,
     Witness,
+    busy,
     items,
     lose_writer,
     run_script,
@@ -324,6 +325,73 @@ class TestDeadlocks:
             assert [type(error) for error in errors] == [TransactionStateError]
             await witness.whole()
 
+    async def test_around_three_tasks(self, path: Path) -> None:
+        """The one that closes the circle is refused, and the others get on."""
+
+        async def writer() -> None:
+            async with db.transaction(label="the writer"):
+                await all_hold.wait()
+                await until(lambda: db.stats()["writer"]["waiting"] == 2)
+                with pytest.raises(TransactionStateError, match="for ever"):
+                    await db.fetch_one(COUNT())
+
+        async def reader(name: str) -> None:
+            async with db.snapshot():
+                await all_hold.wait()
+                await db.execute(ADD(name=name))
+
+        async with items(path, readers=2) as db, Witness(db) as witness:
+            all_hold = asyncio.Barrier(3)
+            async with asyncio.timeout(SOON):
+                await asyncio.gather(writer(), reader("a"), reader("b"))
+            await witness.whole()
+            assert witness.count() == 2
+
+    async def test_who_waits_for_somebody_who_gets_on_is_not_refused(self, path: Path) -> None:
+        async def writer() -> None:
+            async with db.transaction():
+                await all_hold.wait()
+                assert await db.fetch_one(COUNT()) == 0  # when `idler` has let go of its reader
+
+        async def reader() -> None:
+            async with db.snapshot():
+                await all_hold.wait()
+                await db.execute(ADD(name="a"))
+
+        async def idler() -> None:
+            async with db.snapshot():
+                await all_hold.wait()
+                await until(lambda: busy(db) == 5)
+
+        async with items(path, readers=2) as db, Witness(db) as witness:
+            all_hold = asyncio.Barrier(3)
+            async with asyncio.timeout(SOON):
+                await asyncio.gather(writer(), reader(), idler())
+            await witness.whole()
+
+    async def test_a_wait_that_has_ended_is_forgotten(self, path: Path) -> None:
+        """Who gave up waiting does not wait, so to wait for it is no deadlock."""
+
+        async def writer() -> None:
+            async with db.transaction():
+                await both_hold.wait()
+                with pytest.raises(PoolTimeoutError):
+                    await db.fetch_one(COUNT(), timeout=0.02)
+                gave_up.set()
+                await until(lambda: db.stats()["writer"]["waiting"] == 1)
+
+        async def reader() -> None:
+            async with db.snapshot():
+                await both_hold.wait()
+                await gave_up.wait()
+                await db.execute(ADD(name="a"))
+
+        async with items(path, readers=1) as db, Witness(db) as witness:
+            both_hold, gave_up = asyncio.Barrier(2), asyncio.Event()
+            async with asyncio.timeout(SOON):
+                await asyncio.gather(writer(), reader())
+            await witness.whole()
+
     async def test_another_task_may_wait_for_the_writer(self, path: Path) -> None:
         """faults.md 15: and its write is no part of the transaction it waits for."""
         async with items(path) as db:
@@ -431,13 +499,13 @@ class TestBrokenSeats:
             assert await db.fetch_all(NAMES()) == ["a", "b"]
 
     async def test_a_connection_whose_thread_has_ended_is_replaced(self, path: Path) -> None:
+        """Before the next work begins, which is none the wiser."""
         driver = Driver()
         async with items(path, "a", connect=driver.connect) as db:
             stopped = driver.connections[0].stop()
             assert stopped is not None
             await stopped
-            with suppress(AbtDbError):  # told to the first, unless it is noticed before
-                await db.execute(TOUCH(id=1))
+            await until(lambda: len(threads()) == 3)
             await db.execute(ADD(name="b"))
             assert await db.fetch_all(NAMES()) == ["a", "b"]
             assert db.stats()["writer"]["replaced"] == 1

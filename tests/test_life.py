@@ -199,6 +199,17 @@ class TestOpen:
         finally:
             await db.close()
 
+    async def test_opened_while_it_closes_it_is_open(self, path: Path, no_leaks: None) -> None:
+        async with items(path) as db:
+            async with Holder(db.snapshot()):
+                closing = asyncio.create_task(db.close())
+                await asyncio.sleep(0)
+                opening = asyncio.create_task(db.open())
+                await asyncio.sleep(0)
+            await closing
+            await opening
+            assert await db.fetch_one(COUNT()) == 0
+
     @pytest.mark.parametrize("turns", range(8))
     async def test_closed_while_it_opens_leaves_nothing(
         self, path: Path, turns: int, no_leaks: None

@@ -255,7 +255,7 @@ class TestKilled:
 
     async def test_at_any_moment_on_the_way_up(self, tmp_path: Path, processes: Processes) -> None:
         places = set()
-        for moment in count(step=2):
+        for moment in count(step=3):
             path = tmp_path / f"{moment}.db"
             codes, _ = processes.run(path, kill_at=moment)
             places.add(boundary(path))
@@ -273,7 +273,7 @@ class TestKilled:
     ) -> None:
         await migrated(path)
         places = set()
-        for moment in count(step=3):
+        for moment in count(step=5):
             copy = tmp_path / f"{moment}.db"
             shutil.copy(path, copy)
             codes, _ = processes.run(copy, target=0, kill_at=moment)
@@ -291,7 +291,7 @@ class TestKilled:
         chain = family(rows=15_000)
         _, seconds = processes.run(tmp_path / "whole.db", rows=15_000)
         chance = random.Random(20261122)
-        for number in range(18):
+        for number in range(12):
             path = tmp_path / f"{number}.db"
             processes.run(path, rows=15_000, kill_after=chance.uniform(0.0, seconds))
             done = applied(path)
@@ -503,7 +503,7 @@ class TestEveryFault:
         self, tmp_path: Path, lasting: bool, down: bool
     ) -> None:
         chain = FAMILY[:2]
-        for number in count():
+        for number in count(step=2 if lasting else 1):
             path = tmp_path / f"{number}.db"
             driver = Driver()
             async with Database(path, config=SMALL, connect=driver.connect) as db:

@@ -45,6 +45,9 @@ from abt_db import (
 )
 
 ONE = Query("one", "SELECT 1", int)
+NUMBERS_SUMMED = Query(
+    "numbers.sum", NUMBERS.sql.replace("SELECT x FROM", "SELECT sum(x) FROM"), int
+)
 TWICE_A = [{"name": "x"}, {"name": "a"}, {"name": "y"}]
 
 
@@ -778,32 +781,36 @@ class TestTimeLimits:
         has no limit and must not fail."""
         async with items(path, "a", readers=1) as db:
             began = monotonic()
-            await db.fetch_all(NUMBERS(count=10_000))
-            duration = monotonic() - began
-            stopped = 0
-            for step in range(200):
+            await db.fetch_one(NUMBERS_SUMMED(count=20_000))
+            limit = (monotonic() - began) / 20
+            stopped = finished = 0
+            while finished < 20:
                 try:
-                    await db.fetch_all(NUMBERS(count=10_000), timeout=duration * step / 100)
+                    await db.fetch_one(NUMBERS_SUMMED(count=20_000), timeout=limit)
+                    finished += 1
                 except StatementTimeoutError:
                     stopped += 1
-                assert await db.fetch_one(NUMBERS(count=2)) == 1
-            assert 0 < stopped < 200
+                assert await db.fetch_one(NUMBERS_SUMMED(count=2_000)) == 2_001_000
+                limit *= 1.05
+            assert stopped
 
     async def test_a_stop_that_comes_late_hits_no_write(self, path: Path) -> None:
-        slow = ENDLESS.sql.replace("x + 1 FROM n", "x + 1 FROM n WHERE x < 5000")
-        rename = Query("q", f"UPDATE items SET name = ({slow})")
-        async with items(path, "a") as db:
+        slow = Query("slow", f"UPDATE items SET name = ({NUMBERS_SUMMED.sql}) WHERE id = 1")
+        quick = Query("quick", f"UPDATE items SET name = ({NUMBERS_SUMMED.sql}) WHERE id = 2")
+        async with items(path, "a", "b") as db:
             began = monotonic()
-            await db.execute(rename())
-            duration = monotonic() - began
-            done = 0
-            for step in range(100):
-                with suppress(StatementTimeoutError):
-                    await db.execute(rename(), timeout=duration * step / 50)
-                    done += 1
-                assert (await db.execute(ADD(name=str(step)))).rowcount == 1
-                await db.execute(Query("q", "DELETE FROM items WHERE id > 1")())
-            assert 0 < done < 100
+            await db.execute(slow(count=20_000))
+            limit = (monotonic() - began) / 20
+            stopped = finished = 0
+            while finished < 20:
+                try:
+                    await db.execute(slow(count=20_000), timeout=limit)
+                    finished += 1
+                except StatementTimeoutError:
+                    stopped += 1
+                assert await db.execute(quick(count=2_000)) == Result(1, None)
+                limit *= 1.05
+            assert stopped
 
 
 class TestAfterwards:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abt_db.builds.output import Chunk, Stream
@@ -40,6 +40,7 @@ class TestOrder:
     """Chunks come out as they went in, by way of memory, of the file, or of both."""
 
     @settings(deadline=None)
+    @example([("put", 0), ("take", 0)], 0)
     @given(
         st.lists(st.tuples(st.sampled_from(["put", "put", "take"]), st.integers(0, 800))),
         st.sampled_from([0, 700, 3000]),

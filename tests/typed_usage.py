@@ -5,7 +5,6 @@ Not run; `mypy --strict` reads it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_type
@@ -69,10 +68,9 @@ async def use() -> None:
         assert_type(db.stats(), dict[str, Any])
 
 
-def not_accepted(db: Database, rows: Sequence[Project]) -> None:
+async def not_accepted(db: Database) -> None:
     # Each must stay an error: `warn_unused_ignores` fails the line when mypy begins to accept it.
-    db.fetch_one(COUNT)  # type: ignore[arg-type]
-    db.fetch_one("SELECT 1")  # type: ignore[arg-type]
-    Query("x", "SELECT 1", row=7)
+    await db.fetch_one(COUNT)  # type: ignore[arg-type]
+    await db.fetch_one("SELECT 1")  # type: ignore[arg-type]
     Database("app.db", config={"readers": 2})  # type: ignore[arg-type]
-    Config(4)  # type: ignore[misc]
+    Config(4)  # type: ignore[call-arg]

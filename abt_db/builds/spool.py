@@ -126,7 +126,7 @@ class Spool:
             self._front.clear()
             self._back.clear()
             self._front_size = self._behind = self._start = self._end = 0
-            if self._file is not None:
+            if self._file:
                 self._file.close()
                 self._file = None
 
@@ -178,12 +178,12 @@ class Spool:
         with self._disk:
             chunks: list[Chunk] = []
             size, position = 0, self._start
-            while self._file is not None and position < self._end and size < limit:
+            while self._file and position < self._end and (size < limit or not chunks):
                 chunks.append(_read(self._file.fileno(), position))
                 position += _HEADER.size + len(chunks[-1].data)
                 size += _OVERHEAD + len(chunks[-1].data)
             self._start = position
-            if self._file is not None and position == self._end:
+            if self._file and position == self._end:
                 self._file.truncate(0)
                 self._start = self._end = 0
             if self._start == self._end:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 __all__ = ["Process", "Sampler", "Usage", "processes"]
@@ -103,9 +105,7 @@ class Sampler:
         self._ours: set[tuple[int, int]] = set()
         self._orphans: dict[tuple[int, int], float] = {}
         self._ended_orphans = 0.0
-        # The kernel hands the peak of the process that starts another on to it. What `os.wait4`
-        # says of memory therefore means something only when it is more than our own.
-        self._own_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._own_peak = _own_peak()
 
     def sample(self) -> float:
         """Look once, which takes some milliseconds; return after how many seconds to look again."""
@@ -131,9 +131,10 @@ class Sampler:
         """What they used in all, given what `os.wait4` told of the first of them."""
         self.sample()
         orphans = self._ended_orphans + sum(self._orphans.values())
-        peak = self._peak_memory
-        if not peak or waited.ru_maxrss > self._own_peak:
-            peak = max(peak, waited.ru_maxrss * _MAXRSS_UNIT)
+        peak, of_one = self._peak_memory, waited.ru_maxrss * _MAXRSS_UNIT
+        # A new process takes over the peak of the program that it was until its exec: of ours.
+        if of_one > self._own_peak or not peak:
+            peak = max(peak, of_one)
         return Usage(waited.ru_utime + waited.ru_stime + orphans, peak)
 
     def _tree(self) -> dict[int, Process]:
@@ -151,3 +152,11 @@ class Sampler:
                 tree[process.pid] = process
                 found += children[process.pid]
         return tree
+
+
+def _own_peak() -> int:
+    """The most bytes that this program had in memory; 0 where there is no /proc."""
+    with contextlib.suppress(OSError):
+        if told := re.search(r"VmHWM:\s+(\d+) kB", Path(_PROC, "self/status").read_text()):
+            return int(told[1]) * 1024
+    return 0
