@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sqlite3
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -112,7 +111,16 @@ _SMALLEST = {
     "max_value_size": 1024,
     "max_sql_size": 1024,
 }
-_LARGEST = {"readers": 256, "max_value_size": 2**31 - 1, "max_sql_size": 2**31 - 1}
+_INT = 2**31 - 1  # of C, in which SQLite keeps many of its settings
+_LARGEST = {
+    "readers": 256,
+    "cache_size": _INT * 1024,
+    "wal_autocheckpoint": _INT,
+    "statement_cache": _INT,
+    "max_value_size": _INT,
+    "max_sql_size": _INT,
+}
+_LONGEST = 10**9  # some thirty years; more than that the event loop's timers can't wait
 
 
 def _problem(name: str, value: object) -> str | None:
@@ -127,7 +135,7 @@ def _problem(name: str, value: object) -> str | None:
             return None
         if not isinstance(value, int | float) or isinstance(value, bool):
             return "must be a number of seconds"
-        return None if 0 <= value < math.inf else "must be 0 or more seconds"
+        return None if 0 <= value <= _LONGEST else f"must be from 0 to {_LONGEST} seconds"
     smallest, largest = _SMALLEST[name], _LARGEST.get(name, 2**63 - 1)
     if isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest:
         return None

@@ -132,11 +132,19 @@ class Connection:
         `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
         (invariant 22).
         """
-        _check_path(path, must_exist=role == "follower" or not config.create)
-        self = cls(_daemonic(connect or aiosqlite.connect, path, config, role), name, role)
+        _check_path(path, config, role)
+
+        class Driver(_Driver):
+            def __init__(driver, *arguments: Any, **settings: Any) -> None:  # noqa: N805
+                self._thread = threading.current_thread()
+                super().__init__(*arguments, **settings)
+
+        aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
+        self = cls(aio, name, role)
         try:
             await self._aio
         except sqlite3.Error as error:
+            self._join()
             raise translate(error, doing=f"opening {path}") from error
         try:
             await self._configure(path, config)
@@ -147,7 +155,6 @@ class Connection:
 
     async def _configure(self, path: str, config: Config) -> None:
         def configure(driver: _Driver) -> None:
-            self._thread = threading.current_thread()
             driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, config.max_value_size)
             driver.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, config.max_sql_size)
             driver.session = Session(
@@ -231,8 +238,11 @@ class Connection:
                 await self._aio.close()
         else:
             self._aio.stop()
+        self._join()
+
+    def _join(self) -> None:
+        """Wait for the thread, whose last word was that it ends: for microseconds."""
         if self._thread is not None:
-            # Its last word was that it ends: this waits for microseconds.
             self._thread.join(timeout=1.0)
 
     def abandon(self) -> None:
@@ -306,7 +316,9 @@ async def while_busy(
         pause = min(pause * 2, 0.05)
 
 
-def _daemonic(connect: Connect, path: str, config: Config, role: Role) -> aiosqlite.Connection:
+def _daemonic(
+    connect: Connect, path: str, config: Config, role: Role, driver: type[_Driver]
+) -> aiosqlite.Connection:
     """Make the driver's connection with a daemon thread.
 
     The driver's thread is not a daemon, so a database that is never closed would keep the
@@ -320,7 +332,7 @@ def _daemonic(connect: Connect, path: str, config: Config, role: Role) -> aiosql
                 connect(
                     path if path == MEMORY else _uri(path, config, role),
                     uri=path != MEMORY,
-                    factory=_Driver,
+                    factory=driver,
                     isolation_level=None,
                     timeout=SQLITE_BUSY_TIMEOUT,
                     cached_statements=config.statement_cache,
@@ -337,31 +349,68 @@ def _daemonic(connect: Connect, path: str, config: Config, role: Role) -> aiosql
 
 def _uri(path: str, config: Config, role: Role) -> str:
     mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
+    file = Path(path).absolute()
+    log = file.with_name(file.name + "-wal")
+    if role == "follower" and not log.exists() and not os.access(file.parent, os.W_OK):
+        # Where its log can't be made, a WAL database can only be read as one that nobody writes.
+        mode += "&immutable=1"
     # With an empty authority, or a path that begins with two slashes would be taken for one.
-    return f"file://{urllib.parse.quote(os.fsencode(Path(path).absolute()))}?mode={mode}"
+    return f"file://{urllib.parse.quote(os.fsencode(file))}?mode={mode}"
 
 
-def _check_path(path: str, *, must_exist: bool) -> None:
+HEADER = b"SQLite format 3\0"
+SMALLEST = 512  # bytes; of a whole page
+
+
+def _check_path(path: str, config: Config, role: Role) -> None:
     """Say what is wrong with a path; SQLite would only say "unable to open database file"."""
     if path == MEMORY:
         return
-    file = Path(path)
-    if not path or "\0" in path:
-        problem = "is not a path"
-    elif file.is_dir():
-        problem = "is a directory, not a database file"
-    elif not file.parent.is_dir():
-        problem = f"can't be made: there is no directory {file.parent}"
-    elif must_exist and not file.exists():
-        problem = "does not exist"
-    elif must_exist and file.stat().st_size == 0:
-        # SQLite takes an empty file for an empty database, and a lost one would go unnoticed.
-        raise CorruptError(f"opening {path}: the file is empty, it is not a database")
-    else:
-        return
-    raise CantOpenError(
-        f"opening {path!r}: it {problem}", code=sqlite3.SQLITE_CANTOPEN, name="SQLITE_CANTOPEN"
-    )
+    try:
+        problem = (
+            _problem(
+                Path(path),
+                must_exist=role == "follower" or not config.create,
+                writes=role == "writer",
+            )
+            if path and "\0" not in path
+            else "it is not a path"
+        )
+    except (OSError, ValueError) as error:
+        problem = getattr(error, "strerror", None) or str(error)
+    if problem is not None:
+        raise CantOpenError(
+            f"opening {path!r}: {problem}", code=sqlite3.SQLITE_CANTOPEN, name="SQLITE_CANTOPEN"
+        )
+
+
+def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
+    if file.is_dir():
+        return "it is a directory, not a database file"
+    if not file.parent.is_dir():
+        return f"there is no directory {file.parent}"
+    if not file.exists():
+        return "it does not exist" if must_exist else None
+    with file.open("rb") as database:
+        start = database.read(SMALLEST)
+    # SQLite takes an empty file for an empty database, and writes over one that is shorter than a
+    # page: what was something else, or a database once, would be gone unnoticed.
+    if start and (len(start) < SMALLEST or not start.startswith(HEADER)):
+        raise CorruptError(
+            f"opening {file}: file is not a database",
+            code=sqlite3.SQLITE_NOTADB,
+            name="SQLITE_NOTADB",
+        )
+    if must_exist and not start:
+        raise CorruptError(
+            f"opening {file}: the file is empty, it is not a database",
+            code=sqlite3.SQLITE_NOTADB,
+            name="SQLITE_NOTADB",
+        )
+    if writes and not os.access(file, os.W_OK):
+        # SQLite would open it, and refuse the first write.
+        return "the file is read-only; Database(…, read_only=True) opens it"
+    return None
 
 
 def _pragmas(config: Config, role: Role) -> list[str]:

@@ -158,7 +158,7 @@ class Database:
         nothing of it is in the database.
         """
         return await self._write(
-            statement.query.name,
+            statement.query,
             lambda session: session.execute(statement),
             timeout=timeout,
             priority=priority,
@@ -195,7 +195,7 @@ class Database:
         thread, inside the transaction.
         """
         return await self._write(
-            query.name,
+            query,
             lambda session: session.execute_many(query, rows),
             timeout=timeout,
             priority=priority,
@@ -337,40 +337,48 @@ class Database:
         priority: int,
     ) -> T:
         go = self._write if statement.query.writes else self._read
-        return await go(statement.query.name, function, timeout=timeout, priority=priority)
+        return await go(statement.query, function, timeout=timeout, priority=priority)
 
     async def _read(
         self,
-        name: str,
+        what: Query[Any] | str,
         function: Callable[[Session], T],
         *,
         timeout: float | None = None,
         priority: int = 0,
     ) -> T:
-        return await self._counted(
-            name, self._opened().read(name, function, Deadline.after(timeout), priority=priority)
-        )
+        pool, deadline = self._opened(), Deadline.after(timeout)
+        name = what if isinstance(what, str) else what.name
+        return await self._told(what, pool.read(name, function, deadline, priority=priority))
 
     async def _write(
         self,
-        name: str,
+        what: Query[Any] | str,
         function: Callable[[Session], T],
         *,
         timeout: float | None = None,
         priority: int = 0,
     ) -> T:
-        return await self._counted(
-            name, self._opened().write(name, function, Deadline.after(timeout), priority=priority)
-        )
+        pool, deadline = self._opened(), Deadline.after(timeout)
+        name = what if isinstance(what, str) else what.name
+        return await self._told(what, pool.write(name, function, deadline, priority=priority))
 
-    async def _counted(self, name: str, call: Awaitable[T]) -> T:
+    async def _told(self, what: Query[Any] | str, call: Awaitable[T]) -> T:
+        """Await a call, count it, and put its query's name on an error of its BEGIN or COMMIT."""
         began = monotonic()
         failed = True
         try:
             result = await call
             failed = False
             return result
+        except QueryError as error:
+            if error.query is None and not isinstance(what, str):
+                error.query, error.sql = what.name, what.sql
+                error.args = (f"query {what.name!r}: {error}",)
+                error.__notes__ = [f"SQL: {what.sql}"]
+            raise
         finally:
+            name = what if isinstance(what, str) else what.name
             self._stats.record(name, monotonic() - began, failed=failed)
 
 

@@ -38,6 +38,7 @@ __all__ = [
     "ReadOnlyError",
     "StatementError",
     "StatementTimeoutError",
+    "TooBigError",
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionTimeoutError",
@@ -87,7 +88,8 @@ class QueryError(AbtDbError, sqlite3.DatabaseError):
     """SQLite refused or failed a statement.
 
     `query` is the query's name, `sql` its text (both None where no query was involved);
-    `sqlite_errorcode` and `sqlite_errorname` are SQLite's extended code and its name.
+    `sqlite_errorcode` and `sqlite_errorname` are SQLite's extended code and its name, SQLITE_ERROR
+    where the library refused it before SQLite was asked.
     """
 
     def __init__(
@@ -102,10 +104,8 @@ class QueryError(AbtDbError, sqlite3.DatabaseError):
         super().__init__(message)
         self.query = query
         self.sql = sql
-        if code is not None:
-            self.sqlite_errorcode = code
-        if name is not None:
-            self.sqlite_errorname = name
+        self.sqlite_errorcode = sqlite3.SQLITE_ERROR if code is None else code
+        self.sqlite_errorname = "SQLITE_ERROR" if name is None else name
 
 
 class StatementError(QueryError, sqlite3.OperationalError):
@@ -138,6 +138,10 @@ class CorruptError(QueryError):
 
 class FullError(QueryError, sqlite3.OperationalError):
     """The disk, or the database's own size limit, is full."""
+
+
+class TooBigError(QueryError, sqlite3.DataError):
+    """A text, a blob or a row that is larger than SQLite, or `Config`, permits."""
 
 
 class DiskIOError(QueryError, sqlite3.OperationalError):
@@ -208,8 +212,25 @@ _KINDS: dict[int, type[QueryError]] = {
     sqlite3.SQLITE_FULL: FullError,
     sqlite3.SQLITE_CANTOPEN: CantOpenError,
     sqlite3.SQLITE_CONSTRAINT: IntegrityError,
+    sqlite3.SQLITE_MISMATCH: IntegrityError,
+    sqlite3.SQLITE_TOOBIG: TooBigError,
     sqlite3.SQLITE_AUTH: DeniedError,
 }
+
+# Where the code tells no kind, the class of the original does.
+_CLASSES: dict[type[sqlite3.Error], type[QueryError]] = {
+    sqlite3.IntegrityError: IntegrityError,
+    sqlite3.DataError: TooBigError,
+    sqlite3.OperationalError: StatementError,
+}
+
+# SQLite's errors about the arguments of its functions end with the argument, and that may be a
+# parameter's value.
+_TELLS_A_VALUE = re.compile(
+    r"((?:bad )?JSON path(?: error near)?|fts5: [^\"':]*|no such column|no such function|"
+    r"unknown special query|parse error in [^\"':]*|malformed MATCH expression)\b.*",
+    re.DOTALL | re.IGNORECASE,
+)
 
 # sqlite3 puts the undecodable text itself behind the column's name; only the name is passed on.
 _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
@@ -233,10 +254,11 @@ def translate(
         return MappingError(f"{what}: column {undecodable[1]!r} holds text that is not UTF-8")
     code = getattr(error, "sqlite_errorcode", None)
     name = getattr(error, "sqlite_errorname", None)
-    kind = QueryError if code is None else _KINDS.get(code & 0xFF, QueryError)
+    by_class = _CLASSES.get(type(error), QueryError)
+    kind = by_class if code is None else _KINDS.get(code & 0xFF, by_class)
     if reason is not None:
         kind = DeniedError  # a refused function has the code of any other mistake
-    reason = reason or str(error)
+    reason = reason or _without_values(str(error), sql)
     if "unsafe use of" in reason:
         # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
         # JSON functions as well.
@@ -246,3 +268,12 @@ def translate(
     if sql is not None:
         translated.add_note(f"SQL: {sql}")
     return translated
+
+
+def _without_values(message: str, sql: str | None) -> str:
+    """Return SQLite's message; without its end where that is not a part of the SQL."""
+    told = _TELLS_A_VALUE.match(message)
+    if told is None or sql is None:
+        return message
+    culprit = message[told.end(1) :].strip(" :'\"")
+    return message if culprit.lower() in sql.lower() else f"{told[1]} (a value is not shown)"

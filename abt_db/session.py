@@ -295,7 +295,8 @@ class Session:
         if self.deadline.passed():
             raise self._stopped(doing)
         try:
-            self._raw.execute(sql).close()
+            for _ in self._raw.execute(sql):
+                pass  # what returns rows has done its work at the end of them
         except sqlite3.Error as error:
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
@@ -372,7 +373,10 @@ class Session:
         reason, self._denied = self._denied, None
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise self._stopped(f"query {query.name!r}") from None
-        raise translate(error, query=query.name, sql=query.sql, reason=reason) from error
+        told = translate(error, query=query.name, sql=query.sql, reason=reason)
+        # What was left out of the message, for it may be a value, is not told as the cause either
+        # (invariant 27).
+        raise told from (error if reason or str(error) in str(told) else None)
 
     def _stopped(self, what: str) -> AbtDbError:
         if self.deadline.cancelled:

@@ -105,7 +105,6 @@ class TestVerbs:
             async with db.transaction() as tx:
                 assert await tx.write(move, "b", new="d") == ["c", "d"]
             assert await db.read(lambda cx, n: cx.fetch_one(ITEM(id=n)), 1) == Item(1, "c")
-            assert await db.read(lambda cx: None) is None
             await witness.whole()
 
     async def test_an_error_names_the_query_and_no_value(self, path: Path) -> None:

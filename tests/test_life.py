@@ -52,6 +52,7 @@ class TestClose:
             gate.stop_at("COMMIT")
             running = asyncio.create_task(db.execute(ADD(name="a")))
             await gate.reached.wait()
+            waiting: list[asyncio.Task[Any]]
             waiting = [asyncio.create_task(db.execute(ADD(name=str(n)))) for n in range(50)]
             waiting += [asyncio.create_task(entered(db.transaction())) for n in range(50)]
             await until(lambda: db.stats()["writer"]["waiting"] == 100)
@@ -194,7 +195,7 @@ class TestOpen:
 
         db = Database(path, config=Config(readers=2))
         try:
-            assert await asyncio.gather(use(), use(), use()) == [0, 0, 0]
+            assert list(await asyncio.gather(use(), use(), use())) == [0, 0, 0]
             assert db.stats()["readers"]["opened"] == 2
         finally:
             await db.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
+from pathlib import Path
 from typing import Self
 
 from abt_db.config import Config
@@ -44,12 +46,10 @@ class BuildStore:
         Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database
         of another program, to which nothing is written.
         """
+        await _require_own(path, config or Config())
         db = await Database(path, config=config).open()
         try:
-            migrator = Migrator(db, load_migrations(SCHEMA))
-            if not await migrator.history():
-                await _require_own(db)
-            await migrator.up()
+            await Migrator(db, load_migrations(SCHEMA)).up()
         except BaseException:
             await db.close()
             raise
@@ -106,16 +106,26 @@ class BuildStore:
 _IDENTITY = Query(
     "store.identity",
     """
-    SELECT application_id, (SELECT count(*) FROM sqlite_schema)
+    SELECT application_id,
+           (SELECT count(*) FROM sqlite_schema
+            WHERE name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND tbl_name <> 'migration_history')
     FROM pragma_application_id()
     """,
 )
 
 
-async def _require_own(db: Database) -> None:
-    """Refuse a database that another program has put its tables in."""
-    identity = await db.fetch_one(_IDENTITY())
-    if identity not in ((0, 0), (APPLICATION_ID, 0)):
+async def _require_own(path: str | os.PathLike[str], config: Config) -> None:
+    """Refuse a database of another program, before anything is written to it.
+
+    Not even its journal mode is changed, so it is looked at through a read-only connection.
+    """
+    file = Path(path)
+    if not (file.is_file() and file.stat().st_size):
+        return
+    async with Database(path, config=replace(config, readers=1), read_only=True) as db:
+        identity = await db.fetch_one(_IDENTITY())
+    # One whose migrations were all taken back, or whose first one failed, is empty.
+    if identity != (0, 0) and (identity or (0,))[0] != APPLICATION_ID:
         raise MigrationUnknownError(
-            f"{db.path} belongs to another program; name another file with --db or ABT_DB"
+            f"{path} belongs to another program; name another file with --db or ABT_DB"
         )

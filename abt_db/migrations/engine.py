@@ -6,6 +6,7 @@ A step is one job on the writer, behind a barrier: nobody else reads or writes m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -16,11 +17,12 @@ from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
     AbtDbError,
-    BusyError,
     MigrationChangedError,
+    MigrationError,
     MigrationFailedError,
     MigrationIrreversibleError,
     MigrationUnknownError,
+    StatementError,
 )
 from abt_db.lane import Lease
 from abt_db.query import Query
@@ -173,8 +175,13 @@ class Migrator:
         began = monotonic()
 
         def run(session: Session) -> T:
-            with session.foreign_keys_off(), session.transaction("IMMEDIATE"):
-                return step(session, migration)
+            try:
+                with session.foreign_keys_off(), session.transaction("IMMEDIATE"):
+                    return step(session, migration)
+            except (BeginBusyError, MigrationError):
+                raise
+            except AbtDbError as error:
+                raise MigrationFailedError(f"{migration.origin}: {error}") from error
 
         try:
             return await while_busy(
@@ -182,39 +189,53 @@ class Migrator:
                 Deadline.after(self.db.config.busy_timeout),
                 kind=BeginBusyError,
             )
-        except AbtDbError as error:
-            if step != self._up or isinstance(error, BusyError):
-                raise
-            message = str(error)
-            seconds = monotonic() - began
-
-            def note(session: Session) -> None:
-                with session.transaction("IMMEDIATE"):
-                    history.record(session, migration, seconds, error=message)
-
-            await lease.run(note, Deadline())
+        except MigrationFailedError as error:
+            if step == self._up:
+                await self._note_failure(lease, migration, monotonic() - began, error)
             raise
+
+    async def _note_failure(
+        self, lease: Lease, migration: Migration, seconds: float, failure: MigrationFailedError
+    ) -> None:
+        """Write to the history that a try failed, unless another process has succeeded."""
+
+        def note(session: Session) -> None:
+            with session.transaction("IMMEDIATE"):
+                applied = {record.version for record in history.read(session) if record.success}
+                if migration.version not in applied:
+                    history.record(session, migration, seconds, error=str(failure))
+
+        try:
+            await while_busy(
+                lambda: lease.run(note, Deadline()),
+                Deadline.after(self.db.config.busy_timeout),
+                kind=BeginBusyError,
+            )
+        except AbtDbError as error:
+            # The first error wins (invariant 10).
+            failure.add_note(f"It could not be noted in the history: {error}")
 
     def _up(self, session: Session, migration: Migration) -> Record | None:
         began = monotonic()
         status = self._compare(history.read(session))
         if migration not in status.pending:
             return None  # another process was first (M2)
-        self._run_script(session, migration, migration.up)
+        self._run_script(session, migration.origin, migration.up)
         return history.record(session, migration, monotonic() - began)
 
     def _down(self, session: Session, migration: Migration) -> bool:
         applied = {record.version for record in self._compare(history.read(session)).applied}
         if migration.version not in applied:
             return False
-        self._run_script(session, migration, migration.down or "")
+        origin = migration.origin.replace(".up.sql", ".down.sql")
+        self._run_script(session, origin, migration.down or "")
         history.forget(session, migration.version)
         return True
 
-    def _run_script(self, session: Session, migration: Migration, script: str) -> None:
-        before = set(session.fetch_all(_VIOLATIONS()))
+    def _run_script(self, session: Session, origin: str, script: str) -> None:
+        before = _violations(session)
         for statement in split(script):
-            where = f"{migration.origin}, line {statement.line}"
+            where = f"{origin}, line {statement.line}"
             keyword = first_keyword(statement.text)
             if keyword in _REFUSED:
                 raise MigrationFailedError(
@@ -224,8 +245,23 @@ class Migrator:
                 session.run_sql(statement.text, doing=where)
             except AbtDbError as error:
                 raise MigrationFailedError(str(error)) from error
-        if broken := set(session.fetch_all(_VIOLATIONS())) - before:
-            tables = ", ".join(sorted({str(row[0]) for row in broken}))
+        after = _violations(session)
+        if before is None or after == before:
+            return
+        if after is None:
+            raise MigrationFailedError(f"{origin}: a foreign key refers to what is no key")
+        # By their number: a table that was renamed or built again has the same ones elsewhere.
+        if after.total() > before.total():
+            tables = ", ".join(sorted(after - before))
             raise MigrationFailedError(
-                f"{migration.origin}: it breaks {len(broken)} foreign keys, in {tables}"
+                f"{origin}: it breaks {after.total() - before.total()} foreign keys, in {tables}"
             )
+
+
+def _violations(session: Session) -> Counter[str] | None:
+    """How many foreign keys of each table are violated; None where that can't be checked, for one
+    refers to columns that are no key."""
+    try:
+        return Counter(str(row[0]) for row in session.fetch_all(_VIOLATIONS()))
+    except StatementError:
+        return None
