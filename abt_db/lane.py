@@ -74,6 +74,7 @@ class Lease:
         "label",
         "priority",
         "returned",
+        "settled",
         "since",
         "task",
     )
@@ -87,6 +88,9 @@ class Lease:
         self.future: asyncio.Future[None] = loop.create_future()
         """Done when the connection is lent."""
         self.returned: asyncio.Future[None] = loop.create_future()
+        """Done when it was given back; the lane still has to clean up."""
+        self.settled: asyncio.Future[None] = loop.create_future()
+        """Done when the connection can serve again."""
         self.since = monotonic()
         self.error: AbtDbError | None = None
         """Why it was taken back before its time."""
@@ -224,7 +228,8 @@ class Lane:
         self._idle: list[_Seat] = []  # the one used last is at the end and taken first: warm cache
         self._queue = Queue()
         self._closed = True
-        self._paused_by: asyncio.Task[Any] | None = None
+        self._paused = False
+        self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
         self._drained: asyncio.Future[None] | None = None
         self._watcher: asyncio.TimerHandle | None = None
         self.counters = {"opened": 0, "replaced": 0, "jobs": 0, "leases": 0, "waits": 0}
@@ -354,7 +359,7 @@ class Lane:
 
     def _offer(self, work: Work) -> _Seat | None:
         """Hand work to the idle seat that was used last, if there is one."""
-        while self._idle and self._paused_by is None:
+        while self._idle and not self._paused:
             seat = self._idle.pop()
             # Done: its task was cancelled in this turn of the loop, which is about to end.
             if seat.offer is not None and not seat.offer.done():
@@ -389,8 +394,13 @@ class Lane:
                 " use the handle that is held already, or end it first"
             )
 
-    def holders(self) -> list[asyncio.Task[Any] | None]:
-        """The tasks that connections are lent to; None for one that comes free without any."""
+    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
+        """The tasks that have to do something before one connection, or all, come free.
+
+        None stands for what comes free without anybody's doing.
+        """
+        if self._paused and not for_all:
+            return [self._paused_by]
         return [
             seat.work.task
             if isinstance(seat.work, Lease) and seat.work.begun and not seat.work.returned.done()
@@ -398,16 +408,11 @@ class Lane:
             for seat in self._seats
         ]
 
-    @property
-    def paused_by(self) -> asyncio.Task[Any] | None:
-        """The task whose barrier nobody passes."""
-        return self._paused_by
-
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
         held = [seat.work for seat in self._seats if seat.work is not None]
         if not held:
-            return f"{'a barrier' if self._paused_by else 'nobody'} holds the {self.name}"
+            return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
         oldest = min(held, key=lambda work: work.since)
         task = oldest.task.get_name() if oldest.task is not None else "?"
         which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
@@ -427,8 +432,12 @@ class Lane:
                 return
             ready.set_result(None)
             while await self._next(seat):
-                await self._do(seat)
-                seat.work = None
+                try:
+                    await self._do(seat)
+                finally:
+                    if isinstance(seat.work, Lease) and not seat.work.settled.done():
+                        seat.work.settled.set_result(None)
+                    seat.work = None
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
             if seat.connection is not None:
@@ -447,7 +456,7 @@ class Lane:
 
     async def _next(self, seat: _Seat) -> bool:
         """Wait for work and set it as `seat.work`; False when the lane is closed."""
-        if self._paused_by is None and (work := self._queue.take(monotonic())) is not None:
+        if not self._paused and (work := self._queue.take(monotonic())) is not None:
             seat.work = work
             return True
         if self._closed:
@@ -552,7 +561,7 @@ class Lane:
                 f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
                 " for it"
             )
-        self._paused_by = task
+        self._paused, self._paused_by = True, task
         self._waits[task] = _Wait(self, for_all=True)
         try:
             async with asyncio.timeout(wait):
@@ -568,9 +577,13 @@ class Lane:
         finally:
             self._waits.pop(task, None)
 
+    def disown(self) -> None:
+        """Note that `resume` will follow without any doing of the task that paused the lane."""
+        self._paused_by = None
+
     def resume(self) -> None:
         """Go on after `pause`, with what has come meanwhile."""
-        self._paused_by = None
+        self._paused, self._paused_by = False, None
         while self._idle and (work := self._queue.take(monotonic())) is not None:
             if self._offer(work) is None:
                 self._queue.add(work)
@@ -618,8 +631,6 @@ def _waits_for_ever(
     task: asyncio.Task[Any] | None, wait: _Wait, waits: Waits, seen: frozenset[object]
 ) -> bool:
     """Whether what `task` waits for comes free only by `task` itself, or by others in that fix."""
-    barrier = wait.lane.paused_by
-    holders = [barrier] if barrier is not None and not wait.for_all else wait.lane.holders()
 
     def stuck(holder: asyncio.Task[Any] | None) -> bool:
         if holder is None or holder in seen:
@@ -629,4 +640,5 @@ def _waits_for_ever(
         their = waits.get(holder)
         return their is not None and _waits_for_ever(task, their, waits, seen | {holder})
 
+    holders = wait.lane.holders(for_all=wait.for_all)
     return (any if wait.for_all else all)(map(stuck, holders))

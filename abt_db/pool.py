@@ -155,9 +155,12 @@ class Pool:
                 await readers.pause(self.config.acquire_timeout)
             yield lease
         finally:
-            lease.give_back()
+            # A step that was cancelled goes on until its thread has undone it; readers wait for
+            # that too, though the caller does not.
             if readers is not None:
-                readers.resume()
+                readers.disown()
+                lease.settled.add_done_callback(lambda _: readers.resume())
+            lease.give_back()
 
     def reading(self, function: Callable[[Session], T]) -> Callable[[Session], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""

@@ -75,6 +75,7 @@ class Session:
         "_privileged",
         "_raw",
         "_thread",
+        "_unfit",
         "deadline",
         "writable",
     )
@@ -86,6 +87,7 @@ class Session:
         self.deadline = Deadline()
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
+        self._unfit = False  # a setting could not be put back
         self._begun = False  # a transaction is what the caller thinks to be in
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
@@ -219,10 +221,14 @@ class Session:
         self.begin(mode)
         try:
             yield
-            self.commit()
+            if mode == "SNAPSHOT":
+                self.rollback()  # there is nothing to commit
+            else:
+                self.commit()
         except BaseException as error:
             try:
-                self.reset()
+                self.close_cursors()
+                self.rollback()
             except AbtDbError as second:
                 error.add_note(f"The rollback failed as well: {second}")
             raise
@@ -261,9 +267,14 @@ class Session:
             )
 
     def reset(self) -> None:
-        """Close what a caller left open: cursors, then the transaction (invariant 7)."""
+        """Close what a caller left open: cursors, then the transaction (invariant 7).
+
+        Raises when the connection can't serve again; it has to be replaced then.
+        """
         self.close_cursors()
         self.rollback()
+        if self._unfit:
+            raise TransactionStateError("a setting of the connection could not be put back")
 
     def close_cursors(self) -> None:
         """Close what streams have left half read."""
@@ -284,8 +295,10 @@ class Session:
         try:
             yield
         finally:
+            self._unfit = True
             self.rollback()
             self.control(f"PRAGMA foreign_keys = {int(before)}")
+            self._unfit = False
 
     def run_sql(self, sql: str, *, doing: str) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
@@ -319,7 +332,7 @@ class Session:
     @property
     def settled(self) -> bool:
         """Whether nothing is open: neither a transaction nor a cursor."""
-        return not self._cursors and not self._raw.in_transaction
+        return not (self._cursors or self._raw.in_transaction or self._unfit)
 
     # -- inside ----------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import selectors
 import signal
 import sqlite3
@@ -125,15 +126,23 @@ class Witness:
         self._raw = sqlite3.connect(db.path, isolation_level=None, timeout=0, cached_statements=0)
         self._raw.execute("PRAGMA synchronous = OFF")
         self._before = threads(), -1
+        self._complaints: list[str] = []
 
     async def __aenter__(self) -> Witness:
+        asyncio.get_running_loop().set_exception_handler(
+            lambda _loop, context: self._complaints.append(repr(context))
+        )
         with suppress(AssertionError):
             await self.whole()  # SQLite opens some of its files when they are first needed
         self._before = threads(), descriptors()
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(self, kind: object, *_error: object) -> None:
         self._raw.close()
+        gc.collect()
+        asyncio.get_running_loop().set_exception_handler(None)
+        # Such as "exception was never retrieved", or "task was destroyed but it is pending".
+        assert kind or not self._complaints
 
     def count(self) -> int:
         """How many items are committed."""

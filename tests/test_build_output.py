@@ -70,6 +70,11 @@ class TestNothingIsLost:
             assert "\n" not in line.message
             assert line.raw != line.message.encode() + b"\n"
 
+    @given(st.text(), st.integers(4, 9))
+    def test_a_character_is_never_split(self, text: str, max_line: int) -> None:
+        lines = split(text.encode(), max_line=max_line)
+        assert "".join(line.message + "\n" * (line.raw is None) for line in lines) == text
+
     @given(in_chunks(), st.integers(4, 40))
     def test_no_line_is_longer_than_the_limit_and_few_are_cut(
         self, datas: list[bytes], max_line: int

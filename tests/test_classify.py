@@ -266,6 +266,11 @@ class TestEffort:
             level(message)
             assert time.process_time() - started < 0.5
 
+    def test_a_source_is_not_as_long_as_the_line(self) -> None:
+        _, source = Classifier().classify("> Task :" + "a" * 2**20)
+        assert source is not None
+        assert len(source) < 10_000
+
     def test_a_typical_line_is_cheap(self) -> None:
         classify = Classifier().classify
         message = "Preparing to unpack .../50-openjdk-17-jre-headless_17.0.10+7_amd64.deb ...\r"

@@ -12,7 +12,7 @@ from typing import Any
 import aiosqlite
 import pytest
 from engine import Driver, items, lose_writer
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abt_db import AbtDbError, Config, ConfigError, Database, Query, QueryError, Session
@@ -128,6 +128,7 @@ class TestValidation:
             st.lists(st.integers(), max_size=1),
         ),
     )
+    @settings(deadline=None)
     def test_nothing_but_a_config_error_comes_of_any_value(self, name: str, value: Any) -> None:
         try:
             kept = made(name, value)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
@@ -368,6 +370,63 @@ class TestLocked:
             async with Database(path, config=Config(busy_timeout=SOON)) as db:
                 assert await db.fetch_all(NAMES()) == ["a"]
             assert monotonic() - began < SOON
+
+
+VISITOR = """
+import sqlite3, sys
+with sqlite3.connect(sys.argv[1]) as raw:
+    print(*(name for (name,) in raw.execute("SELECT name FROM items ORDER BY id")))
+raw.close()
+"""
+
+
+def visit(path: Path) -> list[str]:
+    """Have another process open the database, read it, and close it."""
+    command = [sys.executable, "-c", VISITOR, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+class TestVisitors:
+    """A program that opens the file and goes again takes nothing along.
+
+    Whoever closes a database as the last one deletes its log, and knows by the locks of the others
+    whether it is the last. Those of this process are gone as soon as *any* descriptor of the file
+    is closed in it (https://www.sqlite.org/howtocorrupt.html, 2.2), so nothing in it may open the
+    file but SQLite: the others would delete the log that is written here (invariant 28).
+    """
+
+    async def test_see_what_was_committed_and_leave_the_log_where_it_is(self, path: Path) -> None:
+        async with items(path, "a", readers=3) as db:
+            for number in range(1, 4):
+                assert len(visit(path)) == number
+                assert Path(f"{path}-wal").exists()
+                await db.execute(ADD(name=str(number)))
+            assert visit(path) == await db.fetch_all(NAMES())
+        assert visit(path) == ["a", "1", "2", "3"]
+
+    async def test_also_after_another_database_was_opened_here(self, path: Path) -> None:
+        """The same file twice in one process, writing or only reading, or tried in vain."""
+        async with items(path, "a") as db:
+            async with Database(path), Database(path, read_only=True):
+                assert visit(path) == ["a"]
+            config = Config(journal_mode="delete", busy_timeout=0)
+            with pytest.raises(BusyError):
+                await Database(path, config=config).open()
+            assert visit(path) == ["a"]
+            assert Path(f"{path}-wal").exists()
+            await db.execute(ADD(name="b"))
+            assert visit(path) == ["a", "b"]
+
+    async def test_also_after_a_connection_was_replaced(self, path: Path) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            await lose_writer(db, driver)
+            await db.execute(ADD(name="b"))
+            assert visit(path) == ["a", "b"]
+            assert Path(f"{path}-wal").exists()
+            await db.execute(ADD(name="c"))
+            assert visit(path) == ["a", "b", "c"]
 
 
 class TestNoDatabase:

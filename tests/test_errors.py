@@ -190,11 +190,10 @@ class TestKinds:
     ) -> None:
         """SQLite's code is then SQLITE_SCHEMA, whatever the mistake."""
         async with items(path, readers=1) as db:
-            with pytest.raises(StatementError, match="no such column: missing"):
-                await db.fetch_one(Query("q", "SELECT missing FROM items")())
-            await db.execute(Query("q", "ALTER TABLE items ADD COLUMN more")())
-            with pytest.raises(StatementError, match="no such column: missing"):
-                await db.fetch_one(Query("q", "SELECT missing FROM items")())
+            for change in ("CREATE TABLE more (id)", "ALTER TABLE more ADD COLUMN name"):
+                await db.execute(Query("change", change)())
+                with pytest.raises(StatementError, match="no such column: missing"):
+                    await db.fetch_one(Query("q", "SELECT missing")())
 
     @staticmethod
     def check(

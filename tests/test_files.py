@@ -153,14 +153,19 @@ class TestDamaged:
 
     async def test_a_log_with_rubbish_behind_its_end(self, path: Path) -> None:
         """What has no valid checksum was never committed."""
-        async with items(path, "a", "b") as db:
-            saved = path.with_name("saved.db")
-            shutil.copy(path, saved)
-            log = Path(f"{path}-wal").read_bytes()
-            await db.execute(ADD(name="c"))
-        Path(f"{saved}-wal").write_bytes(log + random.Random(2).randbytes(3 * PAGE))
-        async with Database(saved) as db:
-            assert await db.fetch_all(NAMES()) == ["a", "b"]
+        make(path, "wal", rows=3)
+        run_script(
+            """
+            raw = sqlite3.connect(path, isolation_level=None)
+            raw.execute("INSERT INTO items (name) VALUES ('in the log')")
+            os._exit(0)
+            """,
+            path,
+        )
+        with Path(f"{path}-wal").open("ab") as log:
+            log.write(random.Random(2).randbytes(3 * PAGE))
+        async with Database(path) as db:
+            assert await db.fetch_one(COUNT()) == 4
             assert await db.fetch_one(SOUND()) == "ok"
 
 

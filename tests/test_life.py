@@ -7,6 +7,7 @@ import gc
 import signal
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 from subprocess import PIPE
@@ -36,6 +37,7 @@ from abt_db import (
     Config,
     Database,
     PoolClosedError,
+    TransactionStateError,
 )
 
 
@@ -199,6 +201,33 @@ class TestOpen:
             assert db.stats()["readers"]["opened"] == 2
         finally:
             await db.close()
+
+    def test_again_in_another_loop(self, path: Path, no_leaks: None) -> None:
+        async def use() -> None:
+            async with db:
+                readers = [db.open() for _ in range(3)]
+                await asyncio.gather(*readers)
+                assert await db.fetch_one(COUNT_TABLES()) == 0
+
+        db = Database(path, config=Config(readers=2))
+        for _ in range(3):
+            asyncio.run(use())
+
+    @pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks before 3.12")
+    def test_in_a_loop_of_eager_tasks(self, path: Path, no_leaks: None) -> None:
+        async def use() -> None:
+            factory = asyncio.eager_task_factory  # type: ignore[attr-defined]
+            asyncio.get_running_loop().set_task_factory(factory)
+            async with items(path) as db:
+                await asyncio.gather(*(db.execute(ADD(name=name)) for name in "abc"))
+                async with db.transaction() as tx:
+                    await tx.execute(ADD(name="d"))
+                    refused = asyncio.create_task(tx.execute(ADD(name="e")))
+                    await asyncio.wait([refused])
+                    assert isinstance(refused.exception(), TransactionStateError)
+                assert await db.fetch_all(NAMES()) == list("abcd")
+
+        asyncio.run(use())
 
     async def test_opened_while_it_closes_it_is_open(self, path: Path, no_leaks: None) -> None:
         async with items(path) as db:

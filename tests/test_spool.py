@@ -31,7 +31,7 @@ def numbered(number: int, size: int = 0) -> Chunk:
 async def rest_of(spool: Spool) -> list[Chunk]:
     spool.close()
     chunks = []
-    while taken := await spool.take():
+    while taken := await spool.take(20 * KIB):
         chunks += taken
     return chunks
 

@@ -531,6 +531,21 @@ class TestStream:
                         break
                 await tx.execute(drop())
 
+    async def test_cancelled_as_it_begins_inside_a_transaction_it_keeps_nothing_open(
+        self, path: Path
+    ) -> None:
+        driver = Driver()
+        drop = Query("items.drop", "DROP TABLE items")  # refused while anyone reads from it
+        async with items(path, *"abc", connect=driver.connect) as db:
+            gate = Gate(driver)
+            async with db.transaction() as tx:
+                gate.stop_at("end")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05), tx.stream(NAMES(), size=1):
+                        pytest.fail("it has begun")
+                gate.open()
+                await tx.execute(drop())
+
     async def test_it_is_dead_outside_its_block(self, path: Path) -> None:
         async with items(path, *"ab") as db:
             stream = db.stream(NAMES(), size=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from running import program, python, run
 
+from abt_db.builds import usage
 from abt_db.builds.usage import Sampler, processes
 
 pytestmark = pytest.mark.skipif(
@@ -100,6 +102,85 @@ class TestProcessorTime:
             time.sleep(0.5)"""
         outcome, _ = await run(python(script))
         assert 0.5 <= outcome.usage.cpu_seconds < 0.9
+
+
+class TestAccounting:
+    """No second of anybody's is missing or counts twice, whatever happens between two samples."""
+
+    @pytest.fixture
+    def proc(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A /proc of our own making, in which 100 is the command."""
+        monkeypatch.setattr(usage, "_PROC", str(tmp_path))
+        return tmp_path
+
+    def test_orphans_count_and_those_that_were_waited_for_do_not(self, proc: Path) -> None:
+        sampler = Sampler(100)
+        show(proc, pid=100, parent=1, session=100, seconds=1)
+        show(proc, pid=101, parent=100, session=100, seconds=2)
+        show(proc, pid=102, parent=101, session=102, seconds=4)
+        show(proc, pid=103, parent=100, session=103, seconds=8)
+        show(proc, pid=7, parent=1, session=7, seconds=1000)
+        show(proc, pid=8, parent=7, session=7, seconds=1000)
+        sampler.sample()
+        assert sampler.usage(NOTHING).cpu_seconds == 0  # as long as their parents live
+
+        hide(proc, 101)  # which had not waited for 102
+        show(proc, pid=102, parent=1, session=102, seconds=16)
+        show(proc, pid=104, parent=102, session=102, seconds=32)
+        sampler.sample()
+        assert sampler.usage(NOTHING).cpu_seconds == 16
+
+        hide(proc, 102)  # which had not waited for 104
+        show(proc, pid=104, parent=1, session=102, seconds=64)
+        show(proc, pid=105, parent=104, session=102, seconds=128)
+        sampler.sample()
+        assert sampler.usage(NOTHING).cpu_seconds == 16 + 64
+
+        hide(proc, 100)  # which had not waited for 103
+        show(proc, pid=103, parent=1, session=103, seconds=256)
+        assert sampler.usage(NOTHING).cpu_seconds == 16 + 64 + 128 + 256
+
+    def test_a_number_that_is_used_again_is_another_process(self, proc: Path) -> None:
+        sampler = Sampler(100)
+        show(proc, pid=100, parent=1, session=100, seconds=1)
+        show(proc, pid=101, parent=1, session=100, seconds=2)
+        sampler.sample()
+        show(proc, pid=101, parent=1, session=101, seconds=1000, started=2)
+        assert sampler.usage(NOTHING).cpu_seconds == 2
+
+    def test_memory_is_that_of_the_largest_sample(self, proc: Path) -> None:
+        sampler = Sampler(100)
+        for pages in (1000, 3000, 2000):
+            show(proc, pid=100, parent=1, session=100, pages=pages)
+            show(proc, pid=101, parent=100, session=101, pages=500)
+            sampler.sample()
+        page = os.sysconf("SC_PAGE_SIZE")
+        assert sampler.usage(NOTHING).peak_memory == 3500 * page
+        assert sampler.usage(waited(kibibytes=3500 * page // 1024)).peak_memory == 3500 * page
+        assert sampler.usage(waited(kibibytes=2**20)).peak_memory == 2**30
+
+
+def waited(kibibytes: int = 0) -> resource.struct_rusage:
+    """What `os.wait4` tells: times, memory, and what is of no interest."""
+    return resource.struct_rusage([0.0, 0.0, kibibytes, *[0] * 13])
+
+
+NOTHING = waited()
+
+
+def show(
+    proc: Path, *, pid: int, parent: int, session: int, seconds: int = 0, pages: int = 0,
+    started: int = 1,
+) -> None:  # fmt: skip
+    """Have /proc tell of a process; see proc_pid_stat(5)."""
+    ticks = seconds * os.sysconf("SC_CLK_TCK")
+    fields = [pid, "(sh)", "S", parent, pid, session, *[0] * 7, 0, 0, 0, ticks, *[0] * 4, started]
+    (proc / str(pid)).mkdir(exist_ok=True)
+    (proc / str(pid) / "stat").write_text(" ".join(map(str, [*fields, 0, pages, *[0] * 28])))
+
+
+def hide(proc: Path, pid: int) -> None:
+    (proc / str(pid) / "stat").unlink()
 
 
 class TestProcesses:

@@ -9,8 +9,8 @@ from typing import Self
 
 from abt_db.config import Config
 from abt_db.database import Database
-from abt_db.errors import MigrationUnknownError
-from abt_db.migrations import Migrator, load_migrations
+from abt_db.errors import MigrationUnknownError, StatementError
+from abt_db.migrations import Migration, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
@@ -46,10 +46,11 @@ class BuildStore:
         Raises as `Database.open` and `Migrator.up` do, and `MigrationUnknownError` for a database
         of another program, to which nothing is written.
         """
-        await _require_own(path, config or Config())
+        migrations = load_migrations(SCHEMA)
+        await _require_own(path, config or Config(), migrations)
         db = await Database(path, config=config).open()
         try:
-            await Migrator(db, load_migrations(SCHEMA)).up()
+            await Migrator(db, migrations).up()
         except BaseException:
             await db.close()
             raise
@@ -114,8 +115,10 @@ _IDENTITY = Query(
 )
 
 
-async def _require_own(path: str | os.PathLike[str], config: Config) -> None:
-    """Refuse a database of another program, before anything is written to it.
+async def _require_own(
+    path: str | os.PathLike[str], config: Config, migrations: tuple[Migration, ...]
+) -> None:
+    """Refuse a database of another program, or of a newer one, before anything is written to it.
 
     Not even its journal mode is changed, so it is looked at through a read-only connection.
     """
@@ -123,9 +126,15 @@ async def _require_own(path: str | os.PathLike[str], config: Config) -> None:
     if not (file.is_file() and file.stat().st_size):
         return
     async with Database(path, config=replace(config, readers=1), read_only=True) as db:
-        identity = await db.fetch_one(_IDENTITY())
-    # One whose migrations were all taken back, or whose first one failed, is empty.
-    if identity != (0, 0) and (identity or (0,))[0] != APPLICATION_ID:
+        application, tables = await db.fetch_one(_IDENTITY()) or (0, 0)
+        # One whose migrations were all taken back, or whose first one failed, is empty.
+        own = application == APPLICATION_ID or (application, tables) == (0, 0)
+        try:
+            if own:
+                await Migrator(db, migrations).status()
+        except StatementError:
+            own = False  # a history of another shape
+    if not own:
         raise MigrationUnknownError(
             f"{path} belongs to another program; name another file with --db or ABT_DB"
         )

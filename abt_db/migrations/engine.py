@@ -217,16 +217,25 @@ class Migrator:
 
     def _up(self, session: Session, migration: Migration) -> Record | None:
         began = monotonic()
-        status = self._compare(history.read(session))
-        if migration not in status.pending:
+        pending = self._compare(history.read(session)).pending
+        if migration not in pending:
             return None  # another process was first (M2)
+        if migration is not pending[0]:
+            raise MigrationOrderError(
+                f"{migration.origin}: version {pending[0].version}, which comes before it, was"
+                " taken back meanwhile"
+            )
         self._run_script(session, migration.origin, migration.up)
         return history.record(session, migration, monotonic() - began)
 
     def _down(self, session: Session, migration: Migration) -> bool:
-        applied = {record.version for record in self._compare(history.read(session)).applied}
+        applied = [record.version for record in self._compare(history.read(session)).applied]
         if migration.version not in applied:
             return False
+        if migration.version != max(applied, key=self._place.__getitem__):
+            raise MigrationOrderError(
+                f"{migration.origin} can't be taken back: a later version was applied meanwhile"
+            )
         origin = migration.origin.replace(".up.sql", ".down.sql")
         self._run_script(session, origin, migration.down or "")
         history.forget(session, migration.version)
@@ -246,10 +255,10 @@ class Migrator:
             except AbtDbError as error:
                 raise MigrationFailedError(str(error)) from error
         after = _violations(session)
-        if before is None or after == before:
+        if isinstance(before, str) or after == before:
             return
-        if after is None:
-            raise MigrationFailedError(f"{origin}: a foreign key refers to what is no key")
+        if isinstance(after, str):
+            raise MigrationFailedError(f"{origin}: {after}")
         # By their number: a table that was renamed or built again has the same ones elsewhere.
         if after.total() > before.total():
             tables = ", ".join(sorted(after - before))
@@ -258,10 +267,10 @@ class Migrator:
             )
 
 
-def _violations(session: Session) -> Counter[str] | None:
-    """How many foreign keys of each table are violated; None where that can't be checked, for one
-    refers to columns that are no key."""
+def _violations(session: Session) -> Counter[str] | str:
+    """How many foreign keys of each table are violated; or why that can't be checked, for instance
+    because one refers to columns that are no key."""
     try:
         return Counter(str(row[0]) for row in session.fetch_all(_VIOLATIONS()))
-    except StatementError:
-        return None
+    except StatementError as error:
+        return str(error)
