@@ -11,6 +11,7 @@ Where things are, each building on those above it:
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     session      the verbs, synchronous, on a connection's own thread
     connection   one aiosqlite connection that runs a whole job in one thread hop
+    work         what is queued: jobs and leases; who goes first, and who would wait for ever
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`

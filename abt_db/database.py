@@ -20,12 +20,12 @@ from .config import Config
 from .connection import MEMORY, Connect
 from .deadline import Deadline, finish
 from .errors import PoolClosedError, QueryError
-from .lane import Lease
 from .pool import Pool
 from .query import Query, Statement
 from .session import Result, Session
 from .stats import QueryStats
 from .transaction import Snapshot, Stream, Transaction
+from .work import Lease
 
 __all__ = ["Database"]
 

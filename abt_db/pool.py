@@ -20,8 +20,9 @@ from .errors import (
     ReadOnlyError,
     TransactionStateError,
 )
-from .lane import Job, Lane, Lease, Waits
+from .lane import Lane
 from .session import BeginBusyError, Session
+from .work import Job, Lease, Waits
 
 __all__ = ["Pool"]
 

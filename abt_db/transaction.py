@@ -16,10 +16,10 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 from .connection import while_busy
 from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
-from .lane import Lease
 from .pool import Pool
 from .query import Query, Statement
 from .session import BeginBusyError, Reading, Result, Session
+from .work import Lease
 
 __all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
 

@@ -45,6 +45,7 @@ from abt_db import (
     Statement,
     StatementError,
     StatementTimeoutError,
+    Transaction,
     errors,
 )
 from abt_db.errors import translate
@@ -194,6 +195,28 @@ class TestKinds:
                 await db.execute(Query("change", change)())
                 with pytest.raises(StatementError, match="no such column: missing"):
                     await db.fetch_one(Query("q", "SELECT missing")())
+
+    async def test_inside_a_function_or_a_transaction_the_statement_is_named(
+        self, path: Path
+    ) -> None:
+        again = Query("again", "INSERT INTO items (name) VALUES ('a')")
+
+        async def add(tx: Transaction) -> None:
+            await tx.execute(again())
+
+        async with items(path, "a") as db:
+            for call in (
+                lambda: db.write(lambda cx: cx.execute(again())),
+                lambda: db.write(lambda cx: cx.execute_batch([again()])),
+                lambda: db.write(lambda cx: cx.execute_many(again, [{}])),
+                lambda: db.execute_batch([ADD(s="b"), again()]),
+            ):
+                with pytest.raises(IntegrityError, match="query 'again'") as caught:
+                    await call()
+                assert (caught.value.query, caught.value.sql) == ("again", again.sql)
+            with pytest.raises(IntegrityError, match="query 'again'"):
+                async with db.transaction() as tx:
+                    await add(tx)
 
     @staticmethod
     def check(
@@ -446,6 +469,9 @@ LEAKS: dict[str, Callable[[str], Callable[[Session], object]]] = {
     "full text, a rank": sql("INSERT INTO words (words, rank) VALUES ('rank', :s)"),
     "full text, a rank function": sql("SELECT * FROM words('a') WHERE rank MATCH :s"),
     "a refused function": sql("SELECT load_extension(:s)"),
+    "a table of a pragma": sql("SELECT * FROM pragma_integrity_check(:s)"),
+    "a database of a pragma": sql("SELECT * FROM pragma_table_info('items', :s)"),
+    "a tokenizer": sql("SELECT fts3_tokenizer(:s)"),
     "a column of a table": sql("SELECT * FROM pragma_table_info(:s), missing"),
     "not UTF-8": sql("SELECT CAST(:s AS TEXT) AS c", lambda secret: secret.encode() + b"\xff"),
     "not UTF-8, returned": sql(

@@ -41,7 +41,7 @@ from abt_db import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from abt_db.lane import AGEING, Queue, Work
+from abt_db.work import AGEING, Queue, Work
 
 
 @dataclass(eq=False)

@@ -18,6 +18,7 @@ LAYERS = [
     ("query",),
     ("session",),
     ("connection",),
+    ("work",),
     ("lane",),
     ("pool",),
     ("transaction",),

@@ -708,6 +708,18 @@ OTHERS: list[Callable[[Database], Coroutine[Any, Any, Any]]] = [
 ]
 
 
+def stop_in_step(gate: Gate, sql: str) -> None:
+    """Close the gate at the next statement that begins so, but not before a step has begun."""
+    begun = False
+
+    def stops(here: str) -> bool:
+        nonlocal begun
+        begun = begun or here.startswith("PRAGMA foreign_keys")
+        return begun and here.startswith(sql)
+
+    gate._close(stops)
+
+
 class TestBarrier:
     """No reader and no other writer works during a step; those that come meanwhile wait, and then
     succeed (invariant 21)."""
@@ -726,7 +738,7 @@ class TestBarrier:
         async with Database(path, config=TWO_READERS, connect=driver.connect) as db:
             await Migrator(db, FAMILY).up(2)
             gate = Gate(driver)
-            gate.stop_at(moment)
+            stop_in_step(gate, moment)
             task = asyncio.create_task(Migrator(db, FAMILY).up())
             await gate.reached.wait()
             others = [asyncio.create_task(other(db)) for other in OTHERS]
@@ -773,13 +785,41 @@ class TestBarrier:
                 with pytest.raises(TransactionStateError, match="would wait for ever"):
                     await Migrator(db, FAMILY).up()
 
+    async def test_the_caller_itself_goes_on_at_once(self, path: Path) -> None:
+        async with Database(path, config=TWO_READERS) as db:
+            for target in 1, 2, 3:
+                await Migrator(db, FAMILY).up(target)
+                await db.fetch_one(COUNT())
+                await Migrator(db, FAMILY).status()
+                await db.execute(TOUCH())
+
+    async def test_so_does_one_who_was_cancelled(self, path: Path, driver: Driver) -> None:
+        async with Database(path, config=TWO_READERS, connect=driver.connect) as db:
+            await Migrator(db, FAMILY).up(2)
+
+            async def goes_on() -> None:
+                with pytest.raises(asyncio.CancelledError):
+                    await Migrator(db, FAMILY).up()
+                await db.fetch_one(COUNT())
+                await db.execute(TOUCH())
+
+            gate = Gate(driver)
+            stop_in_step(gate, "CREATE TABLE new")
+            task = asyncio.create_task(goes_on())
+            await gate.reached.wait()
+            task.cancel()
+            await until(lambda: db.stats()["readers"]["waiting"] or task.done())
+            gate.open()
+            await task
+        assert boundary(path) == 2
+
     async def test_a_cancelled_step_is_still_one_until_its_thread_has_ended_it(
         self, path: Path, driver: Driver
     ) -> None:
         async with Database(path, config=TWO_READERS, connect=driver.connect) as db:
             await Migrator(db, FAMILY).up(2)
             gate = Gate(driver)
-            gate.stop_at("COMMIT")
+            stop_in_step(gate, "COMMIT")
             task = asyncio.create_task(Migrator(db, FAMILY).up())
             await gate.reached.wait()
             task.cancel()

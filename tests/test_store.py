@@ -92,6 +92,25 @@ class TestOpen:
             async with await BuildStore.open(str(path)) as store:
                 assert await store.db.fetch_all(PROJECTS()) == ["maps"]
 
+    async def test_no_other_process_can_take_its_log_away(self, path: Path) -> None:
+        """As could be done when the locks were lost: by closing any file descriptor of the
+        database in this process, https://www.sqlite.org/howtocorrupt.html."""
+        code = """
+import sqlite3, sys
+try:
+    print(*sqlite3.connect(sys.argv[1], timeout=0).execute("PRAGMA journal_mode = delete"))
+except sqlite3.OperationalError as error:
+    print(error)
+"""
+        async with await BuildStore.open(path):
+            for _ in range(2):
+                other = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", code, str(path), stdout=subprocess.PIPE
+                )
+                told, _ = await other.communicate()
+                assert told == b"database is locked\n"
+                await opened(path)  # a second one in this process
+
     async def test_a_database_in_memory(self) -> None:
         async with await BuildStore.open(":memory:") as store:
             assert await store.db.fetch_all(PROJECTS()) == []

@@ -24,9 +24,9 @@ from abt_db.errors import (
     MigrationUnknownError,
     StatementError,
 )
-from abt_db.lane import Lease
 from abt_db.query import Query
 from abt_db.session import BeginBusyError, Session
+from abt_db.work import Lease
 
 from . import history
 from .history import Record
@@ -37,6 +37,7 @@ __all__ = ["Migrator", "Status"]
 
 T = TypeVar("T")
 
+_TABLES = Query("migrations.tables", "SELECT name FROM sqlite_schema WHERE type = 'table'", str)
 _VIOLATIONS = Query("migrations.violations", "PRAGMA foreign_key_check")
 
 # A step has a transaction of its own, and one file.
@@ -243,6 +244,7 @@ class Migrator:
 
     def _run_script(self, session: Session, origin: str, script: str) -> None:
         before = _violations(session)
+        tables = set(session.fetch_all(_TABLES()))
         for statement in split(script):
             where = f"{origin}, line {statement.line}"
             keyword = first_keyword(statement.text)
@@ -259,12 +261,8 @@ class Migrator:
             return
         if isinstance(after, str):
             raise MigrationFailedError(f"{origin}: {after}")
-        # By their number: a table that was renamed or built again has the same ones elsewhere.
-        if after.total() > before.total():
-            tables = ", ".join(sorted(after - before))
-            raise MigrationFailedError(
-                f"{origin}: it breaks {after.total() - before.total()} foreign keys, in {tables}"
-            )
+        if broken := _broken(before, after, tables, set(session.fetch_all(_TABLES()))):
+            raise MigrationFailedError(f"{origin}: it breaks foreign keys, in {', '.join(broken)}")
 
 
 def _violations(session: Session) -> Counter[str] | str:
@@ -274,3 +272,19 @@ def _violations(session: Session) -> Counter[str] | str:
         return Counter(str(row[0]) for row in session.fetch_all(_VIOLATIONS()))
     except StatementError as error:
         return str(error)
+
+
+def _broken(
+    before: Counter[str], after: Counter[str], tables: set[str], tables_after: set[str]
+) -> list[str]:
+    """The tables in which a step has violated foreign keys that were not violated before.
+
+    They are counted, for a table that was built again has its rows elsewhere; and what was
+    violated in tables that are gone may be so in new ones, which may be the same under other names.
+    """
+    broken = [table for table in after if table in tables and after[table] > before[table]]
+    new = [table for table in after if table not in tables]
+    gone = sum(before[table] for table in before if table not in tables_after)
+    if sum(after[table] for table in new) > gone:
+        broken += new
+    return sorted(broken)
