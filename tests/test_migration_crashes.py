@@ -526,6 +526,24 @@ class TestEveryFault:
                 break
         assert number > 30
 
+    async def test_the_error_of_the_step_is_the_one_that_is_raised_and_noted(
+        self, path: Path
+    ) -> None:
+        """invariant 10"""
+        driver = Driver()
+
+        def fail(sql: str) -> None:
+            if sql == "PRAGMA foreign_keys = 1":
+                raise disk_error()
+
+        async with Database(path, config=SMALL, connect=driver.connect) as db:
+            driver.hook = fail
+            with pytest.raises(MigrationFailedError, match="nothing") as caught:
+                await Migrator(db, [step(1, "SELECT nothing;")]).up()
+            driver.hook = lambda sql: None
+            assert await foreign_keys(db) == 1
+        assert notes(path) == {1: str(caught.value)}
+
 
 # -- cancellation ----------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ A step is one job on the writer, behind a barrier: nobody else reads or writes m
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
@@ -38,7 +37,9 @@ __all__ = ["Migrator", "Status"]
 T = TypeVar("T")
 
 _TABLES = Query("migrations.tables", "SELECT name FROM sqlite_schema WHERE type = 'table'", str)
-_VIOLATIONS = Query("migrations.violations", "PRAGMA foreign_key_check")
+_VIOLATIONS = Query(
+    "migrations.violations", "SELECT count(*) FROM pragma_foreign_key_check(:name)", int
+)
 
 # A step has a transaction of its own, and one file.
 _REFUSED = frozenset(
@@ -244,7 +245,6 @@ class Migrator:
 
     def _run_script(self, session: Session, origin: str, script: str) -> None:
         before = _violations(session)
-        tables = set(session.fetch_all(_TABLES()))
         for statement in split(script):
             where = f"{origin}, line {statement.line}"
             keyword = first_keyword(statement.text)
@@ -256,35 +256,42 @@ class Migrator:
                 session.run_sql(statement.text, doing=where)
             except AbtDbError as error:
                 raise MigrationFailedError(str(error)) from error
-        after = _violations(session)
-        if isinstance(before, str) or after == before:
-            return
-        if isinstance(after, str):
-            raise MigrationFailedError(f"{origin}: {after}")
-        if broken := _broken(before, after, tables, set(session.fetch_all(_TABLES()))):
-            raise MigrationFailedError(f"{origin}: it breaks foreign keys, in {', '.join(broken)}")
+        if broken := _broken(before, _violations(session)):
+            raise MigrationFailedError(f"{origin}: it breaks foreign keys: {'; '.join(broken)}")
 
 
-def _violations(session: Session) -> Counter[str] | str:
+def _violations(session: Session) -> dict[str, int | str]:
     """How many foreign keys of each table are violated; or why that can't be checked, for instance
     because one refers to columns that are no key."""
-    try:
-        return Counter(str(row[0]) for row in session.fetch_all(_VIOLATIONS()))
-    except StatementError as error:
-        return str(error)
+    violations: dict[str, int | str] = {}
+    for name in session.fetch_all(_TABLES()):
+        try:
+            violations[name] = session.fetch_one(_VIOLATIONS(name=name)) or 0
+        except StatementError as error:
+            violations[name] = str(error)
+    return violations
 
 
-def _broken(
-    before: Counter[str], after: Counter[str], tables: set[str], tables_after: set[str]
-) -> list[str]:
-    """The tables in which a step has violated foreign keys that were not violated before.
+def _broken(before: dict[str, int | str], after: dict[str, int | str]) -> list[str]:
+    """Say in which tables a step has violated foreign keys that were not violated before.
 
     They are counted, for a table that was built again has its rows elsewhere; and what was
     violated in tables that are gone may be so in new ones, which may be the same under other names.
     """
-    broken = [table for table in after if table in tables and after[table] > before[table]]
-    new = [table for table in after if table not in tables]
-    gone = sum(before[table] for table in before if table not in tables_after)
-    if sum(after[table] for table in new) > gone:
-        broken += new
-    return sorted(broken)
+    broken = []
+    gone = sum(
+        count for name, count in before.items() if name not in after and isinstance(count, int)
+    )
+    for name, now in after.items():
+        then = before.get(name, 0)
+        if isinstance(then, str) or now == 0:
+            continue
+        if isinstance(now, str):
+            broken.append(now)
+        elif name in before and now > then:
+            broken.append(f"{now - then} of {name}")
+        elif name not in before:
+            gone -= now
+            if gone < 0:
+                broken.append(f"{now} of {name}")
+    return broken
