@@ -67,6 +67,7 @@ class Database:
         self._pool: Pool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._turn = asyncio.Lock()  # opening and closing, one after the other
+        self._opening = self._closing = False
         self._finalizer: weakref.finalize[[str, Pool], Database] | None = None
         self._stats = QueryStats()
 
@@ -79,7 +80,7 @@ class Database:
         is none, `BusyError` when another process keeps it locked for `Config.busy_timeout`. If it
         fails or is cancelled, nothing stays open.
         """
-        if self._pool is not None:
+        if self._pool is not None and not self._closing:
             self._opened()
             return self
         loop = asyncio.get_running_loop()
@@ -87,12 +88,11 @@ class Database:
             self._loop, self._turn = loop, asyncio.Lock()
         async with self._turn:
             if self._pool is None:
-                pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
-                await pool.open()
-                self._stats = QueryStats()
-                self._pool = pool
-                # Unlike __del__ it also runs for what is still there when the program ends.
-                self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
+                self._opening = True
+                try:
+                    await self._open()
+                finally:
+                    self._opening = False
         return self
 
     async def close(self) -> None:
@@ -105,17 +105,28 @@ class Database:
         pool = self._pool
         if pool is not None:
             self._opened()
+            self._closing = True
+            pool.refuse()
         elif self._loop is not asyncio.get_running_loop():
             return  # never opened here
-        await finish(self._close(pool))
+        await finish(self._close(pool, opening=self._opening))
 
-    async def _close(self, pool: Pool | None) -> None:
+    async def _open(self) -> None:
+        pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
+        await pool.open()
+        self._stats = QueryStats()
+        self._pool = pool
+        # Unlike __del__ it also runs for what is still there when the program ends.
+        self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
+
+    async def _close(self, pool: Pool | None, *, opening: bool) -> None:
         async with self._turn:
-            # What is opening now is to be closed as well; what was opened later is not.
-            pool = pool or self._pool
-            if pool is not None and self._pool is pool:
+            # What was opening is to be closed as well; what was opened later is not.
+            if opening:
+                pool = self._pool
+            if pool is not None and pool is self._pool:
                 await pool.close()
-                self._pool = None
+                self._pool, self._closing = None, False
                 if self._finalizer is not None:
                     self._finalizer.detach()
 

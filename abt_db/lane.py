@@ -330,12 +330,17 @@ class Lane:
             elif not work.future.done():
                 self.counters["jobs"] += 1
                 result = await self._serve(connection, work)
+                seat.work = None  # its caller shall find the seat idle
                 if not work.future.done():
                     work.future.set_result(result)
         except RaisedError as raised:
+            seat.work = None
             _fail(work, raised.error)
         except Exception as error:
+            seat.work = None
             _fail(work, error)
+        except GeneratorExit:
+            raise  # the loop was closed over this task: nobody can be told
         except BaseException:
             # This task itself is cancelled: the loop is ending, or the time of close() is over.
             closed = PoolClosedError("the database was closed")

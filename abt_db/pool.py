@@ -80,13 +80,17 @@ class Pool:
 
     async def close(self) -> None:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
-        for lane in self._lanes():
-            lane.refuse()
+        self.refuse()
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
         if self.writer is not None:
             await finish(self.writer.close(deadline))
+
+    def refuse(self) -> None:
+        """Take no more calls, and fail those that wait."""
+        for lane in self._lanes():
+            lane.refuse()
 
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""

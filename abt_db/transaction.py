@@ -266,35 +266,41 @@ class Stream(Generic[T]):
         # Those that were read and not yet handed out: whoever breaks off can go on.
         self._rows: Iterator[T] = iter(())
         self._interrupted = False
+        self._over = False
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
             await self._own.__aenter__()
         try:
-            self._reading, rows = await self._handle._run(self._begin, self._timeout)
-            self._rows = iter(rows)
+            self._rows = iter(await self._handle._run(self._begin, self._timeout))
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_error: object) -> None:
-        reading, self._reading = self._reading, None
-        self._rows = iter(())
+        self._rows, self._over = iter(()), True
         if self._own is not None:
             self._own._leave()
-        elif reading is not None:
-            self._handle._steps.append(lambda _session: reading.close())
+        else:
+            self._handle._steps.append(self._end)
 
-    def _begin(self, session: Session) -> tuple[Reading[T], list[T]]:
-        reading = session.reading(self._statement, self._size)
-        return reading, reading.next()
+    # On the connection's thread. What was begun is known there even if the caller was cancelled
+    # before it was told.
+
+    def _begin(self, session: Session) -> list[T]:
+        self._reading = session.reading(self._statement, self._size)
+        return self._reading.next()
+
+    def _end(self, _session: Session) -> None:
+        if self._reading is not None:
+            self._reading.close()
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:
             for row in self._rows:
                 yield row
-            if self._reading is None:
+            if self._reading is None or self._over:
                 raise TransactionStateError("a stream is read inside its `async with` block")
             if self._interrupted:
                 raise TransactionStateError(

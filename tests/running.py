@@ -84,7 +84,7 @@ def program(
     err: int = subprocess.PIPE,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Python program for the length of a block; it must end soon after it, and well."""
-    shell = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-c", code]
+    shell = ["/bin/sh", "-c", f'exec "$@" {redirected}', "sh", sys.executable, "-P", "-c", code]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     with subprocess.Popen(
         [*shell, *map(str, arguments)], env=environment, stdin=stdin, stdout=out, stderr=err

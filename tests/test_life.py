@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from subprocess import PIPE
@@ -78,11 +79,15 @@ class TestClose:
             async with Holder(block) as holder:
                 closing = asyncio.create_task(db.close())
                 await asyncio.sleep(0)
-                newcomers = [db.fetch_one(COUNT()), db.execute(ADD(name="x"))]
-                newcomers += [entered(db.snapshot()), entered(db.transaction())]
+                newcomers: list[Callable[[], Any]] = [
+                    lambda: db.fetch_one(COUNT()),
+                    lambda: db.execute(ADD(name="x")),
+                    lambda: entered(db.snapshot()),
+                    lambda: entered(db.transaction()),
+                ]
                 for call in newcomers:
                     with pytest.raises(PoolClosedError):
-                        await asyncio.wait_for(call, SOON)
+                        await asyncio.wait_for(call(), SOON)
                 assert not closing.done()
                 holder.let_go()
                 await closing

@@ -467,6 +467,7 @@ class TestReadOnly:
                 await db.execute(ADD(name="b"))
                 assert await view.fetch_one(COUNT()) == 1
             assert await follower.fetch_one(COUNT()) == 2
+            await until(lambda: not busy(follower))
             assert repr(follower) == "<Database app.db: read-only, readers 0/4, 0 waiting>"
             assert follower.stats()["writer"] is None
 

@@ -162,7 +162,7 @@ class TestImport:
     def test_brings_in_no_other_package(self, name: str) -> None:
         code = f"import sys; old = set(sys.modules); import {name}; print(*set(sys.modules) - old)"
         found = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
         ).stdout.split()
         foreign = {module.partition(".")[0] for module in found} - sys.stdlib_module_names
         assert foreign == {"abt_db", "aiosqlite"}
@@ -171,6 +171,6 @@ class TestImport:
         """No thread, no file, no output, no warning."""
         code = "import threading, abt_db; assert threading.active_count() == 1"
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True
+            [sys.executable, "-P", "-W", "error", "-c", code], capture_output=True, text=True
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -105,7 +105,7 @@ except sqlite3.OperationalError as error:
         async with await BuildStore.open(path):
             for _ in range(2):
                 other = await asyncio.create_subprocess_exec(
-                    sys.executable, "-c", code, str(path), stdout=subprocess.PIPE
+                    sys.executable, "-P", "-c", code, str(path), stdout=subprocess.PIPE
                 )
                 told, _ = await other.communicate()
                 assert told == b"database is locked\n"
@@ -340,7 +340,7 @@ asyncio.run(main())
 """
         others = [
             subprocess.Popen(
-                [sys.executable, "-c", code, f"project {number}"],
+                [sys.executable, "-P", "-c", code, f"project {number}"],
                 cwd=tmp_path,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
