@@ -224,13 +224,7 @@ _CLASSES: dict[type[sqlite3.Error], type[QueryError]] = {
     sqlite3.OperationalError: StatementError,
 }
 
-# SQLite's errors about the arguments of its functions end with the argument, and that may be a
-# parameter's value.
-_TELLS_A_VALUE = re.compile(
-    r"((?:bad )?JSON path(?: error near)?|fts5: [^\"':]*|no such column|no such function|"
-    r"unknown special query|parse error in [^\"':]*|malformed MATCH expression)\b.*",
-    re.DOTALL | re.IGNORECASE,
-)
+_QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
 
 # sqlite3 puts the undecodable text itself behind the column's name; only the name is passed on.
 _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
@@ -258,7 +252,9 @@ def translate(
     kind = by_class if code is None else _KINDS.get(code & 0xFF, by_class)
     if reason is not None:
         kind = DeniedError  # a refused function has the code of any other mistake
-    reason = reason or _without_values(str(error), sql)
+    if reason is None:
+        general = code is None or code & 0xFF == sqlite3.SQLITE_ERROR
+        reason = _without_values(str(error), sql) if general and sql is not None else str(error)
     if "unsafe use of" in reason:
         # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
         # JSON functions as well.
@@ -270,10 +266,19 @@ def translate(
     return translated
 
 
-def _without_values(message: str, sql: str | None) -> str:
-    """Return SQLite's message; without its end where that is not a part of the SQL."""
-    told = _TELLS_A_VALUE.match(message)
-    if told is None or sql is None:
+def _without_values(message: str, sql: str) -> str:
+    """Return SQLite's message without what may be a parameter's value.
+
+    Functions are told the argument that they can't use: "no such tokenizer: …", "JSON path error
+    near '…'". What stands in quotes, or behind a colon, is shown only if it is a part of the SQL or
+    comes from the schema.
+    """
+
+    def shown(text: str) -> bool:
+        return text.lower() in sql.lower() or text.startswith(("main.", "syntax error"))
+
+    if message.startswith(("foreign key mismatch", "error in ", "unsafe use of")):
         return message
-    culprit = message[told.end(1) :].strip(" :'\"")
-    return message if culprit.lower() in sql.lower() else f"{told[1]} (a value is not shown)"
+    message = _QUOTED.sub(lambda quoted: quoted[0] if shown(quoted[2]) else "(not shown)", message)
+    what, colon, detail = message.partition(": ")
+    return message if not colon or shown(detail.strip()) else f"{what}: (not shown)"

@@ -101,7 +101,7 @@ class Query(Generic[T_co]):
         self.text = outline.text
         """The SQL as SQLite gets it, with `?` for each parameter: see `_outline`."""
         self.mapper = mapper(row)
-        self._positional = "?" in outline.text
+        self._positional = outline.positional
         self._names = frozenset(outline.parameters)
         self._pick = _picker(itemgetter, outline.parameters)
         # By dataclass: how the parameters are read from an instance, and how they are stored.
@@ -243,6 +243,7 @@ class _Outline(NamedTuple):
     returns: bool
     parameters: tuple[str, ...]
     text: str
+    positional: bool
 
 
 def _outline(name: str, sql: str) -> _Outline:
@@ -319,7 +320,7 @@ def _outline(name: str, sql: str) -> _Outline:
     names = tuple(dict.fromkeys(parameters))
     once = len(names) == len(parameters)
     text = "".join(piece[once] for piece in pieces).strip()
-    return _Outline(verb, writes, "RETURNING" in words, names, text)
+    return _Outline(verb, writes, "RETURNING" in words, names, text, once)
 
 
 def _tokens(sql: str) -> Iterator[tuple[str, str]]:

@@ -139,7 +139,7 @@ class Witness:
 
     async def __aexit__(self, kind: object, *_error: object) -> None:
         self._raw.close()
-        gc.collect()
+        gc.collect(1)  # the young ones: a whole collection in each test would cost minutes
         asyncio.get_running_loop().set_exception_handler(None)
         # Such as "exception was never retrieved", or "task was destroyed but it is pending".
         assert kind or not self._complaints

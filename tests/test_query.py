@@ -360,6 +360,8 @@ class TestParameters:
             raw.execute(query.sql, Asked()).fetchall()
 
     @given(selects())
+    @example("SELECT :a, :a, '?'")
+    @example("SELECT :b, :a, :b, '?'")
     @STEADY
     def test_values_reach_their_parameters(self, fetch: Fetch, sql: str) -> None:
         query = Query("q", sql)
