@@ -72,6 +72,7 @@ class Lane:
         self._idle: list[_Seat] = []  # the one used last is at the end and taken first: warm cache
         self._queue = Queue()
         self._closed = True
+        self._leaving = False  # closed, and connections are to be closed as they come free
         self._paused = False
         self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
         self._drained: asyncio.Future[None] | None = None
@@ -106,6 +107,7 @@ class Lane:
         Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
         """
         self.refuse()
+        self._leaving = True
         for seat in self._idle:
             if seat.task is not None:
                 seat.task.cancel()
@@ -120,7 +122,8 @@ class Lane:
         self._idle.clear()
 
     def refuse(self) -> None:
-        """Take no more work, and fail what waits."""
+        """Take no more work, and fail what waits. Connections stay open until `close`: those of
+        another lane may have to be closed first."""
         self._closed = True
         while (work := self._queue.take(monotonic())) is not None:
             _fail(work, PoolClosedError("the database was closed while this waited"))
@@ -300,7 +303,7 @@ class Lane:
         if not self._paused and (work := self._queue.take(monotonic())) is not None:
             seat.work = work
             return True
-        if self._closed:
+        if self._leaving:
             return False
         seat.offer = asyncio.get_running_loop().create_future()
         self._idle.append(seat)

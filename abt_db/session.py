@@ -292,13 +292,22 @@ class Session:
         """A block without foreign keys; outside a transaction, where alone the PRAGMA works."""
         [(before,)] = self.control("PRAGMA foreign_keys")
         self.control("PRAGMA foreign_keys = 0")
-        try:
-            yield
-        finally:
+
+        def put_back() -> None:
             self._unfit = True
             self.rollback()
             self.control(f"PRAGMA foreign_keys = {int(before)}")
             self._unfit = False
+
+        try:
+            yield
+        except BaseException as error:
+            try:
+                put_back()
+            except AbtDbError as second:
+                error.add_note(f"The foreign keys could not be put back either: {second}")
+            raise
+        put_back()
 
     def run_sql(self, sql: str, *, doing: str) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
