@@ -81,7 +81,7 @@ def run_tool(name: str) -> int:
 
 
 def _tool(name: str) -> Tool:
-    tool: Tool = importlib.import_module(f"abt_db.tools.{name}")  # type: ignore[assignment]
+    tool: Tool = importlib.import_module(f"abt_db.tools.{name}")
     return tool
 
 
