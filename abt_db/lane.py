@@ -52,6 +52,11 @@ class _Seat:
         self.work: Work | None = None
         self.task: asyncio.Task[None] | None = None
 
+    def rest(self) -> None:
+        """Be idle, unless the connection has to be cleaned first."""
+        if self.connection is None or self.connection.settled:
+            self.work = None
+
 
 Open = Callable[[int], Awaitable[Connection]]
 Serve = Callable[[Connection, Job[Any]], Awaitable[Any]]
@@ -333,14 +338,14 @@ class Lane:
             elif not work.future.done():
                 self.counters["jobs"] += 1
                 result = await self._serve(connection, work)
-                seat.work = None  # its caller shall find the seat idle
+                seat.rest()  # before its caller is told, who shall find the seat idle
                 if not work.future.done():
                     work.future.set_result(result)
         except RaisedError as raised:
-            seat.work = None
+            seat.rest()
             _fail(work, raised.error)
         except Exception as error:
-            seat.work = None
+            seat.rest()
             _fail(work, error)
         except GeneratorExit:
             raise  # the loop was closed over this task: nobody can be told

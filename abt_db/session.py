@@ -222,6 +222,7 @@ class Session:
         try:
             yield
             if mode == "SNAPSHOT":
+                self.close_cursors()
                 self.rollback()  # there is nothing to commit
             else:
                 self.commit()

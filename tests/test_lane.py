@@ -22,6 +22,7 @@ from engine import (
     NAMES,
     SOON,
     Driver,
+    Gate,
     Holder,
     Witness,
     busy,
@@ -481,6 +482,30 @@ class TestBrokenSeats:
             stats = db.stats()["writer"]
             assert (stats["opened"], stats["replaced"], stats["busy"]) == (2, 1, 0)
             assert "writer" in caplog.text and "replaced" in caplog.text
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+
+    async def test_a_connection_is_busy_until_it_is_clean(self, path: Path) -> None:
+        """Also when its caller has been answered before."""
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect) as db:
+            gate = Gate(driver)
+            pass_gate, failed = driver.hook, threading.Event()
+
+            def fail_once(step: str) -> None:
+                if step == "ROLLBACK" and not failed.is_set():
+                    failed.set()
+                    gate.stop_at("begin")  # of the job in which the lane tries it again
+                    raise sqlite3.OperationalError("disk I/O error")
+                pass_gate(step)
+
+            driver.hook = fail_once
+            with pytest.raises(ZeroDivisionError):
+                await db.write(lambda cx: 1 // 0)
+            await gate.reached.wait()
+            assert "writer busy" in repr(db)
+            gate.open()
+            await db.execute(ADD(name="b"))
+            assert db.stats()["writer"]["replaced"] == 0
             assert await db.fetch_all(NAMES()) == ["a", "b"]
 
     async def test_a_replacement_that_can_not_be_opened_fails_the_call_and_is_tried_again(

@@ -43,7 +43,7 @@ class Classifier:
             self._task = gradle["task"]
             self._explains_failure = gradle["failure"] is not None
         if self._explains_failure:
-            self._explains_failure = text != ""
+            self._explains_failure = bool(text)
             failed = _FAILED_TASK.match(text, 0, _FAR_ENOUGH)
             return Level.ERROR if text else Level.INFO, failed[1] if failed else None
         return _level(text), self._task

@@ -93,8 +93,9 @@ def echoes_of(ending: Ending) -> dict[Stream, Echo]:
 class Pump(threading.Thread):
     """Reads one stream of a command to its end, puts it into the spool and then shows it.
 
-    The end is that of the stream. Where other processes keep it open, it comes when the command
-    is gone and nothing was printed for `drain` seconds; what was in the pipe by then is read.
+    The end is that of the stream. Where other processes keep it open, it comes when the command is
+    gone and then nothing was printed for `drain` seconds, or when they go on for ten times that;
+    what the command itself has printed is read before in any case.
 
     `fail` is called with the error if reading or keeping is impossible. A daemon thread: it must
     not keep an interpreter from exiting whose event loop died without stopping the command.
@@ -148,7 +149,7 @@ class Pump(threading.Thread):
                     or listened >= self._drain * _CHATTY
                 ):
                     break
-        # The command may have printed what is in the pipe now, if we were slow; nothing later.
+        # What is in the pipe now the command may have printed, if we were slow; nothing later.
         left = _readable(self._pipe)
         while left > 0 and (copied := self._copy(min(left, _CHUNK))):
             left -= copied
