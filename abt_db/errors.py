@@ -224,7 +224,8 @@ _CLASSES: dict[type[sqlite3.Error], type[QueryError]] = {
     sqlite3.OperationalError: StatementError,
 }
 
-_QUOTED = re.compile(r"(['\"])(.*)\1", re.DOTALL)
+# Where SQLite's functions begin to quote what they were given.
+_QUOTING = re.compile(r"[:'\"\[]")
 
 # sqlite3 puts the undecodable text itself behind the column's name; only the name is passed on.
 _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
@@ -237,11 +238,13 @@ def translate(
     sql: str | None = None,
     doing: str | None = None,
     reason: str | None = None,
+    ran: bool = False,
 ) -> AbtDbError:
     """Return the library's error for one of `sqlite3`'s.
 
     `query` and `sql` name the statement; `doing` says what was being done where there is no query
-    ("opening /srv/app.db"); `reason` is why the authorizer denied it, if it did.
+    ("opening /srv/app.db"); `reason` is why the authorizer denied it, if it did;
+    `ran` says that it failed as it ran: SQLite's words may then hold a value, and are cut.
     """
     what = f"query {query!r}" if query is not None else (doing or "SQLite")
     if undecodable := _UNDECODABLE.match(str(error)):
@@ -253,8 +256,9 @@ def translate(
     if reason is not None:
         kind = DeniedError  # a refused function has the code of any other mistake
     if reason is None:
-        general = code is None or code & 0xFF == sqlite3.SQLITE_ERROR
-        reason = _without_values(str(error), sql) if general and sql is not None else str(error)
+        reason = str(error)
+        if ran and (quoting := _QUOTING.search(reason)):
+            reason = f"{reason[: quoting.start()].strip()} (the rest may be a value)"
     if "unsafe use of" in reason:
         # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
         # JSON functions as well.
@@ -264,21 +268,3 @@ def translate(
     if sql is not None:
         translated.add_note(f"SQL: {sql}")
     return translated
-
-
-def _without_values(message: str, sql: str) -> str:
-    """Return SQLite's message without what may be a parameter's value.
-
-    Functions are told the argument that they can't use: "no such tokenizer: …", "JSON path error
-    near '…'". What stands in quotes, or behind a colon, is shown only if it is a part of the SQL or
-    comes from the schema.
-    """
-
-    def shown(text: str) -> bool:
-        return text.lower() in sql.lower() or text.startswith(("main.", "syntax error"))
-
-    if message.startswith(("foreign key mismatch", "error in ", "unsafe use of")):
-        return message
-    message = _QUOTED.sub(lambda quoted: quoted[0] if shown(quoted[2]) else "(not shown)", message)
-    what, colon, detail = message.partition(": ")
-    return message if not colon or shown(detail.strip()) else f"{what}: (not shown)"

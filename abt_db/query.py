@@ -159,6 +159,10 @@ class Query(Generic[T_co]):
             names = zip(self.parameters, encode_each, values, strict=True)
             raise self._unsuitable({name: (store, v) for name, store, v in names}) from None
 
+    def nulls(self) -> Values:
+        """Return NULL for each parameter."""
+        return self._arranged([None] * len(self.parameters))
+
     def _arranged(self, encoded: list[SQLiteValue]) -> Values:
         # sqlite3 binds by position several times as fast as by name.
         if self._positional:

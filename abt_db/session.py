@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -29,7 +29,6 @@ from .errors import (
     translate,
 )
 from .query import TELLING_PRAGMAS, Query, Statement, Values
-from .values import SQLiteValue
 
 __all__ = ["BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
@@ -326,7 +325,7 @@ class Session:
                 raise self._stopped(doing) from None
             raise translate(error, sql=sql, doing=doing, reason=reason) from error
 
-    def control(self, sql: str, values: Sequence[SQLiteValue] = ()) -> list[tuple[Any, ...]]:
+    def control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
         """Run the library's own SQL, which may do what callers may not, and return its rows."""
         # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
         deadline, self.deadline = self.deadline, Deadline()
@@ -396,10 +395,23 @@ class Session:
         reason, self._denied = self._denied, None
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
             raise self._stopped(f"query {query.name!r}") from None
-        told = translate(error, query=query.name, sql=query.sql, reason=reason)
+        ran = (
+            reason is None
+            and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
+            and self._compiles(query)
+        )
+        told = translate(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
         # What was left out of the message, for it may be a value, is not told as the cause either
         # (invariant 27).
         raise told from (error if reason or str(error) in str(told) else None)
+
+    def _compiles(self, query: Query[Any]) -> bool:
+        """Whether SQLite finds no fault with a statement before it has seen a value."""
+        try:
+            self.control(f"EXPLAIN {query.text}", query.nulls())
+        except AbtDbError:
+            return False
+        return True
 
     def _stopped(self, what: str) -> AbtDbError:
         if self.deadline.cancelled:

@@ -382,6 +382,41 @@ class TestKinds:
             assert hasattr(error, "sqlite_errorname"), repr(error)
 
 
+class TestMessages:
+    """What SQLite says about the statement and the schema is told in full: it is what one needs to
+    put it right."""
+
+    @pytest.mark.parametrize(
+        ("sql", "told"),
+        [
+            ("SELECT missing FROM items", "no such column: missing"),
+            ("SELECT * FROM nowhere", "no such table: nowhere"),
+            ("SELECT missing(1)", "no such function: missing"),
+            ("SELECT name FRO items", 'near "items": syntax error'),
+            ("SELECT 'a", 'unrecognized token: "\'a"'),
+            ("SELECT max(id, :x), missing FROM items", "no such column: missing"),
+            ("SELECT * FROM broken", "no such table: main.nowhere"),
+            ("INSERT INTO items (name, nam) VALUES (:x, 1)", "no column named nam"),
+            ("UPDATE items SET name = :x", "no such column: new.missing"),
+            ("DELETE FROM items WHERE name = :x", "no such table: main.nowhere"),
+        ],
+    )
+    async def test_of_a_mistake(self, path: Path, sql: str, told: str) -> None:
+        query = Query("the.culprit", sql)
+        async with items(path, "a") as db:
+            with sqlite3.connect(path, isolation_level=None) as raw:
+                raw.execute("CREATE VIEW broken AS SELECT 1 FROM nowhere")
+                for verb, body in [
+                    ("UPDATE", "SELECT new.missing"),
+                    ("DELETE", "DELETE FROM nowhere"),
+                ]:
+                    raw.execute(f"CREATE TRIGGER on_{verb} AFTER {verb} ON items BEGIN {body}; END")
+            raw.close()
+            with pytest.raises(StatementError) as caught:
+                await db.fetch_all(query(dict.fromkeys(query.parameters, "x")))
+        assert told in str(caught.value)
+
+
 class TestCopies:
     """An error crosses to another process, and back, as it is."""
 
@@ -459,6 +494,8 @@ LEAKS: dict[str, Callable[[str], Callable[[Session], object]]] = {
     "not json": sql("SELECT json(:s)"),
     "json path": sql("SELECT json_extract('{}', :s)"),
     "json path of an item": sql("SELECT json_set('[]', :s, 1)", "$[{}".format),
+    "json path like a table": sql("SELECT json_extract('{}', :s)", "main.{}".format),
+    "json path like a message": sql("SELECT json_extract('{}', :s)", "syntax error {}".format),
     "json table": sql("SELECT * FROM json_each('{}', :s)"),
     "escape": sql("SELECT 'a' LIKE 'b' ESCAPE :s"),
     "full text, a quote": sql("SELECT * FROM words WHERE words MATCH :s", '"{}'.format),

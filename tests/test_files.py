@@ -285,6 +285,21 @@ class TestProtected:
         assert left <= ({f"{path.name}-wal", f"{path.name}-shm"} if mode == "wal" else set())
         assert not left or Path(f"{path}-wal").stat().st_size == 0
 
+    async def test_reading_leaves_the_log_to_those_who_write(self, path: Path) -> None:
+        """The last writer to close a database brings its log into the file; a reader must not."""
+        data = make(path, "wal")
+        run_script(
+            """
+            raw = sqlite3.connect(path, isolation_level=None)
+            raw.execute("INSERT INTO items (name) VALUES ('in the log')")
+            os._exit(0)
+            """,
+            path,
+        )
+        log = Path(f"{path}-wal").read_bytes()
+        assert await look(path, read_only=True) == 201
+        assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == (data, log)
+
 
 class TestLostLog:
     """The write-ahead log belongs to the database. Without it what was committed last is gone, but
