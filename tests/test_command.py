@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from running import python, recording, run, sh
 
-from abt_db.builds import usage
+from abt_db.builds import pump, usage
 from abt_db.builds.command import Command, CommandError, StopReason
 from abt_db.builds.output import Line, Splitter, Stream, to_bytes
 from abt_db.builds.spool import Spool
@@ -31,6 +31,8 @@ MIB = 1024 * 1024
 
 # Tells its process group, and ignores what can be ignored, as do the two that it starts.
 STUBBORN = sh("trap '' TERM INT; sleep 60 & (sleep 60; echo never) & echo $$; sleep 60; echo never")
+# Tells it as well, and ends when it is asked to, but what it starts does not.
+LEADERLESS = sh("trap '' TERM; (echo $$; exec sleep 60) & trap - TERM; exec sleep 60")
 
 
 @pytest.fixture
@@ -163,9 +165,13 @@ class TestOutcome:
         outcome, _ = await run(sh("exit 3"))
         assert outcome.exit_code == 3
         assert outcome.usage.peak_memory > 0
-        outcome, _ = await run(STUBBORN, timeout=0.1, grace=0.1)
-        assert outcome.stopped is StopReason.TIMEOUT
-        assert outcome.signal == signal.SIGKILL
+        async with recording(LEADERLESS, grace=0.2) as record:
+            group = await record.line()
+            record.command.stop(StopReason.TERMINATED)
+            outcome = await record.command.wait()
+            monkeypatch.undo()
+            assert alive_in(group) == []
+        assert outcome.signal == signal.SIGTERM
 
 
 class TestStarting:
@@ -279,8 +285,7 @@ class TestStopping:
         assert record.out.decode() == f"{group}\n"
 
     async def test_what_it_started_is_killed_when_only_that_does_not_end(self) -> None:
-        script = "trap '' TERM; (echo $$; exec sleep 60) & trap - TERM; exec sleep 60"
-        async with recording(sh(script), grace=0.5) as record:
+        async with recording(LEADERLESS, grace=0.5) as record:
             group = await record.line()
             started = time.monotonic()
             record.command.stop(StopReason.TERMINATED)
@@ -305,6 +310,25 @@ class TestStopping:
             await record.command.wait()
             assert time.monotonic() - started < 5
         kill_daemon(daemon)
+
+    async def test_a_zombie_that_nobody_reaps_is_not_waited_for(self) -> None:
+        """Its parent is of the session, but not of the group, and goes on."""
+        script = """
+            import os, time
+            group = os.getpgid(0)
+            if os.fork() == 0:
+                os.setpgid(0, 0)
+                if os.fork() == 0:
+                    os.setpgid(0, group)
+                    print(os.getppid(), flush=True)
+            time.sleep(60)"""
+        async with recording(python(script)) as record:
+            parent = int(await record.line())
+            started = time.monotonic()
+            record.command.stop(StopReason.TERMINATED)
+            await record.command.wait()
+            assert time.monotonic() - started < 4
+        kill_daemon(parent)
 
     async def test_too_early_and_too_late_it_does_nothing(self) -> None:
         with Spool() as spool:
@@ -377,8 +401,10 @@ class TestWhatIsLeftRunning:
     """What outlives a command can't hold up its end for long, and is not harmed."""
 
     async def test_one_that_holds_the_pipe_is_waited_for_a_moment(self) -> None:
-        outcome, record = await run(sh("sleep 60 & echo $!"), drain=0.2)
+        started = time.monotonic()
+        outcome, record = await run(sh("sleep 60 & echo $!"), drain=0.5)
         assert outcome.exit_code == 0
+        assert 0.5 <= time.monotonic() - started < 4
         kill_daemon(int(record.out))
 
     async def test_what_it_prints_in_that_moment_is_kept(self) -> None:
@@ -386,11 +412,14 @@ class TestWhatIsLeftRunning:
         assert outcome.duration < 0.3
         assert record.out == b"early\nlate\n"
 
-    async def test_one_that_goes_on_printing_is_not_listened_to_for_ever(self) -> None:
+    async def test_one_that_goes_on_printing_is_not_listened_to_for_ever(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pump, "_CHATTY", 2)
         chatty = "while echo chat; do :; done"  # until nobody listens
         started = time.monotonic()
-        outcome, record = await run(sh(f"({chatty}) & exit 0"), drain=0.1)
-        assert outcome.duration < 0.9 < time.monotonic() - started < 10
+        outcome, record = await run(sh(f"({chatty}) & exit 0"), drain=0.5)
+        assert outcome.duration < 1 <= time.monotonic() - started
         assert record.out.count(b"chat\n") > 10
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running import program, sh
+from running import program, python, sh
 
 from abt_db.builds.usage import processes
 
@@ -43,6 +45,14 @@ RECORD_AND_EXIT = f"""{RECORD}
 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
 asyncio.run(record(*sys.argv[1:]))
 """
+# Prints until a terminal that nobody reads is full, then something that waits for room there, and
+# then 48 KiB more, which stay in the pipe to the recorder.
+FILL = """
+            import fcntl, os, sys, termios, time
+            for _ in range(8 + 1):
+                os.write(1, bytes(8192))
+                while any(fcntl.ioctl(1, termios.FIONREAD, bytes(4))): time.sleep(0.001)
+            os.write(1, bytes(6 * 8192))"""
 
 
 @pytest.fixture
@@ -96,26 +106,37 @@ class TestEcho:
             "STDOUT": 1_000_000, "STDERR": 5, "exit_code": 3, "stopped": None
         }  # fmt: skip
 
-    def test_a_pipe_that_does_not_block_is_waited_for(self, file: Path) -> None:
+    def test_a_pipe_that_does_not_block_and_is_not_ours_alone(self, file: Path) -> None:
         read, write = os.pipe()
         os.set_blocking(write, False)
         with os.fdopen(read, "rb") as pipe:
-            script = sh("head -c 1000000 /dev/zero")
-            with program(RECORD_AND_EXIT, file, "{}", *script, out=write):
-                os.close(write)
-                assert len(pipe.read()) == 1_000_000
+            script = sh("head -c 10000000 /dev/zero")
+            with program(RECORD_AND_EXIT, file, "{}", *script, out=write) as shown:
+                other = threading.Thread(target=fill, args=[write, shown])
+                other.start()
+                assert pipe.read().count(b"\0") == 10_000_000
+                other.join()
 
-    def test_a_stuck_terminal_does_not_keep_a_command_from_being_stopped(self, file: Path) -> None:
-        with program(RECORD_AND_EXIT, file, '{"timeout": 0.5}', "yes"):
-            pass  # nobody reads what it shows
+    @pytest.mark.parametrize("printing", ["yes", "yes >&2 & yes"])
+    def test_a_stuck_terminal_does_not_keep_a_command_from_being_stopped(
+        self, file: Path, printing: str
+    ) -> None:
+        script = sh(f"echo first; sleep 0.1; {printing}")
+        argv = [str(file), '{"timeout": 1.0}', *script]
+        with program(RECORD_AND_EXIT, *argv, err=subprocess.STDOUT) as shown:
+            assert shown.stdout is not None
+            for _ in range(500):
+                os.read(shown.stdout.fileno(), 4096)
+            # From here on nobody reads.
         assert recorded(file)["stopped"] == "timeout"
         assert recorded(file)["STDOUT"] > 64 * 1024
 
     def test_a_slow_terminal_loses_nothing(self, file: Path) -> None:
-        """When the command ends, some 50 kB of it wait in its pipe, which a daemon holds open."""
-        little_by_little = "for i in $(seq 15); do head -c 8192 /dev/zero; sleep 0.01; done"
-        script = sh(f"{little_by_little}; sleep 60 & echo $$ $! >&2")
-        with program(RECORD_AND_EXIT, file, '{"drain": 0.001}', *script) as shown:
+        """When the command ends, 48 KiB of it wait in its pipe, which a daemon holds open."""
+        script = (
+            f"{FILL}\n            print(os.getpid(), os.fork() or time.sleep(60), file=sys.stderr)"
+        )
+        with program(RECORD_AND_EXIT, file, '{"drain": 0.001}', *python(script)) as shown:
             assert shown.stderr is not None
             command, daemon = map(int, shown.stderr.readline().split())
             until_gone(command)
@@ -123,6 +144,22 @@ class TestEcho:
             assert len(shown.stdout.read()) == 15 * 8192
         assert recorded(file)["STDOUT"] == 15 * 8192
         os.kill(daemon, signal.SIGKILL)
+
+    def test_all_that_a_stopped_command_printed_is_kept(self, file: Path) -> None:
+        """When it is stopped, 48 KiB of it wait in its pipe, since the terminal is stuck."""
+        script = python(f"{FILL}\n            time.sleep(60)")
+        with program(RECORD_AND_EXIT, file, '{"timeout": 1.0}', *script):
+            pass  # nobody reads what it shows
+        assert recorded(file)["stopped"] == "timeout"
+        assert recorded(file)["STDOUT"] == 15 * 8192
+
+
+def fill(pipe: int, process: subprocess.Popen[bytes]) -> None:
+    """Write into a pipe whenever there is room, as long as a process runs."""
+    while process.poll() is None:
+        with suppress(BlockingIOError):
+            os.write(pipe, b"x" * 4096)
+    os.close(pipe)
 
 
 class TestEmbedding:

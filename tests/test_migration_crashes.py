@@ -432,6 +432,7 @@ class TestMeddling:
             with suppress(MigrationError):
                 await Migrator(db, self.CHAIN).down(1)
             assert boundary(path, self.CHAIN) in (1, 3)
+            assert notes(path) == {}
             await Migrator(db, self.CHAIN).status()
 
     async def test_going_up_leaves_no_gap_when_another_goes_down(self, path: Path) -> None:
@@ -442,6 +443,7 @@ class TestMeddling:
             with suppress(MigrationError):
                 await Migrator(db, self.CHAIN).up()
             assert boundary(path, self.CHAIN) in (0, 3)
+            assert notes(path) == {}
             await Migrator(db, self.CHAIN).status()
 
     @pytest.mark.parametrize("lets_go", [True, False], ids=["for a while", "for good"])

@@ -27,7 +27,14 @@ from abt_db.errors import (
     MigrationIrreversibleError,
     MigrationUnknownError,
 )
-from abt_db.migrations import Migration, MigrationOrderError, Migrator, Record, load_migrations
+from abt_db.migrations import (
+    Migration,
+    MigrationOrderError,
+    Migrator,
+    Record,
+    history,
+    load_migrations,
+)
 
 SMALL = Config(readers=1)
 FOREIGN_KEYS = Query("foreign_keys", "PRAGMA foreign_keys", int)
@@ -179,6 +186,10 @@ class TestUp:
         assert empty != made == filled
         assert await fingerprints("b", make + fill) == [made]
         assert await fingerprints("c", "CREATE TABLE t (y);") != [made]
+        # Nor does it matter whether there is a history: one that was made by hand can be compared.
+        ask(tmp_path / "d", make)
+        async with Database(tmp_path / "d", config=SMALL) as db:
+            assert await db.read(history.fingerprint) == made
 
     async def test_nothing_to_do_writes_nothing_and_waits_for_nobody(self, path: Path) -> None:
         async with Database(path, config=SMALL) as db:
