@@ -67,16 +67,16 @@ class TestRecord:
     ) -> None:
         recorder = subprocess.Popen(
             ["abt-db", "record", "--project", "app", "--", "sh", "-c",
-             "sleep 1000 & echo $!; sleep 1000"],
+             "sleep 1000 & echo $!; wait"],  # dash loses a SIGINT that comes while it forks
             cwd=tmp_path,
             stdout=subprocess.PIPE,
             text=True,
         )  # fmt: skip
-        assert recorder.stdout is not None
-        sleeper = int(recorder.stdout.readline())
-        recorder.send_signal(how)
-        assert recorder.wait(timeout=20) == 128 + (2 if how is signal.SIGINT else 15)
-        recorder.stdout.close()
+        with recorder:
+            assert recorder.stdout is not None
+            sleeper = int(recorder.stdout.readline())
+            recorder.send_signal(how)
+            assert recorder.wait(timeout=20) == 128 + (2 if how is signal.SIGINT else 15)
         assert not any(p.pid == sleeper and not p.zombie for p in processes())
         [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert (build["status"], build["log_lines"]) == ("cancelled", 1)
