@@ -30,6 +30,10 @@ _REST = 20
 _PROC = "/proc"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
+# Each processor counts that many pages by itself before they are added up, so two readings of the
+# same peak differ by as much (https://www.kernel.org/doc/html/latest/filesystems/proc.html, VmRSS).
+_CPUS = os.cpu_count() or 1
+_INEXACT = 2 * _CPUS * max(32, 2 * _CPUS) * _PAGE
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
@@ -133,7 +137,7 @@ class Sampler:
         orphans = self._ended_orphans + sum(self._orphans.values())
         peak, of_one = self._peak_memory, waited.ru_maxrss * _MAXRSS_UNIT
         # A new process takes over the peak of the program that it was until its exec: of ours.
-        if of_one > self._own_peak or not peak:
+        if of_one > self._own_peak + _INEXACT or not peak:
             peak = max(peak, of_one)
         return Usage(waited.ru_utime + waited.ru_stime + orphans, peak)
 
