@@ -30,10 +30,10 @@ _REST = 20
 _PROC = "/proc"
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _TICKS = os.sysconf("SC_CLK_TCK")
-# Each processor counts that many pages by itself before they are added up, so two readings of the
-# same peak differ by as much (https://www.kernel.org/doc/html/latest/filesystems/proc.html, VmRSS).
+# Each processor counts some pages of each kind by itself before they are added up, so two readings
+# of the same peak differ by as much (percpu_counter_batch in the kernel's lib/percpu_counter.c).
 _CPUS = os.cpu_count() or 1
-_INEXACT = 2 * _CPUS * max(32, 2 * _CPUS) * _PAGE
+_INEXACT = 4 * _CPUS * max(32, 2 * _CPUS) * _PAGE
 _MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
