@@ -6,12 +6,15 @@ Where things are, each building on those above it:
     config       the settings of a database
     values       Python values <-> SQLite values
     deadline     time limits, and stopping the statement that runs
+    events       what listeners are told
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     session      the verbs, synchronous, on a connection's own thread
     connection   one aiosqlite connection that runs a whole job in one thread hop
     work         what is queued: jobs and leases; who goes first, and who would wait for ever
+    batch        what is done in one hop: reads that share it, writes that share a commit
+    seat         a connection's place in a lane, and the care for it
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`

@@ -42,6 +42,18 @@ class Config:
     max_pending: int = 100_000
     """Calls that may wait for a connection of one kind before `PoolSaturatedError`."""
 
+    batch_size: int = 500
+    """Most calls that share a trip to a connection's thread, and, those that write, a commit;
+    1: none do."""
+    batch_time: float = 0.005
+    """How long they may take together: what is not begun by then waits again, so that others, a
+    transaction for one, get their turn."""
+    max_lifetime: float | None = None
+    """After how long a connection is replaced by a new one; None: never."""
+    slow_query: float | None = None
+    """A call that runs longer is logged as a warning, with its name, its time and its waiting
+    time, never with values; None: none is."""
+
     journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
     synchronous: Literal["normal", "full", "extra"] = "normal"
     cache_size: int = 64 * MIB
@@ -99,10 +111,17 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "temp_store": ("default", "file", "memory"),
 }
 _FLAGS = ("create", "foreign_keys", "trusted_schema", "cell_size_check")
-_SECONDS = ("busy_timeout", "close_timeout")
-_SECONDS_OR_NONE = ("acquire_timeout", "statement_timeout", "transaction_timeout")
+_SECONDS = ("batch_time", "busy_timeout", "close_timeout")
+_SECONDS_OR_NONE = (
+    "acquire_timeout",
+    "max_lifetime",
+    "slow_query",
+    "statement_timeout",
+    "transaction_timeout",
+)
 _SMALLEST = {
     "readers": 1,
+    "batch_size": 1,
     "max_pending": 1,
     "cache_size": 0,
     "mmap_size": 0,

@@ -17,9 +17,10 @@ import random
 import sqlite3
 import threading
 import urllib.parse
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Literal, TypeVar
@@ -30,8 +31,18 @@ from .config import Config
 from .deadline import Deadline
 from .errors import AbtDbError, BusyError, CantOpenError, CorruptError, QueryError, translate
 from .session import Session, StoppedError
+from .stats import Account
 
-__all__ = ["MEMORY", "Connect", "Connection", "RaisedError", "Role", "while_busy"]
+__all__ = [
+    "MEMORY",
+    "Connect",
+    "Connection",
+    "LostError",
+    "RaisedError",
+    "Role",
+    "backoff",
+    "while_busy",
+]
 
 T = TypeVar("T")
 
@@ -53,7 +64,9 @@ Connect = Callable[..., aiosqlite.Connection]
 class _Call(str):
     """A function in the clothes of an SQL text. Runs once."""
 
-    function: Callable[[_Driver], None] | None = None
+    __slots__ = ("function",)
+
+    function: Callable[[_Driver], None] | None
 
 
 class _NoRows:
@@ -68,7 +81,12 @@ _NO_ROWS = _NoRows()
 class _Driver(sqlite3.Connection):
     """`sqlite3.Connection`, where `execute(call)` runs the call's function."""
 
-    session: Session
+    start: Callable[[], Session]
+
+    @cached_property
+    def session(self) -> Session:
+        """Made on the connection's thread, when it is first needed there."""
+        return self.start()
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         if type(sql) is _Call:
@@ -105,11 +123,13 @@ class Connection:
         "_settled",
         "_thread",
         "_waiter",
+        "account",
         "name",
+        "opened",
         "role",
     )
 
-    def __init__(self, aio: aiosqlite.Connection, name: str, role: Role) -> None:
+    def __init__(self, aio: aiosqlite.Connection, account: Account, role: Role) -> None:
         self._aio = aio
         self._thread: threading.Thread | None = None
         self._begun = 0  # jobs handed to the thread: counted by the loop
@@ -118,12 +138,14 @@ class Connection:
         self._abandoned = False
         self._lost = False
         self._waiter: asyncio.Task[Any] | None = None
-        self.name = name
+        self.account = account
+        self.name = account.name
+        self.opened = monotonic()
         self.role = role
 
     @classmethod
     async def open(
-        cls, path: str, config: Config, *, name: str, role: Role, connect: Connect | None
+        cls, path: str, config: Config, *, account: Account, role: Role, connect: Connect | None
     ) -> Connection:
         """Open the file `path` (or `MEMORY`) and set everything that `config` says.
 
@@ -138,9 +160,12 @@ class Connection:
             def __init__(driver, *arguments: Any, **settings: Any) -> None:  # noqa: N805
                 self._thread = threading.current_thread()
                 super().__init__(*arguments, **settings)
+                driver.start = lambda: Session(
+                    driver, account, writable=role == "writer", busy_timeout=config.busy_timeout
+                )
 
         aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
-        self = cls(aio, name, role)
+        self = cls(aio, account, role)
         try:
             await self._aio
         except sqlite3.Error as error:
@@ -154,20 +179,16 @@ class Connection:
         return self
 
     async def _configure(self, path: str, config: Config) -> None:
-        def configure(driver: _Driver) -> None:
-            driver.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, config.max_value_size)
-            driver.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, config.max_sql_size)
-            driver.session = Session(
-                driver, writable=self.role == "writer", busy_timeout=config.busy_timeout
-            )
+        def configure(session: Session) -> None:
+            session.limit_sizes(config.max_value_size, config.max_sql_size)
             for pragma in _pragmas(config, self.role):
-                driver.session.control(pragma)
+                session.control(pragma)
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
         limit = Deadline.after(config.busy_timeout)
         try:
-            await while_busy(lambda: self._hop(configure), limit)
+            await while_busy(lambda: self.run(configure, Deadline()), limit)
             if self.role == "writer" and path != MEMORY:
                 await while_busy(
                     lambda: self.run(lambda session: _journal(session, config, path), Deadline()),
@@ -175,36 +196,61 @@ class Connection:
                 )
         except QueryError as error:
             # SQLite reads the file at the first statement, not when it opens it.
-            if isinstance(error.__cause__, sqlite3.Error):
+            if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
                 raise translate(error.__cause__, doing=f"opening {path}") from error.__cause__
             raise
 
     async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
-        """Run `function` on the connection's thread and return what it returns.
+        """Run `function` on the connection's thread, in one hop, and return what it returns.
 
         If the caller is cancelled, the function goes on until its statement sees that the
         deadline was cancelled; whatever is run next waits for that. What the function raises that
         is no `Exception` comes as a `RaisedError`.
         """
         result: list[T] = []
+        failed: list[BaseException] = []
 
         def job(driver: _Driver) -> None:
             session = driver.session
             session.deadline = deadline
+            # Everything is caught here and raised again in the loop: a StopIteration, for one,
+            # can't be set on the driver's future and would leave the caller waiting for ever.
             try:
                 # What was cancelled before it started never runs.
                 if not deadline.cancelled:
                     result.append(function(session))
+            except BaseException as error:
+                failed.append(error)
             finally:
                 self._settled = session.settled
                 self._ended += 1
 
+        if not self.alive:
+            raise LostError(f"the thread of the {self.name} has died")
+        call = _Call()
+        call.function = job
         self._begun += 1
+        self._waiter = asyncio.current_task()
         try:
-            await self._hop(job)
+            await self._aio.execute_fetchall(call)
+        except ValueError:
+            # The driver's: what the function raises does not come this way.
+            raise LostError(f"the {self.name} was closed by somebody else") from None
         except asyncio.CancelledError:
             deadline.cancel()
+            if self._lost and self._waiter is not None:
+                self._waiter.uncancel()
+                raise LostError(
+                    f"the thread of the {self.name} died while it was at work"
+                ) from None
             raise
+        finally:
+            self._waiter = None
+            if self.account.events:
+                self.account.tell()
+        if failed:
+            error = failed.pop()
+            raise error if isinstance(error, Exception) else RaisedError(error)
         if not result:
             raise StoppedError(f"the job was cancelled before the {self.name} began it")
         # Popped, so that the thread does not keep a large result alive until its next job.
@@ -250,40 +296,6 @@ class Connection:
         self._abandoned = True
         self._aio.stop()
 
-    async def _hop(self, function: Callable[[_Driver], None]) -> None:
-        failed: list[BaseException] = []
-
-        def guarded(driver: _Driver) -> None:
-            # Everything is caught here and raised again in the loop: a StopIteration, for one,
-            # can't be set on the driver's future and would leave the caller waiting for ever.
-            try:
-                function(driver)
-            except BaseException as error:
-                failed.append(error)
-
-        if not self.alive:
-            raise LostError(f"the thread of the {self.name} has died")
-        call = _Call()
-        call.function = guarded
-        self._waiter = asyncio.current_task()
-        try:
-            await self._aio.execute_fetchall(call)
-        except ValueError:
-            # The driver's: what the function raises does not come this way.
-            raise LostError(f"the {self.name} was closed by somebody else") from None
-        except asyncio.CancelledError:
-            if self._lost and self._waiter is not None:
-                self._waiter.uncancel()
-                raise LostError(
-                    f"the thread of the {self.name} died while it was at work"
-                ) from None
-            raise
-        finally:
-            self._waiter = None
-        if failed:
-            error = failed.pop()
-            raise error if isinstance(error, Exception) else RaisedError(error)
-
 
 async def while_busy(
     attempt: Callable[[], Awaitable[T]],
@@ -297,7 +309,7 @@ async def while_busy(
     can be cancelled, which SQLite's own busy timeout can't. Raises the last `BusyError`.
     """
     began = monotonic()
-    pause = 0.001
+    pauses = backoff()
     while True:
         try:
             return await attempt()
@@ -311,8 +323,15 @@ async def while_busy(
                     code=error.sqlite_errorcode,
                     name=error.sqlite_errorname,
                 ) from error.__cause__
+        await asyncio.sleep(next(pauses))
+
+
+def backoff() -> Iterator[float]:
+    """Yield how many seconds to wait before each further try for another process's lock."""
+    pause = 0.001
+    while True:
         # Jitter, or processes that began to wait together would go on colliding.
-        await asyncio.sleep(pause * (0.5 + random.random()))
+        yield pause * (0.5 + random.random())
         pause = min(pause * 2, 0.05)
 
 

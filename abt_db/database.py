@@ -10,20 +10,20 @@ import asyncio
 import os
 import warnings
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
-from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .config import Config
 from .connection import MEMORY, Connect
-from .deadline import Deadline, finish
+from .deadline import finish
 from .errors import PoolClosedError, QueryError
+from .events import Listener, Listeners
 from .pool import Pool
 from .query import Query, Statement
 from .session import Result, Session
-from .stats import QueryStats
 from .transaction import Snapshot, Stream, Transaction
 from .work import Lease
 
@@ -69,7 +69,7 @@ class Database:
         self._turn = asyncio.Lock()  # opening and closing, one after the other
         self._opening = self._closing = False
         self._finalizer: weakref.finalize[[str, Pool], Database] | None = None
-        self._stats = QueryStats()
+        self._listeners = Listeners()
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -112,9 +112,14 @@ class Database:
         await finish(self._close(pool, opening=self._opening))
 
     async def _open(self) -> None:
-        pool = Pool(self.path, self.config, read_only=self.read_only, connect=self._connect)
+        pool = Pool(
+            self.path,
+            self.config,
+            read_only=self.read_only,
+            connect=self._connect,
+            listeners=self._listeners,
+        )
         await pool.open()
-        self._stats = QueryStats()
         self._pool = pool
         # Unlike __del__ it also runs for what is still there when the program ends.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
@@ -147,32 +152,26 @@ class Database:
         of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
         fit its type. Higher `priority` is served first.
         """
-        return await self._fetch(
-            statement, lambda session: session.fetch_one(statement), timeout, priority
-        )
+        return await self._run(Session.fetch_one, statement, timeout, priority)
 
     async def fetch_all(
         self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
     ) -> list[T]:
         """Return all rows as the query's row type; otherwise as `fetch_one`."""
-        return await self._fetch(
-            statement, lambda session: session.fetch_all(statement), timeout, priority
-        )
+        return await self._run(Session.fetch_all, statement, timeout, priority)
 
     async def execute(
         self, statement: Statement[Any], *, timeout: float | None = None, priority: int = 0
     ) -> Result:
-        """Run a statement that writes, in a transaction of its own.
+        """Run a statement that writes, in a transaction of its own, or as if it were.
 
-        When it returns the write is committed: it is there after ``kill -9``, and every read that
-        begins from now on sees it. Raises `IntegrityError` and other `QueryError`s, after which
-        nothing of it is in the database.
+        Calls that wait at the same time share a transaction, unnoticed: when this returns, the
+        write is committed; it is there after ``kill -9``, and every read that begins from now on
+        sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
+        the database, whatever has become of the others.
         """
-        return await self._write(
-            statement.query,
-            lambda session: session.execute(statement),
-            timeout=timeout,
-            priority=priority,
+        return await self._opened().write(
+            statement.query, Session.execute, (statement,), timeout, priority, shares=True
         )
 
     async def execute_batch(
@@ -184,12 +183,14 @@ class Database:
     ) -> list[Result]:
         """Run several statements that write in one transaction: all of them or none."""
         batch = list(statements)
-        label = batch[0].query.name if batch else "an empty batch"
-        return await self._write(
-            label,
-            lambda session: session.execute_batch(batch),
-            timeout=timeout,
-            priority=priority,
+        return await self._opened().write(
+            batch[0].query.name if batch else "an empty batch",
+            Session.execute_batch,
+            (batch,),
+            timeout,
+            priority,
+            shares=True,
+            savepoint=True,
         )
 
     async def execute_many(
@@ -205,11 +206,8 @@ class Database:
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
         thread, inside the transaction.
         """
-        return await self._write(
-            query,
-            lambda session: session.execute_many(query, rows),
-            timeout=timeout,
-            priority=priority,
+        return await self._opened().write(
+            query, Session.execute_many, (query, rows), timeout, priority
         )
 
     # -- functions -------------------------------------------------------------------------------
@@ -220,22 +218,20 @@ class Database:
         """Run ``function(cx, …)``, a synchronous function, on a reader and in one hop.
 
         `cx` has the verbs of this class without `await`, and one consistent view of the database.
-        The function runs in the connection's thread: it must not touch the event loop.
+        The function runs in the connection's thread: it must not touch the event loop. It is run
+        again from its beginning when another process's lock was in the way.
         """
-        return await self._read(
-            _name(function), lambda session: _snapshot(session, function, args, kwargs)
-        )
+        return await self._opened().read(_name(function), _in_snapshot, (function, args, kwargs))
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run ``function(cx, …)``, a synchronous function, in one transaction and one hop.
 
-        Committed when it returns, rolled back when it raises. It is never run twice.
+        Committed when it returns, rolled back when it raises. It is never run twice, and the
+        transaction is its own.
         """
-        return await self._write(
-            _name(function), lambda session: function(session, *args, **kwargs)
-        )
+        return await self._opened().write(_name(function), _called, (function, args, kwargs))
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -285,6 +281,17 @@ class Database:
         snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
+    async def resize(self, *, readers: int) -> None:
+        """Have that many connections that read, from now on.
+
+        New ones are open when this returns; those that are too many are closed as they come free.
+        Raises as `open` does, and nothing has changed then.
+        """
+        self.config = replace(self.config, readers=readers)
+        pool = self._opened()
+        if pool.readers is not pool.writer:
+            await pool.readers.resize(readers)
+
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Lease]:
         """Return the writer's connection while nobody reads or writes: for changes of the schema.
 
@@ -296,16 +303,38 @@ class Database:
     # -- looking ---------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Return counters since `open`, as plain dicts: ``writer``, ``readers``, ``queries``.
+        """Return counters since `open`, as plain dicts; durations are in seconds.
 
-        Durations are in seconds. Reading them costs nothing to those at work.
+        - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
+          ``opened``, ``replaced``), the queue (``waiting`` now; how many ``waits`` there were,
+          ``longest_wait``, ``wait_p50``, ``wait_p99``), and what was done: ``jobs`` in ``hops``,
+          ``leases``, ``commits``, and in ``batches`` how many hops had up to 1, 2, 4, 8 … jobs;
+        - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
+          ``errors``, ``rows``, ``mean``, ``p50``, ``p99``, ``slowest``;
+        - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``.
+
+        Reading them costs nothing to those at work, and they take no more memory the longer the
+        program runs.
         """
         pool = self._opened()
         return {
             "writer": None if pool.writer is None else pool.writer.stats(),
             "readers": pool.readers.stats(),
-            "queries": self._stats.as_dict(),
+            "queries": pool.queries(),
+            "transactions": pool.transactions(),
         }
+
+    def add_listener(self, listener: Listener) -> None:
+        """Have ``listener(event)`` called in the event loop after each statement, transaction,
+        wait and checkpoint; `abt_db.events` has the kinds of events.
+
+        What it raises is logged and hurts nobody; how long it takes, everyone.
+        """
+        self._listeners.add(listener)
+
+    def remove_listener(self, listener: Listener) -> None:
+        """Undo `add_listener`; does nothing if it is not there."""
+        self._listeners.remove(listener)
 
     def __repr__(self) -> str:
         name, pool = self._name, self._pool
@@ -340,57 +369,18 @@ class Database:
             )
         return self._pool
 
-    async def _fetch(
+    def _run(
         self,
+        verb: Callable[[Session, Statement[Any]], T],
         statement: Statement[Any],
-        function: Callable[[Session], T],
         timeout: float | None,
         priority: int,
-    ) -> T:
-        go = self._write if statement.query.writes else self._read
-        return await go(statement.query, function, timeout=timeout, priority=priority)
-
-    async def _read(
-        self,
-        what: Query[Any] | str,
-        function: Callable[[Session], T],
-        *,
-        timeout: float | None = None,
-        priority: int = 0,
-    ) -> T:
-        pool, deadline = self._opened(), Deadline.after(timeout)
-        name = what if isinstance(what, str) else what.name
-        return await self._told(what, pool.read(name, function, deadline, priority=priority))
-
-    async def _write(
-        self,
-        what: Query[Any] | str,
-        function: Callable[[Session], T],
-        *,
-        timeout: float | None = None,
-        priority: int = 0,
-    ) -> T:
-        pool, deadline = self._opened(), Deadline.after(timeout)
-        name = what if isinstance(what, str) else what.name
-        return await self._told(what, pool.write(name, function, deadline, priority=priority))
-
-    async def _told(self, what: Query[Any] | str, call: Awaitable[T]) -> T:
-        """Await a call, count it, and put its query's name on an error of its BEGIN or COMMIT."""
-        began = monotonic()
-        failed = True
-        try:
-            result = await call
-            failed = False
-            return result
-        except QueryError as error:
-            if error.query is None and not isinstance(what, str):
-                error.query, error.sql = what.name, what.sql
-                error.args = (f"query {what.name!r}: {error}",)
-                error.__notes__ = [f"SQL: {what.sql}"]
-            raise
-        finally:
-            name = what if isinstance(what, str) else what.name
-            self._stats.record(name, monotonic() - began, failed=failed)
+    ) -> Coroutine[Any, Any, T]:
+        """Have one statement that returns rows run where it belongs."""
+        pool = self._opened()
+        if statement.query.writes:
+            return pool.write(statement.query, verb, (statement,), timeout, priority, shares=True)
+        return pool.read(statement.query, verb, (statement,), timeout, priority)
 
 
 def _forgotten(name: str, pool: Pool) -> None:
@@ -398,7 +388,16 @@ def _forgotten(name: str, pool: Pool) -> None:
     pool.abandon()
 
 
-def _snapshot(
+def _called(
+    session: Session,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
+    return function(session, *args, **kwargs)
+
+
+def _in_snapshot(
     session: Session,
     function: Callable[..., T],
     args: tuple[Any, ...],

@@ -232,7 +232,7 @@ _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
 
 
 def translate(
-    error: sqlite3.Error,
+    error: sqlite3.Error | UnicodeDecodeError,
     *,
     query: str | None = None,
     sql: str | None = None,
@@ -247,6 +247,15 @@ def translate(
     `ran` says that it failed as it ran: SQLite's words may then hold a value, and are cut.
     """
     what = f"query {query!r}" if query is not None else (doing or "SQLite")
+    if isinstance(error, UnicodeDecodeError):
+        # In place of SQLite's own error, when that quotes it, or of a column's name.
+        return CorruptError(
+            f"{what}: the schema of the database holds text that is not UTF-8",
+            query=query,
+            sql=sql,
+            code=sqlite3.SQLITE_CORRUPT,
+            name="SQLITE_CORRUPT",
+        )
     if undecodable := _UNDECODABLE.match(str(error)):
         return MappingError(f"{what}: column {undecodable[1]!r} holds text that is not UTF-8")
     code = getattr(error, "sqlite_errorcode", None)

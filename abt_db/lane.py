@@ -1,33 +1,41 @@
 """A lane: a fair queue of work and the connections that serve it. It knows no SQL.
 
-Each connection has a *seat* with one task, for as long as the lane is open: take work, have it
-done, clean up, take the next. Work is a *job* (a function that runs in one thread hop; its caller
-waits for the result) or a *lease* (the connection is lent until it is given back).
+Work is a *job* (a function that runs in one thread hop; its caller waits for the result) or a
+*lease* (the connection is lent until it is given back). It takes one of two ways:
 
-The caller never holds a connection that it must bring back by awaiting something. It waits on a
-future and gives a lease back by a plain call, so it can be cancelled anywhere, however often, and
-the seat's task, which nobody cancels, rolls back, resets or replaces the connection before it
-serves again (invariants 7, 11, 13).
+- a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
+- none is: the work waits in the queue. Each connection has a *seat* with one task, which goes on
+  when the connection comes free, takes from the queue what can share a hop, and tells the callers.
+
+The caller never holds a connection that it must bring back by awaiting something. It gives it back
+by a plain call, so it can be cancelled anywhere, however often; and where there is something to
+clean up, the seat's task, which nobody cancels, rolls back, resets or replaces the connection
+before it serves again (invariants 7, 11, 13).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from math import inf
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from .connection import Connection, RaisedError
+from .batch import Batch, Limits, run
+from .config import Config
+from .connection import backoff
 from .deadline import Deadline, finish
 from .errors import (
+    AbtDbError,
     PoolClosedError,
     PoolSaturatedError,
     PoolTimeoutError,
     TransactionStateError,
 )
-from .session import Session
+from .events import Listeners, Waited
+from .seat import Open, Seat
+from .session import StoppedError
+from .stats import Account, Costs, QueryStats
 from .work import Job, Lease, Queue, Wait, Waits, Work, waits_for_ever
 
 __all__ = ["Lane"]
@@ -40,71 +48,99 @@ WATCH = 1.0
 """Seconds between two looks at the threads of connections that are at work."""
 
 
-class _Seat:
-    """One connection's place in a lane."""
-
-    __slots__ = ("connection", "number", "offer", "task", "work")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.connection: Connection | None = None  # None: lost, to be opened again
-        self.offer: asyncio.Future[Work] | None = None  # idle: work is handed over here
-        self.work: Work | None = None
-        self.task: asyncio.Task[None] | None = None
-
-    def rest(self) -> None:
-        """Be idle, unless the connection has to be cleaned first."""
-        if self.connection is None or self.connection.settled:
-            self.work = None
-
-
-Open = Callable[[int], Awaitable[Connection]]
-Serve = Callable[[Connection, Job[Any]], Awaitable[Any]]
-
-
 class Lane:
-    """Work goes in at `run` and `lease`; the seats' tasks do it."""
+    """Work goes in at `run` and `lease`; idle connections and the seats' tasks do it."""
 
     def __init__(
-        self, name: str, size: int, *, open: Open, serve: Serve, max_pending: int, waits: Waits
+        self,
+        name: str,
+        size: int,
+        config: Config,
+        *,
+        open: Open,
+        lifetime: float | None,
+        waits: Waits,
+        costs: Costs,
+        listeners: Listeners,
     ) -> None:
         self.name = name
+        self._config = config
+        self._patience = inf if config.acquire_timeout is None else config.acquire_timeout
+        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout)
+        self._open_one = open
+        self._lifetime = lifetime
+        self._costs = costs
+        self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
-        self._open = open
-        self._serve = serve
-        self._max_pending = max_pending
-        self._seats = [_Seat(number) for number in range(1, size + 1)]
-        self._idle: list[_Seat] = []  # the one used last is at the end and taken first: warm cache
+        self._wait_for_one = Wait(self)
+        self._seats: list[Seat] = []
+        self._numbers = 0  # given to seats so far
+        self._wanted = size
+        self._idle: list[Seat] = []  # the one used last is at the end and taken first: warm cache
         self._queue = Queue()
+        self._sharing = 0  # seats where something quick runs: see `_may_start`
         self._closed = True
         self._leaving = False  # closed, and connections are to be closed as they come free
         self._paused = False
         self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
         self._drained: asyncio.Future[None] | None = None
-        self._watcher: asyncio.TimerHandle | None = None
-        self.counters = {"opened": 0, "replaced": 0, "jobs": 0, "leases": 0, "waits": 0}
-        self.longest_wait = 0.0
+        self._loop: asyncio.AbstractEventLoop
+        # One timer for everything here that has to happen at some time; see `_tick`.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = inf
+        self._next_expiry = inf  # of those who wait, or earlier
+        self._past = {"opened": 0, "replaced": 0, "commits": 0}  # of seats that were given up
+        self._past_queries = QueryStats()
+        self._jobs = 0
+        self._counters = {"hops": 0, "leases": 0, "waits": 0}
+        self._batches: dict[int, int] = {}
+        self._longest_wait = 0.0
 
     # -- life ------------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Open all connections at the same time; if one fails, close the others and raise."""
-        loop = asyncio.get_running_loop()
-        ready: list[asyncio.Future[None]] = []
-        for seat in self._seats:
-            ready.append(loop.create_future())
-            seat.task = loop.create_task(
-                self._sit(seat, ready[-1]), name=f"abt_db {self.name} {seat.number}"
-            )
+        self._loop = asyncio.get_running_loop()
         self._closed = False
         try:
-            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
-            for result in await asyncio.shield(asyncio.gather(*ready, return_exceptions=True)):
-                if isinstance(result, BaseException):
-                    raise result
+            await self._add_seats(self._wanted)
         except BaseException:
             await finish(self.close(Deadline.after(0)))
             raise
+
+    async def resize(self, size: int) -> None:
+        """Have that many connections: new ones are open when this returns, those that are too many
+        are closed as soon as they come free. If one can't be opened nothing changes."""
+        self._wanted = size
+        staying = [seat for seat in self._seats if not seat.leaving]
+        for seat in staying[size:]:
+            seat.leaving = True
+            if seat in self._idle:
+                self._idle.remove(seat)
+                seat.rouse()
+        await self._add_seats(size - len(staying))
+
+    async def _add_seats(self, count: int) -> None:
+        opened: list[asyncio.Future[None]] = []
+        for _ in range(count):
+            self._numbers += 1
+            account = Account(f"{self.name} {self._numbers}", self._costs, self._listeners)
+            seat = Seat(account, self._open_one, self._lifetime)
+            self._seats.append(seat)
+            opened.append(self._loop.create_future())
+            seat.task = self._loop.create_task(
+                self._sit(seat, opened[-1]), name=f"abt_db {account.name}"
+            )
+        # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+        results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            for seat in self._seats[-count:]:
+                seat.leaving = True
+                if seat in self._idle:
+                    self._idle.remove(seat)
+                    seat.rouse()
+            raise errors[0]
 
     async def close(self, deadline: Deadline) -> None:
         """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
@@ -114,179 +150,223 @@ class Lane:
         self.refuse()
         self._leaving = True
         for seat in self._idle:
-            if seat.task is not None:
-                seat.task.cancel()
+            seat.rouse()
         tasks = [seat.task for seat in self._seats if seat.task is not None]
-        if self._watcher is not None:
-            self._watcher.cancel()
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if late:
+                for seat in self._seats:
+                    seat.stop(_closed())
+                await asyncio.wait(late)
+        if self._timer is not None:
+            self._timer.cancel()
         self._idle.clear()
 
     def refuse(self) -> None:
         """Take no more work, and fail what waits. Connections stay open until `close`: those of
         another lane may have to be closed first."""
         self._closed = True
-        while (work := self._queue.take(monotonic())) is not None:
-            _fail(work, PoolClosedError("the database was closed while this waited"))
+        while taken := self._queue.take(monotonic(), 1):
+            taken[0].fail(PoolClosedError("the database was closed while this waited"))
 
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the threads close their connections and end."""
         self._closed = True
         for seat in self._seats:
-            if seat.connection is not None:
-                seat.connection.abandon()
-            if seat.task is not None and not seat.task.get_loop().is_closed():
-                seat.task.get_loop().call_soon_threadsafe(seat.task.cancel)
+            seat.abandon()
 
     # -- work ------------------------------------------------------------------------------------
 
-    async def run(
-        self,
-        label: str,
-        function: Callable[[Session], T],
-        deadline: Deadline,
-        *,
-        priority: int,
-        wait: float | None,
-    ) -> T:
-        """Run `function` on the next free connection and return its result.
+    async def run(self, job: Job[T]) -> T:
+        """Run a job on the next free connection and return its result.
 
-        Waits at most `wait` seconds, and not beyond `deadline`, for a connection. Cancelled or
-        timed out while it waits, the function never runs; cancelled while it runs, its statement
-        is stopped.
+        Waits at most `Config.acquire_timeout` seconds, and not beyond its deadline, for a
+        connection. Cancelled or timed out while it waits, the function never runs; cancelled while
+        it runs, its statement is stopped.
         """
-        job = Job(label, function, deadline, priority)
-        try:
-            return await self._submit(job, job.future, wait, deadline)
-        except asyncio.CancelledError:
-            deadline.cancel()
-            if job.future.done() and not job.future.cancelled():
-                job.future.exception()  # looked at, or asyncio would report it as forgotten
-            raise
+        if self._may_start(job):
+            seat = self._idle.pop()
+            batch = Batch((job,), self._limits)
+            self._begin(seat, batch)
+            try:
+                await self._hop(seat, batch, job.deadline)
+            except StoppedError as error:
+                job.error = error
+            finally:
+                self._note(job)
+                self._release(seat)
+        else:
+            try:
+                await self._wait(job, job.deadline.at)
+            except asyncio.CancelledError:
+                job.deadline.cancel()
+                raise
+        if self._closed and isinstance(job.error, StoppedError):
+            raise _closed()
+        return job.outcome()
 
-    async def lease(
-        self, label: str, deadline: Deadline, *, priority: int, wait: float | None
-    ) -> Lease:
+    async def lease(self, label: str, *, priority: int = 0) -> Lease:
         """Have a connection lent, waiting as `run` does."""
         lease = Lease(label, priority)
+        if self._may_start(lease):
+            self._lend(self._idle.pop(), lease)
+            return lease
         try:
-            await self._submit(lease, lease.future, wait, deadline)
+            await self._wait(lease, None)
+            if lease.error is not None:
+                raise lease.error
         except BaseException:
             # Also when it was lent at the very moment of the cancellation (invariant 13).
             lease.give_back()
             raise
         return lease
 
-    async def _submit(
-        self, work: Work, future: asyncio.Future[T], wait: float | None, deadline: Deadline
-    ) -> T:
+    def _may_start(self, work: Work) -> bool:
+        """Whether work that has just come can have the idle connection that was used last.
+
+        What is quick does not take a second connection while something quick is running: it is
+        done sooner if it goes with all others of its kind in the next hop of the first, for threads
+        that run Python at the same time only hinder each other.
+        """
         if self._closed:
             raise PoolClosedError("the database is not open")
-        seat = self._offer(work)
-        if seat is not None and seat.connection is not None:
-            return await future
-        if seat is None:
-            self._refuse_deadlock(work)
-            if len(self._queue) >= self._max_pending:
-                raise PoolSaturatedError(
-                    f"{self._max_pending} calls wait for a {self.name} already; {self._holder()}"
-                )
-            self._queue.add(work)
-        self.counters["waits"] += 1
-        self._waits[work.task] = Wait(self)
-        limits = [seconds for seconds in (wait, deadline.remaining()) if seconds is not None]
-        loop = asyncio.get_running_loop()
-        timer = loop.call_later(min(limits), self._expire, work) if limits else None
-        try:
-            return await future
-        finally:
-            self._waits.pop(work.task, None)
-            self._queue.discard(work)
-            if timer is not None:
-                timer.cancel()
-
-    def _offer(self, work: Work) -> _Seat | None:
-        """Hand work to the idle seat that was used last, if there is one."""
-        while self._idle and not self._paused:
-            seat = self._idle.pop()
-            # Done: its task was cancelled in this turn of the loop, which is about to end.
-            if seat.offer is not None and not seat.offer.done():
-                seat.work = work
-                seat.offer.set_result(work)
-                return seat
-        if any(seat.task is not None and not seat.task.done() for seat in self._seats):
-            return None
-        raise PoolClosedError("the database was closed")
-
-    def _expire(self, work: Work) -> None:
-        if work.begun:
-            return  # it got its connection in this very turn of the loop
-        self._queue.discard(work)
-        waited = monotonic() - work.since
-        _fail(
-            work,
-            PoolTimeoutError(
-                f"{work.label}: no {self.name} came free within {waited:.1f} s;"
-                f" {self._holder()}; {len(self._queue)} more wait"
-            ),
+        return (
+            bool(self._idle)
+            and not (work.shares and self._sharing)
+            and not self._paused
+            and self._idle[-1].ready
         )
 
-    # -- deadlocks -------------------------------------------------------------------------------
+    async def _wait(self, work: Work, limit: float | None) -> None:
+        """Put work into the queue and return when it is done, or lent, or has failed."""
+        self._refuse(work)
+        future = work.future = self._loop.create_future()
+        self._queue.add(work)
+        self._counters["waits"] += 1
+        waits = self._waits
+        if waits.held:
+            waits[work.task] = self._wait_for_one
 
-    def _refuse_deadlock(self, work: Work) -> None:
-        """Fail what would wait for what its own task holds, straight or round about
-        (invariants 15, 17)."""
-        if waits_for_ever(work.task, Wait(self), self._waits, frozenset()):
+        gathering = work.shares and self._sharing
+        now = self._loop.time()
+        expires = now + self._patience
+        if limit is not None:
+            expires = min(expires, now + limit - monotonic())
+        work.expires = expires
+        if expires < self._next_expiry:
+            self._next_expiry = expires
+        self._wake_at(min(expires, now + (self._limits.batch if gathering else WATCH)))
+        if not gathering:
+            self._stir()
+        try:
+            await future
+        except BaseException:
+            self._queue.discard(work)
+            raise
+        finally:
+            if waits:
+                waits.pop(work.task, None)
+            waited = (work.began or monotonic()) - work.since
+            if waited > self._longest_wait:
+                self._longest_wait = waited
+            if self._listeners.present:
+                self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
+
+    def _refuse(self, work: Work) -> None:
+        """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
+        if self._waits.held and waits_for_ever(
+            work.task, self._wait_for_one, self._waits, frozenset()
+        ):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
             )
+        if len(self._queue) >= self._config.max_pending:
+            raise PoolSaturatedError(
+                f"{self._config.max_pending} calls wait for a {self.name} already; {self._holder()}"
+            )
 
-    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
-        """See `work.Held`."""
-        if self._paused and not for_all:
-            return [self._paused_by]
-        return [
-            seat.work.task
-            if isinstance(seat.work, Lease) and seat.work.begun and not seat.work.returned.done()
-            else None
-            for seat in self._seats
-        ]
+    def _stir(self) -> None:
+        """Have idle connections serve what waits."""
+        wanted = len(self._queue)
+        while wanted and self._idle and not self._paused:
+            self._idle.pop().rouse()
+            wanted -= 1
 
-    def _holder(self) -> str:
-        """Say who holds the lane's connections, the longest one by name."""
-        held = [seat.work for seat in self._seats if seat.work is not None]
-        if not held:
-            return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
-        oldest = min(held, key=lambda work: work.since)
-        task = oldest.task.get_name() if oldest.task is not None else "?"
-        which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
-        return (
-            f"{which}, longest with {oldest.label} of task {task!r},"
-            f" for {monotonic() - oldest.since:.1f} s"
-        )
+    def _begin(self, seat: Seat, batch: Batch) -> None:
+        seat.work = batch
+        most = 1 << (len(batch.jobs) - 1).bit_length()
+        self._batches[most] = self._batches.get(most, 0) + 1
+        if batch.jobs[0].shares:
+            seat.shares = True
+            self._sharing += 1
+        if self._timer is None:
+            self._wake_at(self._loop.time() + WATCH)
+
+    def _end(self, seat: Seat) -> None:
+        if seat.shares:
+            seat.shares, seat.seen = False, None
+            self._sharing -= 1
+
+    async def _hop(self, seat: Seat, batch: Batch, deadline: Deadline) -> None:
+        """Have a batch done, waiting in the event loop for another process's lock."""
+        connection = seat.connection
+        assert connection is not None
+        pauses = None
+        while True:
+            self._counters["hops"] += 1
+            batch.busy = False
+            await connection.run(lambda session: run(session, batch), deadline)
+            if not batch.busy:
+                return
+            self._deliver(batch)  # who has given up
+            pauses = pauses or backoff()
+            await asyncio.sleep(next(pauses))
+
+    def _release(self, seat: Seat) -> None:
+        """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
+        self._end(seat)
+        if seat.ready and not (self._leaving or seat.leaving or (self._queue and not self._paused)):
+            self._rest(seat)
+        else:
+            seat.rouse()
+
+    def _rest(self, seat: Seat) -> None:
+        work, seat.work = seat.work, None
+        self._idle.append(seat)
+        if isinstance(work, Lease):
+            work.on_settled()
+        self._tell_drained()
+
+    def _lend(self, seat: Seat, lease: Lease) -> None:
+        def returned() -> None:
+            self._waits.held -= 1
+            self._release(seat)
+
+        assert seat.connection is not None
+        seat.work = lease
+        self._waits.held += 1
+        self._counters["leases"] += 1
+        lease.lend(seat.connection, returned)
+        if self._timer is None:
+            self._wake_at(self._loop.time() + WATCH)
 
     # -- the seats' tasks ------------------------------------------------------------------------
 
-    async def _sit(self, seat: _Seat, ready: asyncio.Future[None]) -> None:
+    async def _sit(self, seat: Seat, opened: asyncio.Future[None]) -> None:
         try:
             try:
-                await self._connected(seat)
+                await seat.connected()
             except Exception as error:
-                ready.set_exception(error)
+                opened.set_exception(error)
                 return
-            ready.set_result(None)
-            while await self._next(seat):
-                try:
-                    await self._do(seat)
-                finally:
-                    if isinstance(seat.work, Lease) and not seat.work.settled.done():
-                        seat.work.settled.set_result(None)
-                    seat.work = None
+            opened.set_result(None)
+            while not (self._leaving or seat.leaving):
+                await self._serve(seat)
+                await seat.tidy()
+                if isinstance(seat.work, Lease):
+                    seat.work.on_settled()
+                seat.work = None
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
             if seat.connection is not None:
@@ -294,112 +374,163 @@ class Lane:
                 seat.connection = None
             raise
         except asyncio.CancelledError:
-            # By close(), or by a loop that ends and cancels every task it has.
+            # By a loop that ends and cancels every task it has.
             self.refuse()
+            seat.stop(_closed())
             raise
         finally:
-            connection, seat.connection = seat.connection, None
-            if connection is not None:
-                await finish(connection.close())
+            if seat in self._idle:
+                self._idle.remove(seat)  # nobody may take it any more
+            await seat.leave()
+            if not self._closed:
+                self._forget(seat)
             self._tell_drained()
 
-    async def _next(self, seat: _Seat) -> bool:
-        """Wait for work and set it as `seat.work`; False when the lane is closed."""
-        if not self._paused and (work := self._queue.take(monotonic())) is not None:
-            seat.work = work
-            return True
-        if self._leaving:
-            return False
-        seat.offer = asyncio.get_running_loop().create_future()
-        self._idle.append(seat)
-        self._tell_drained()
+    async def _serve(self, seat: Seat) -> None:
+        """Do what waits; if nothing does, rest until there is something to do for this task."""
+        seat.roused = self._loop.create_future()
+        if not self._queue or self._paused:
+            self._rest(seat)
+            await seat.roused
+            return
         try:
-            await seat.offer
-            return True
-        finally:
-            seat.offer = None  # it holds the work
-            with suppress(ValueError):
-                self._idle.remove(seat)  # cancelled: nobody may offer it work any more
+            await seat.connected()
+        except AbtDbError as error:
+            for unserved in self._queue.take(monotonic()):
+                unserved.fail(error)
+            return
+        # What is still there: opening a connection may have taken longer than somebody's limit.
+        work = self._queue.take(monotonic(), self._config.batch_size)
+        if not work:
+            return
+        first = work[0]
+        if isinstance(first, Lease):
+            if not first.gone:
+                self._lend(seat, first)
+                await seat.roused
+        else:
+            await self._serve_jobs(seat, cast(list[Job[Any]], work))
 
-    async def _do(self, seat: _Seat) -> None:
-        work = seat.work
-        assert work is not None
-        self._watch()
-        now = monotonic()
-        self.longest_wait = max(self.longest_wait, now - work.since)
+    async def _serve_jobs(self, seat: Seat, jobs: list[Job[Any]]) -> None:
+        batch = Batch(jobs, self._limits)
+        self._begin(seat, batch)
+        # Its own, for what one caller does must not stop the others; they have one each.
+        deadline = Deadline()
         try:
-            connection = await self._connected(seat)
-            work.begun = True
-            work.since = now
-            if isinstance(work, Lease):
-                self.counters["leases"] += 1
-                work.lend(connection)
-                await work.returned
-            elif not work.future.done():
-                self.counters["jobs"] += 1
-                result = await self._serve(connection, work)
-                seat.rest()  # before its caller is told, who shall find the seat idle
-                if not work.future.done():
-                    work.future.set_result(result)
-        except RaisedError as raised:
-            seat.rest()
-            _fail(work, raised.error)
-        except Exception as error:
-            seat.rest()
-            _fail(work, error)
-        except GeneratorExit:
-            raise  # the loop was closed over this task: nobody can be told
-        except BaseException:
-            # This task itself is cancelled: the loop is ending, or the time of close() is over.
-            closed = PoolClosedError("the database was closed")
-            if isinstance(work, Lease):
-                work.revoke(closed)
-            else:
-                work.deadline.cancel()
-            _fail(work, closed)
-            raise
-        if seat.connection is not None and not seat.connection.settled:
-            await self._clean(seat, seat.connection)
+            await self._hop(seat, batch, deadline)
+        except AbtDbError as error:
+            # The thread has died. Whether it was before or after its COMMIT, nobody knows.
+            batch.todo.clear()
+            self._deliver(batch)
+            for job in jobs:
+                job.fail(error)
+        if seat.ready and not self._queue and not batch.todo:
+            seat.work = None  # before the callers are told, who shall find it so
+        self._deliver(batch)
+        self._take_back(batch)
+        if len(jobs) > 1 and not self._leaving:
+            # Whoever was told now may ask again at once: in the same turn of the loop, before this
+            # task goes on, so that they travel together once more.
+            await asyncio.sleep(0)
+        self._end(seat)
 
-    def _watch(self) -> None:
-        """While anything is at work, look every second for a thread that has died over it."""
-        if self._watcher is None:
-            self._watcher = asyncio.get_running_loop().call_later(WATCH, self._look_after)
+    def _deliver(self, batch: Batch) -> None:
+        """Tell the callers of what is done."""
+        done = batch.done
+        while done:
+            job = done.popleft()
+            self._note(job)
+            future = job.future
+            if future is not None and not future.done():
+                future.set_result(None)
 
-    def _look_after(self) -> None:
-        self._watcher = None
+    def _take_back(self, batch: Batch) -> None:
+        """Put what was not begun, or spoilt by others, back to its place in the queue."""
+        while batch.todo:
+            try:
+                job = batch.todo.pop()
+            except IndexError:
+                break  # the thread was faster
+            if self._closed:
+                job.fail(_closed())
+            elif not job.gone:
+                self._queue.put_back(job)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _wake_at(self, when: float) -> None:
+        if when < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = when
+            self._timer = self._loop.call_at(when, self._tick)
+
+    def _tick(self) -> None:
+        """Do what is due: look after threads, part the quick from the slow, end waiting."""
+        self._timer, self._timer_at = None, inf
+        now = self._loop.time()
+        working = False
         for seat in self._seats:
             if seat.work is not None:
-                self._watch()
+                working = True
                 if seat.connection is not None:
                     seat.connection.look_after()
+                if seat.shares and isinstance(seat.work, Batch):
+                    self._part(seat, seat.work)
+        if now >= self._next_expiry:
+            self._expire(now)
+        if self._queue or working:
+            soon = self._limits.batch if self._sharing and self._queue else WATCH
+            # A little later, so that many limits that are close to each other are one look.
+            self._wake_at(min(max(self._next_expiry, now + 0.005), now + soon))
 
-    async def _connected(self, seat: _Seat) -> Connection:
-        if seat.connection is not None and not seat.connection.alive:
-            await self._give_up(seat, seat.connection)
-        if seat.connection is None:
-            # Not to be cancelled half-way: the driver would leak the file descriptor.
-            await finish(self._occupy(seat))
-        assert seat.connection is not None
-        return seat.connection
+    def _part(self, seat: Seat, batch: Batch) -> None:
+        """If one of those who share a hop has turned out to be slow, let the others go on
+        elsewhere: it is the same that was seen running at the last look."""
+        if len(self._seats) > 1 and batch.current is not None:
+            if batch.current is not seat.seen:
+                seat.seen = batch.current
+                return
+            self._end(seat)
+            self._deliver(batch)
+            self._take_back(batch)
+            self._stir()
 
-    async def _occupy(self, seat: _Seat) -> None:
-        seat.connection = await self._open(seat.number)
-        self.counters["opened"] += 1
+    def _expire(self, now: float) -> None:
+        self._next_expiry = inf
+        for work in list(self._queue):
+            if work.expires > now:
+                self._next_expiry = min(self._next_expiry, work.expires)
+                continue
+            self._queue.discard(work)
+            work.fail(
+                PoolTimeoutError(
+                    f"{work.label}: no {self.name} came free within"
+                    f" {monotonic() - work.since:.1f} s; {self._holder()};"
+                    f" {len(self._queue)} more wait"
+                )
+            )
 
-    async def _clean(self, seat: _Seat, connection: Connection) -> None:
-        """Reset the connection, or give it up: the next work gets a new one (invariant 12)."""
-        try:
-            await connection.reset()
-        except Exception as error:
-            LOG.warning("abt_db: a %s could not be reset and is replaced: %s", self.name, error)
-            await self._give_up(seat, connection)
+    # -- who holds what --------------------------------------------------------------------------
 
-    async def _give_up(self, seat: _Seat, connection: Connection) -> None:
-        """Close the connection; the next work gets a new one."""
-        seat.connection = None
-        self.counters["replaced"] += 1
-        await finish(connection.close())
+    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
+        """See `work.Held`."""
+        if self._paused and not for_all:
+            return [self._paused_by]
+        return [
+            seat.work.task if isinstance(seat.work, Lease) and not seat.work.returned else None
+            for seat in self._seats
+        ]
+
+    def _holder(self) -> str:
+        """Say who holds the lane's connections, the longest one by name."""
+        held = [holder for seat in self._seats if (holder := seat.holder()) is not None]
+        if not held:
+            return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
+        began, label, task = min(held, key=lambda holder: holder[0])
+        name = task.get_name() if task is not None else "?"
+        which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
+        return f"{which}, longest with {label} of task {name!r}, for {monotonic() - began:.1f} s"
 
     # -- a barrier -------------------------------------------------------------------------------
 
@@ -416,13 +547,14 @@ class Lane:
                 " for it"
             )
         self._paused, self._paused_by = True, task
+        self._waits.held += 1
         self._waits[task] = Wait(self, for_all=True)
         try:
             async with asyncio.timeout(wait):
                 while len(self._idle) < len(self._seats):
                     if self._closed:
-                        raise PoolClosedError("the database was closed")
-                    self._drained = asyncio.get_running_loop().create_future()
+                        raise _closed()
+                    self._drained = self._loop.create_future()
                     await self._drained
         except TimeoutError:
             raise PoolTimeoutError(
@@ -437,11 +569,10 @@ class Lane:
 
     def resume(self) -> None:
         """Go on after `pause`, with what has come meanwhile."""
+        if self._paused:
+            self._waits.held -= 1
         self._paused, self._paused_by = False, None
-        while self._idle and (work := self._queue.take(monotonic())) is not None:
-            if self._offer(work) is None:
-                self._queue.add(work)
-                break
+        self._stir()
 
     def _tell_drained(self) -> None:
         if self._drained is not None and not self._drained.done():
@@ -449,15 +580,52 @@ class Lane:
 
     # -- looking ---------------------------------------------------------------------------------
 
+    def _note(self, job: Job[Any]) -> None:
+        """Count a job that is done, and say so if it was slow."""
+        self._jobs += 1
+        slow = self._config.slow_query
+        if slow is not None and job.began and job.ended - job.began >= slow:
+            LOG.warning(
+                "abt_db: %s was slow: it ran %.3f s, after waiting %.3f s",
+                job.label,
+                job.ended - job.began,
+                job.began - job.since,
+            )
+
+    def _forget(self, seat: Seat) -> None:
+        """Take out a seat that was given up; what it has counted stays."""
+        self._seats.remove(seat)
+        for name, count in seat.counters.items():
+            self._past[name] += count
+        self._past["commits"] += seat.account.commits
+        self._past_queries.include(seat.account.queries)
+
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
+        past, seats = self._past, self._seats
         return {
             "size": self.size,
+            "idle": len(self._idle),
             "busy": self.busy,
+            "opened": past["opened"] + sum(seat.counters["opened"] for seat in seats),
+            "replaced": past["replaced"] + sum(seat.counters["replaced"] for seat in seats),
             "waiting": self.waiting,
-            "longest_wait": self.longest_wait,
-            **self.counters,
+            "longest_wait": self._longest_wait,
+            "jobs": self._jobs,
+            **self._counters,
+            "batches": {size: self._batches[size] for size in sorted(self._batches)},
+            "commits": past["commits"] + sum(seat.account.commits for seat in seats),
         }
+
+    def add_queries_to(self, stats: QueryStats) -> None:
+        """Add what the connections have counted of each query."""
+        stats.include(self._past_queries)
+        for seat in self._seats:
+            stats.include(seat.account.queries)
+
+    def leases(self) -> list[Lease]:
+        """Return what is lent."""
+        return [seat.work for seat in self._seats if isinstance(seat.work, Lease)]
 
     @property
     def size(self) -> int:
@@ -472,10 +640,5 @@ class Lane:
         return len(self._queue)
 
 
-def _fail(work: Work, error: BaseException) -> None:
-    if isinstance(error, StopIteration):
-        # Neither a future nor a coroutine can raise it: asyncio would take it for a result.
-        stop, error = error, RuntimeError(f"{work.label} raised StopIteration")
-        error.__cause__ = stop
-    if not work.future.done():
-        work.future.set_exception(error)
+def _closed() -> PoolClosedError:
+    return PoolClosedError("the database was closed")

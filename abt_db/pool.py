@@ -6,58 +6,71 @@ own, and both are tried again while another process's lock is in the way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from .config import Config
-from .connection import MEMORY, Connect, Connection, Role, while_busy
+from .connection import MEMORY, Connect, Connection, Role
 from .deadline import Deadline, finish
-from .errors import (
-    BusyError,
-    PoolClosedError,
-    ReadOnlyError,
-    TransactionStateError,
-)
+from .errors import ReadOnlyError, TransactionStateError
+from .events import Listeners
 from .lane import Lane
-from .session import BeginBusyError, Session
+from .query import Query
+from .session import Session
+from .stats import Account, Costs, QueryStats
 from .work import Job, Lease, Waits
 
 __all__ = ["Pool"]
 
 T = TypeVar("T")
 
+QUICK = 3
+"""Thousand steps of SQLite's virtual machine, some 100 µs, up to which a read is worth sharing a
+hop, which costs about as much."""
+
 
 class Pool:
     """The connections of one database, for one event loop."""
 
     def __init__(
-        self, path: str, config: Config, *, read_only: bool, connect: Connect | None
+        self,
+        path: str,
+        config: Config,
+        *,
+        read_only: bool,
+        connect: Connect | None,
+        listeners: Listeners,
     ) -> None:
         # Made absolute: a connection that is replaced later has to open the same file.
         path = str(Path(path).absolute()) if path not in ("", MEMORY) else path
         self.path = path
         self.config = config
-        self._connect = connect
         if path == MEMORY and read_only:
             raise TransactionStateError("a read-only database in memory would stay empty")
 
-        waits: Waits = {}
+        self.listeners = listeners
+        waits = Waits()
+        self._costs = Costs()
 
         def lane(name: Role, size: int) -> Lane:
-            async def open_one(number: int) -> Connection:
+            async def open_one(account: Account) -> Connection:
                 return await Connection.open(
-                    path, config, name=f"{name} {number}", role=name, connect=connect
+                    path, config, account=account, role=name, connect=connect
                 )
 
             return Lane(
                 name,
                 size,
+                config,
                 open=open_one,
-                serve=self._serve,
-                max_pending=config.max_pending,
+                # In memory, the database would go with its connection.
+                lifetime=None if path == MEMORY else config.max_lifetime,
                 waits=waits,
+                costs=self._costs,
+                listeners=listeners,
             )
 
         self.writer = None if read_only else lane("writer", 1)
@@ -103,49 +116,53 @@ class Pool:
 
     # -- work ------------------------------------------------------------------------------------
 
-    async def read(
+    def read(
         self,
-        label: str,
-        function: Callable[[Session], T],
-        deadline: Deadline,
-        *,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
         priority: int = 0,
-    ) -> T:
-        """Run `function` on a reader, in one hop."""
-        return await self.readers.run(
-            label,
-            self.reading(function),
-            deadline,
-            priority=priority,
-            wait=self.config.acquire_timeout,
-        )
+    ) -> Coroutine[Any, Any, T]:
+        """Run ``function(session, *arguments)`` on a reader, in one hop.
 
-    async def write(
+        If it is one query, and known to be quick, others may share the hop.
+        """
+        quick = not isinstance(what, str) and self._costs.are_below(QUICK, what.name)
+        if self.readers is self.writer:
+            function, arguments = _without_writing, (function, arguments)
+        job: Job[T] = Job(what, function, arguments, timeout, priority, False, quick)
+        return self.readers.run(job)
+
+    def write(
         self,
-        label: str,
-        function: Callable[[Session], T],
-        deadline: Deadline,
-        *,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
         priority: int = 0,
-    ) -> T:
-        """Run `function` on the writer, in a transaction of its own and in one hop."""
-        return await self._writer(label).run(
-            label,
-            _in_transaction(function),
-            deadline,
-            priority=priority,
-            wait=self.config.acquire_timeout,
-        )
+        *,
+        shares: bool = False,
+        savepoint: bool = False,
+    ) -> Coroutine[Any, Any, T]:
+        """Run ``function(session, *arguments)`` on the writer, in a transaction and in one hop.
 
-    async def lend_reader(self, label: str, deadline: Deadline, *, priority: int = 0) -> Lease:
-        return await self.readers.lease(
-            label, deadline, priority=priority, wait=self.config.acquire_timeout
-        )
+        If it `shares`, others may be in that transaction, and it may be run twice, the first time
+        without effect. `savepoint` says that it undoes its own work before it raises an error.
+        """
+        lane = self.writer
+        if lane is None:
+            raise self._refused(what if isinstance(what, str) else what.name)
+        job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
+        return lane.run(job)
 
-    async def lend_writer(self, label: str, deadline: Deadline, *, priority: int = 0) -> Lease:
-        return await self._writer(label).lease(
-            label, deadline, priority=priority, wait=self.config.acquire_timeout
-        )
+    async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
+        return await self.readers.lease(label, priority=priority)
+
+    async def lend_writer(self, label: str, *, priority: int = 0) -> Lease:
+        if self.writer is None:
+            raise self._refused(label)
+        return await self.writer.lease(label, priority=priority)
 
     @asynccontextmanager
     async def barrier(self, label: str) -> AsyncIterator[Lease]:
@@ -153,7 +170,7 @@ class Pool:
 
         Readers at work are waited for, `Config.acquire_timeout` at most.
         """
-        lease = await self.lend_writer(label, Deadline())
+        lease = await self.lend_writer(label)
         readers = None if self.readers is self.writer else self.readers
         try:
             if readers is not None:
@@ -164,53 +181,51 @@ class Pool:
             # that too, though the caller does not.
             if readers is not None:
                 readers.disown()
-                lease.settled.add_done_callback(lambda _: readers.resume())
+                if lease.returned:
+                    readers.resume()  # the database is closing
+                lease.on_settled = readers.resume
             lease.give_back()
 
     def reading(self, function: Callable[[Session], T]) -> Callable[[Session], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""
-        return _without_writing(function) if self.readers is self.writer else function
+        if self.readers is not self.writer:
+            return function
+        return lambda session: _without_writing(session, function, ())
 
     @property
     def waiting(self) -> int:
         """How many calls wait for a connection."""
         return sum(lane.waiting for lane in self._lanes())
 
-    def _writer(self, label: str) -> Lane:
-        if self.writer is None:
-            raise ReadOnlyError(f"{label} writes, and {self.path} is open read-only")
-        return self.writer
+    def queries(self) -> dict[str, dict[str, Any]]:
+        """What was counted of each query, on all connections."""
+        stats = QueryStats()
+        for lane in self._lanes():
+            lane.add_queries_to(stats)
+        return stats.as_dict()
 
-    async def _serve(self, connection: Connection, job: Job[Any]) -> Any:
-        job.deadline.limited(self.config.statement_timeout)
-        limit = Deadline.after(self.config.busy_timeout)
-        limit.limited(job.deadline.remaining())
+    def transactions(self) -> list[dict[str, Any]]:
+        """What is lent: label, task and age in seconds of each, the oldest first."""
+        leases = sorted(
+            (lease for lane in self._lanes() for lease in lane.leases()),
+            key=lambda lease: lease.began,
+        )
+        return [
+            {
+                "label": lease.label,
+                "task": None if lease.task is None else lease.task.get_name(),
+                "age": monotonic() - lease.began,
+            }
+            for lease in leases
+        ]
 
-        async def attempt() -> Any:
-            if job.future.done():
-                raise PoolClosedError(f"the caller of {job.label} has gone")
-            return await connection.run(job.function, job.deadline)
-
-        # A read has no effects, so it may meet the lock anywhere; a write is tried again only
-        # if its BEGIN met it, when nothing has been done yet.
-        kind = BeginBusyError if connection.role == "writer" else BusyError
-        return await while_busy(attempt, limit, kind=kind)
-
-
-def _in_transaction(function: Callable[[Session], T]) -> Callable[[Session], T]:
-    def run(session: Session) -> T:
-        with session.transaction("IMMEDIATE"):
-            return function(session)
-
-    return run
+    def _refused(self, label: str) -> ReadOnlyError:
+        return ReadOnlyError(f"{label} writes, and {self.path} is open read-only")
 
 
-def _without_writing(function: Callable[[Session], T]) -> Callable[[Session], T]:
-    def run(session: Session) -> T:
-        session.writable = False
-        try:
-            return function(session)
-        finally:
-            session.writable = True
-
-    return run
+def _without_writing(session: Session, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    session.writable = False
+    try:
+        return function(session, *arguments)
+    finally:
+        session.writable = True

@@ -15,8 +15,8 @@ from dataclasses import is_dataclass
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
 
-from .errors import ParameterError, QueryDefinitionError
-from .rows import field_encoders, mapper
+from .errors import MappingError, ParameterError, QueryDefinitionError
+from .rows import MapRows, field_encoders, mapper
 from .values import SQLiteValue, encode, encode_all
 
 __all__ = ["TELLING_PRAGMAS", "Query", "Statement", "Values"]
@@ -64,6 +64,7 @@ class Query(Generic[T_co]):
     """
 
     __slots__ = (
+        "_bound",
         "_fields",
         "_names",
         "_pick",
@@ -101,6 +102,7 @@ class Query(Generic[T_co]):
         self.text = outline.text
         """The SQL as SQLite gets it, with `?` for each parameter: see `_outline`."""
         self.mapper = mapper(row)
+        self._bound: tuple[object, MapRows[Any] | None] = (None, None)  # replaced as a whole
         self._positional = outline.positional
         self._names = frozenset(outline.parameters)
         self._pick = _picker(itemgetter, outline.parameters)
@@ -162,6 +164,20 @@ class Query(Generic[T_co]):
     def nulls(self) -> Values:
         """Return NULL for each parameter."""
         return self._arranged([None] * len(self.parameters))
+
+    def map_rows(self, description: Any, rows: list[tuple[Any, ...]]) -> list[T_co]:
+        """Return `rows` as the row type; `description` is that of the cursor which read them.
+
+        No rows still check that the columns fit. Raises `MappingError`.
+        """
+        known, mapped = self._bound
+        try:
+            if mapped is None or known != description:
+                mapped = self.mapper.bind(tuple(column[0] for column in description or ()))
+                self._bound = description, mapped
+            return mapped(rows)
+        except MappingError as error:
+            raise MappingError(f"query {self.name!r}: {error}") from error.__cause__
 
     def _arranged(self, encoded: list[SQLiteValue]) -> Values:
         # sqlite3 binds by position several times as fast as by name.

@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 from .errors import MappingError
 from .values import SQLiteValue, constructor_fields, decoder, encoder, field_types, type_name
 
-__all__ = ["Mapper", "field_encoders", "mapper"]
+__all__ = ["MapRows", "Mapper", "field_encoders", "mapper"]
 
 T = TypeVar("T")
 Columns: TypeAlias = tuple[str, ...]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -20,6 +20,7 @@ from .deadline import Deadline
 from .errors import (
     AbtDbError,
     BusyError,
+    DeniedError,
     MappingError,
     QueryError,
     ReadOnlyError,
@@ -29,10 +30,16 @@ from .errors import (
     translate,
 )
 from .query import TELLING_PRAGMAS, Query, Statement, Values
+from .stats import Account
 
 __all__ = ["BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
 T = TypeVar("T")
+
+_NONE = Deadline()
+
+# sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
+_Failure = sqlite3.Error | UnicodeDecodeError
 
 PROGRESS_STEPS = 1_000
 """Virtual machine steps between two looks at the deadline: some tens of microseconds."""
@@ -67,26 +74,37 @@ class Session:
     """
 
     __slots__ = (
+        "_account",
         "_begun",
         "_busy_timeout",
         "_cursors",
         "_denied",
         "_privileged",
         "_raw",
+        "_thousands",
         "_thread",
         "_unfit",
         "deadline",
         "writable",
     )
 
-    def __init__(self, raw: sqlite3.Connection, *, writable: bool, busy_timeout: float) -> None:
+    def __init__(
+        self,
+        raw: sqlite3.Connection,
+        account: Account,
+        *,
+        writable: bool,
+        busy_timeout: float,
+    ) -> None:
         self._raw = raw
+        self._account = account
         self._busy_timeout = busy_timeout
         self.writable = writable
         self.deadline = Deadline()
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
         self._unfit = False  # a setting could not be put back
+        self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
@@ -99,31 +117,12 @@ class Session:
 
     def fetch_all(self, statement: Statement[T]) -> list[T]:
         """Return all rows."""
-        query = statement.query
-        cursor = self._execute(query, statement.values)
-        try:
-            rows = cursor.fetchall()
-        except sqlite3.Error as error:
-            self.fail(error, query)
-        finally:
-            cursor.close()
-        return _mapped(query, cursor.description, rows)
+        return self._fetch(statement, sqlite3.Cursor.fetchall)
 
     def fetch_one(self, statement: Statement[T]) -> T | None:
         """Return the first row, or None when there is none."""
-        query = statement.query
-        cursor = self._execute(query, statement.values)
-        try:
-            row = cursor.fetchone()
-        except sqlite3.Error as error:
-            self.fail(error, query)
-        finally:
-            # Closing resets the statement; one that is left half-read would pin its snapshot.
-            cursor.close()
-        if row is None:
-            _mapped(query, cursor.description, [])
-            return None
-        return _mapped(query, cursor.description, [row])[0]
+        rows = self._fetch(statement, _fetch_first)
+        return rows[0] if rows else None
 
     def execute(self, statement: Statement[object]) -> Result:
         """Run a statement that writes."""
@@ -145,14 +144,16 @@ class Session:
         with self.atomic():
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
+            began = monotonic()
             cursor = self._raw.cursor()
             try:
                 cursor.executemany(query.text, map(query.bind, rows))
-                return cursor.rowcount
             except sqlite3.Error as error:
-                self.fail(error, query)
+                self.fail(error, query, began)
             finally:
                 cursor.close()
+            self._account.ran(query.name, monotonic() - began, cursor.rowcount)
+            return cursor.rowcount
 
     def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
         """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
@@ -165,10 +166,16 @@ class Session:
         if size < 1:
             raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
         query = statement.query
-        cursor = self._execute(query, statement.values)
+        began = self.check(query)
+        cursor = self._raw.cursor()
+        try:
+            cursor.execute(query.text, statement.values)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            cursor.close()
+            self.fail(error, query, began)
         self._cursors.add(cursor)
-        reading = Reading(self, query, cursor, size)
-        _mapped(query, cursor.description, [])
+        reading = Reading(self, query, cursor, size, monotonic() - began)
+        query.map_rows(cursor.description, [])
         return reading
 
     @contextmanager
@@ -192,6 +199,16 @@ class Session:
     def in_transaction(self) -> bool:
         """Whether SQLite has a transaction open. Asked, never guessed (invariant 8)."""
         return self._raw.in_transaction
+
+    @property
+    def changes(self) -> int:
+        """How many rows were changed since the connection was opened, also those undone since."""
+        return self._raw.total_changes
+
+    def limit_sizes(self, value: int, sql: int) -> None:
+        """Take no longer value and no longer SQL text, in bytes."""
+        self._raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value)
+        self._raw.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, sql)
 
     def begin(self, mode: str) -> None:
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
@@ -248,6 +265,7 @@ class Session:
                 if monotonic() >= limit or self.deadline.passed():
                     raise
         self._begun = False
+        self._account.commits += 1
 
     def rollback(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
@@ -281,6 +299,10 @@ class Session:
         for cursor in self._cursors:
             cursor.close()
         self._cursors.clear()
+
+    def ran(self, query: Query[Any], seconds: float, rows: int) -> None:
+        """Count what a `Reading` has read."""
+        self._account.ran(query.name, seconds, rows, self._thousands)
 
     def forget(self, cursor: sqlite3.Cursor) -> None:
         """Close a cursor that a `Reading` had open."""
@@ -319,7 +341,7 @@ class Session:
         try:
             for _ in self._raw.execute(sql):
                 pass  # what returns rows has done its work at the end of them
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise self._stopped(doing) from None
@@ -328,11 +350,11 @@ class Session:
     def control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
         """Run the library's own SQL, which may do what callers may not, and return its rows."""
         # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
-        deadline, self.deadline = self.deadline, Deadline()
+        deadline, self.deadline = self.deadline, _NONE
         self._privileged = True
         try:
             return self._raw.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, sql=sql, doing=sql) from error
         finally:
             self._privileged = False
@@ -345,41 +367,57 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _write(self, query: Query[Any], values: Values) -> Result:
-        cursor = self._execute(query, values)
+    def _fetch(
+        self, statement: Statement[T], fetch: Callable[[sqlite3.Cursor], list[Any]]
+    ) -> list[T]:
+        query = statement.query
+        began = self.check(query)
+        cursor = self._raw.cursor()
         try:
+            cursor.execute(query.text, statement.values)
+            rows = query.map_rows(cursor.description, fetch(cursor))
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            self.fail(error, query, began)
+        except MappingError as error:
+            self._account.ran(query.name, monotonic() - began, 0, self._thousands, error)
+            raise
+        finally:
+            # Closing resets the statement; one that is left half-read would pin its snapshot.
+            cursor.close()
+        self._account.ran(query.name, monotonic() - began, len(rows), self._thousands)
+        return rows
+
+    def _write(self, query: Query[Any], values: Values) -> Result:
+        began = self.check(query)
+        cursor = self._raw.cursor()
+        try:
+            cursor.execute(query.text, values)
             if cursor.description is not None:
                 cursor.fetchall()  # RETURNING: SQLite counts the rows at the end
         except sqlite3.Error as error:
-            self.fail(error, query)
+            self.fail(error, query, began)
         finally:
             cursor.close()
         rowcount = cursor.rowcount
         if not query.counted:
             # sqlite3 goes by the first word, and does not count behind a WITH.
             [(rowcount,)] = self.control("SELECT changes()")
+        self._account.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
-    def _execute(self, query: Query[Any], values: Values) -> sqlite3.Cursor:
-        self.check(query)
-        cursor = self._raw.cursor()
-        try:
-            return cursor.execute(query.text, values)
-        except sqlite3.Error as error:
-            cursor.close()
-            self.fail(error, query)
-
-    def check(self, query: Query[Any]) -> None:
-        """Raise what keeps the query from running here and now."""
+    def check(self, query: Query[Any]) -> float:
+        """Raise what keeps the query from running here and now; return the time, when it begins."""
         if threading.get_ident() != self._thread:
             raise TransactionStateError(
                 f"query {query.name!r}: what a function was given to read and write with serves"
                 " inside that function only"
             )
-        self.require_transaction()
+        if self._begun:
+            self.require_transaction()
+        now, deadline = monotonic(), self.deadline
         # Asked here as well as by the handler: a function of many short statements never gives
         # the handler its thousand steps.
-        if self.deadline.passed():
+        if deadline.cancelled or (deadline.at is not None and now >= deadline.at):
             raise self._stopped(f"query {query.name!r}")
         if query.writes and not self.writable:
             raise ReadOnlyError(
@@ -389,21 +427,28 @@ class Session:
                 code=sqlite3.SQLITE_READONLY,
                 name="SQLITE_READONLY",
             )
+        self._thousands = 0
+        return now
 
-    def fail(self, error: sqlite3.Error, query: Query[Any]) -> NoReturn:
-        """Raise the library's error for one of sqlite3's."""
+    def fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
+        """Raise the library's error for one of sqlite3's, and count a run since `began`."""
+        told = self._told(error, query)
+        self._account.ran(query.name, monotonic() - began, 0, self._thousands, told)
+        # What was left out of the message, for it may be a value, is not told as the cause either
+        # (invariant 27).
+        cause = error if str(error) in str(told) or isinstance(told, DeniedError) else None
+        raise told from cause
+
+    def _told(self, error: _Failure, query: Query[Any]) -> AbtDbError:
         reason, self._denied = self._denied, None
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-            raise self._stopped(f"query {query.name!r}") from None
+            return self._stopped(f"query {query.name!r}")
         ran = (
             reason is None
             and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
             and self._compiles(query)
         )
-        told = translate(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
-        # What was left out of the message, for it may be a value, is not told as the cause either
-        # (invariant 27).
-        raise told from (error if reason or str(error) in str(told) else None)
+        return translate(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
 
     def _compiles(self, query: Query[Any]) -> bool:
         """Whether SQLite finds no fault with a statement before it has seen a value."""
@@ -419,6 +464,7 @@ class Session:
         return StatementTimeoutError(f"{what} was stopped at its time limit")
 
     def _progress(self) -> int:
+        self._thousands += 1
         return self.deadline.passed()
 
     def _authorize(
@@ -439,36 +485,50 @@ class Reading(Generic[T]):
     collects it. What is left open is closed by `Session.reset`.
     """
 
-    __slots__ = ("_at_end", "_cursor", "_query", "_session", "_size")
+    __slots__ = ("_at_end", "_count", "_cursor", "_query", "_seconds", "_session", "_size")
 
     def __init__(
-        self, session: Session, query: Query[T], cursor: sqlite3.Cursor, size: int
+        self,
+        session: Session,
+        query: Query[T],
+        cursor: sqlite3.Cursor,
+        size: int,
+        seconds: float,
     ) -> None:
         self._session = session
         self._query = query
         self._cursor = cursor
         self._size = size
         self._at_end = False
+        self._count = 0
+        self._seconds = seconds  # spent on it so far
 
     def next(self) -> list[T]:
         """Return the next rows; an empty list at the end."""
         self._session.check(self._query)
         if self._at_end:
             return []
+        began = monotonic()
         try:
             rows = self._cursor.fetchmany(self._size)
         except sqlite3.Error as error:
-            self.close()
-            self._session.fail(error, self._query)
+            self._at_end = True
+            self._session.forget(self._cursor)
+            self._session.fail(error, self._query, began - self._seconds)
         if not rows:
             self.close()
             return []
-        return _mapped(self._query, self._cursor.description, rows)
+        mapped = self._query.map_rows(self._cursor.description, rows)
+        self._count += len(mapped)
+        self._seconds += monotonic() - began
+        return mapped
 
     def close(self) -> None:
         """Let go of the rows that are left."""
-        self._at_end = True
-        self._session.forget(self._cursor)
+        if not self._at_end:
+            self._at_end = True
+            self._session.forget(self._cursor)
+            self._session.ran(self._query, self._seconds, self._count)
 
 
 _BEGIN = {
@@ -512,14 +572,9 @@ def _denial(action: int, first: str | None, second: str | None) -> str | None:
     return "transaction control is refused: use db.transaction() and tx.savepoint()"
 
 
-def _mapped(query: Query[T], description: Any, rows: list[tuple[Any, ...]]) -> list[T]:
-    """Map rows to the query's row type; no rows still check that the columns fit it."""
-    columns = () if description is None else tuple(column[0] for column in description)
-    try:
-        mapped: list[T] = query.mapper.bind(columns)(rows)
-        return mapped
-    except MappingError as error:
-        raise MappingError(f"query {query.name!r}: {error}") from error.__cause__
+def _fetch_first(cursor: sqlite3.Cursor) -> list[Any]:
+    row = cursor.fetchone()
+    return [] if row is None else [row]
 
 
 def _reads(query: Query[Any], verb: str) -> QueryError:

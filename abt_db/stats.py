@@ -1,13 +1,65 @@
-"""What has been done, counted. Bounded: nothing here grows with the number of operations."""
+"""What has been done, counted. Bounded: nothing here grows with the number of operations.
+
+Each connection counts its own statements on its own thread, so nothing is locked, and what all of
+them counted is added up when somebody asks.
+"""
 
 from __future__ import annotations
 
+from collections import deque
+from math import frexp, ldexp
 from typing import Any
 
-__all__ = ["QueryStats"]
+from .events import Listeners, Ran
+
+__all__ = ["Account", "Costs", "Histogram", "QueryStats"]
 
 MAX_NAMES = 1_000
 OTHERS = "(others)"
+
+
+class Histogram:
+    """How many durations of which length there were, in buckets that are a tenth wide at most."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    def add(self, seconds: float) -> None:
+        # seconds == mantissa * 2**exponent, with 0.5 <= mantissa < 1
+        mantissa, exponent = frexp(seconds or 1e-9)
+        bucket = 8 * exponent + int(16 * mantissa)
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+
+    def include(self, other: Histogram) -> None:
+        """Add what another one has counted."""
+        for bucket, count in list(other.counts.items()):
+            self.counts[bucket] = self.counts.get(bucket, 0) + count
+
+    def quantile(self, share: float) -> float:
+        """Return how many seconds that share (0 to 1) of the durations did not exceed; 0 if none.
+
+        It is the upper end of a bucket: at most an eighth too high, never too low.
+        """
+        left = share * sum(self.counts.values())
+        for bucket in sorted(self.counts):
+            left -= self.counts[bucket]
+            if left <= 0:
+                exponent, eighth = divmod(bucket - 8, 8)
+                return ldexp((eighth + 9) / 16, exponent)
+        return 0.0
+
+
+class _Counters:
+    """Of one query."""
+
+    __slots__ = ("count", "errors", "histogram", "rows", "seconds", "slowest")
+
+    def __init__(self) -> None:
+        self.count = self.errors = self.rows = 0
+        self.seconds = self.slowest = 0.0
+        self.histogram = Histogram()
 
 
 class QueryStats:
@@ -16,24 +68,114 @@ class QueryStats:
     __slots__ = ("_counters",)
 
     def __init__(self) -> None:
-        self._counters: dict[str, list[float]] = {}
+        self._counters: dict[str, _Counters] = {}
 
-    def record(self, name: str, seconds: float, *, failed: bool) -> None:
-        """Count one call, as its caller saw it: waiting, running and mapping."""
-        counters = self._counters.get(name)
-        if counters is None:
-            if len(self._counters) >= MAX_NAMES:
-                name = OTHERS
-            counters = self._counters.setdefault(name, [0, 0, 0.0, 0.0])
-        counters[0] += 1
-        counters[1] += failed
-        counters[2] += seconds
-        if seconds > counters[3]:
-            counters[3] = seconds
+    def record(self, name: str, seconds: float, rows: int = 0, failed: bool = False) -> None:
+        """Count one run of a query, which took `seconds` on its connection."""
+        counters = self._counters.get(name) or self._new(name)
+        counters.count += 1
+        counters.errors += failed
+        counters.rows += rows
+        counters.seconds += seconds
+        if seconds > counters.slowest:
+            counters.slowest = seconds
+        counters.histogram.add(seconds)
+
+    def _new(self, name: str) -> _Counters:
+        if len(self._counters) >= MAX_NAMES:
+            name = OTHERS
+        return self._counters.setdefault(name, _Counters())
+
+    def include(self, other: QueryStats) -> None:
+        """Add what another one has counted, or is counting in another thread."""
+        for name, theirs in list(other._counters.items()):
+            ours = self._counters.get(name) or self._new(name)
+            ours.count += theirs.count
+            ours.errors += theirs.errors
+            ours.rows += theirs.rows
+            ours.seconds += theirs.seconds
+            ours.slowest = max(ours.slowest, theirs.slowest)
+            ours.histogram.include(theirs.histogram)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Return ``{name: {count, errors, seconds, slowest}}``."""
+        """Return for each name its ``count``, ``errors``, ``rows``, and in seconds ``seconds`` (the
+        sum), ``mean``, ``p50``, ``p99`` and ``slowest``."""
         return {
-            name: {"count": count, "errors": errors, "seconds": seconds, "slowest": slowest}
-            for name, (count, errors, seconds, slowest) in self._counters.items()
+            name: {
+                "count": counters.count,
+                "errors": counters.errors,
+                "rows": counters.rows,
+                "seconds": counters.seconds,
+                "mean": counters.seconds / counters.count,
+                "p50": counters.histogram.quantile(0.50),
+                "p99": counters.histogram.quantile(0.99),
+                "slowest": counters.slowest,
+            }
+            for name, counters in self._counters.items()
         }
+
+
+class Costs:
+    """How many thousand steps of SQLite's virtual machine the runs of each query take on average.
+
+    It says which queries are quick. Not their time: a thread that waits for Python's global lock,
+    or that nobody gave a processor, makes a point read take a millisecond, and then the estimate
+    would be right about the crowd and wrong about the query.
+    """
+
+    __slots__ = ("_means",)
+
+    def __init__(self) -> None:
+        # Changed by every reader's thread. Two at the same moment may lose one of their changes,
+        # which a mean survives.
+        self._means: dict[str, float] = {}
+
+    def record(self, name: str, thousands: int) -> None:
+        """Take into account one run."""
+        means = self._means
+        mean = means.get(name)
+        if mean is not None:
+            means[name] = mean + (thousands - mean) / 8
+        elif len(means) < MAX_NAMES:
+            means[name] = thousands
+
+    def are_below(self, thousands: float, name: str) -> bool:
+        """Whether runs of this query are known to take less than that."""
+        mean = self._means.get(name)
+        return mean is not None and mean < thousands
+
+
+class Account:
+    """What one connection does: written on its thread, read by the event loop."""
+
+    __slots__ = ("commits", "costs", "events", "listeners", "name", "queries")
+
+    def __init__(self, name: str, costs: Costs, listeners: Listeners) -> None:
+        self.name = name
+        self.costs = costs
+        self.listeners = listeners
+        self.queries = QueryStats()
+        self.commits = 0
+        self.events: deque[Ran] = deque()
+        """To be told to the listeners, in the event loop."""
+
+    def ran(
+        self,
+        query: str,
+        seconds: float,
+        rows: int,
+        thousands: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Note one run of a query: how long it took, how many rows it read or changed, and how many
+        thousand steps it had."""
+        self.queries.record(query, seconds, rows, error is not None)
+        self.costs.record(query, thousands)
+        if self.listeners.present:
+            kind = None if error is None else type(error).__name__
+            self.events.append(Ran(query, self.name, seconds, rows, kind))
+
+    def tell(self) -> None:
+        """Tell the listeners what has happened since the last time."""
+        while self.events:
+            self.listeners.tell(self.events.popleft())

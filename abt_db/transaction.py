@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from time import monotonic
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 
 from .connection import while_busy
 from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
+from .events import Transacted
 from .pool import Pool
 from .query import Query, Statement
 from .session import BeginBusyError, Reading, Result, Session
@@ -103,12 +105,18 @@ class _Handle:
             raise
         self._lease = lease
 
-    def _leave(self) -> None:
+    def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
         lease, self._lease = self._lease, None
         self._ended = True
         if lease is not None:
             lease.give_back()
+            if self._pool.listeners.present:
+                outcome: Literal["committed", "rolled back"] = (
+                    "committed" if committed else "rolled back"
+                )
+                seconds = monotonic() - lease.began
+                self._pool.listeners.tell(Transacted(self._label, seconds, outcome))
 
 
 class Snapshot(_Handle):
@@ -119,7 +127,7 @@ class Snapshot(_Handle):
     """
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_reader(self._label, Deadline())
+        lease = await self._pool.lend_reader(self._label)
         await self._enter(lease, "SNAPSHOT")
         return self
 
@@ -188,7 +196,7 @@ class Transaction(_Writing):
         self._savepoints: list[Savepoint] = []
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_writer(self._label, Deadline())
+        lease = await self._pool.lend_writer(self._label)
         await self._enter(lease, self._mode)
         if self._limit is not None:
             error = TransactionTimeoutError(
@@ -204,13 +212,15 @@ class Transaction(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
+        committed = False
         try:
             if error is None:
                 await self._run(Session.commit)
+                committed = True
         finally:
             if self._timer is not None:
                 self._timer.cancel()
-            self._leave()
+            self._leave(committed=committed)
 
 
 class Savepoint(_Writing):

@@ -1,4 +1,4 @@
-"""Work for a lane: a *job* is a function, a *lease* lends the connection; and how it waits.
+"""Work for a lane: a *job* is a function, a *lease* lends the connection; and how they wait.
 
 What is taken next, and who would wait for ever, are plain functions of the state, without I/O.
 """
@@ -6,8 +6,8 @@ What is taken next, and who would wait for ever, are plain functions of the stat
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from .connection import Connection, RaisedError
 from .deadline import Deadline
 from .errors import AbtDbError, TransactionStateError
+from .query import Query
 from .session import Session
 
 __all__ = ["Job", "Lease", "Queue", "Wait", "Waits", "Work", "waits_for_ever"]
@@ -26,21 +27,95 @@ AGEING = 1.0
 
 
 class Job(Generic[T]):
-    """A function to be run on a connection in one hop, and the future that its caller awaits."""
+    """A call: a function to be run on a connection, by itself in a hop or together with others."""
 
-    __slots__ = ("begun", "deadline", "function", "future", "label", "priority", "since", "task")
+    __slots__ = (
+        "arguments",
+        "began",
+        "deadline",
+        "ended",
+        "error",
+        "expires",
+        "function",
+        "future",
+        "priority",
+        "queued",
+        "result",
+        "savepoint",
+        "shares",
+        "since",
+        "task",
+        "what",
+        "writes",
+    )
 
     def __init__(
-        self, label: str, function: Callable[[Session], T], deadline: Deadline, priority: int
+        self,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
+        priority: int = 0,
+        writes: bool = False,
+        shares: bool = False,
+        savepoint: bool = False,
     ) -> None:
-        self.label = label
+        self.what = what
+        """The query that it runs, or the name of what it does."""
         self.function = function
-        self.deadline = deadline
+        """Called as ``function(session, *arguments)``."""
+        self.arguments = arguments
+        self.since = since = monotonic()
+        self.deadline = Deadline(None if timeout is None else since + timeout)
         self.priority = priority
-        self.begun = False
+        self.writes = writes
+        """Whether it is run in a transaction that is committed."""
+        self.shares = shares
+        """Whether it may share a hop, and then it may be run twice: without effect the first
+        time."""
+        self.savepoint = savepoint
+        """Whether the function undoes what it did before it raises an error."""
         self.task = asyncio.current_task()
-        self.future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.since = monotonic()
+        self.future: asyncio.Future[None] | None = None
+        """Done when it is done; only those that wait have one."""
+        self.expires: float
+        """When its waiting is over, if it is still waiting then."""
+        self.queued: bool
+        # Set on the connection's thread:
+        self.began = 0.0
+        self.ended: float
+        self.result: T
+        self.error: BaseException | None = None
+
+    @property
+    def label(self) -> str:
+        return self.what if isinstance(self.what, str) else self.what.name
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.deadline.cancelled or (self.future is not None and self.future.done())
+
+    def fail(self, error: BaseException) -> None:
+        """Let its caller, if it waits, go on with an error."""
+        if self.future is not None and not self.future.done():
+            self.error = error
+            self.future.set_result(None)
+
+    def outcome(self) -> T:
+        """Return the result or raise the error."""
+        error = self.error
+        if error is None:
+            return self.result
+        self.error = None  # whose traceback knows this job
+        if isinstance(error, StopIteration):
+            # A coroutine can't raise it: that would be its result.
+            raise RuntimeError(f"{self.label} raised StopIteration") from error
+        raise error
+
+
+def _nothing() -> None:
+    pass
 
 
 class Lease:
@@ -49,42 +124,55 @@ class Lease:
     __slots__ = (
         "_connection",
         "_deadline",
-        "begun",
+        "began",
         "error",
+        "expires",
         "future",
         "label",
+        "on_return",
+        "on_settled",
         "priority",
+        "queued",
         "returned",
-        "settled",
+        "shares",
         "since",
         "task",
     )
 
     def __init__(self, label: str, priority: int) -> None:
-        loop = asyncio.get_running_loop()
         self.label = label
         self.priority = priority
-        self.begun = False
+        self.shares = False
         self.task = asyncio.current_task()
-        self.future: asyncio.Future[None] = loop.create_future()
-        """Done when the connection is lent."""
-        self.returned: asyncio.Future[None] = loop.create_future()
-        """Done when it was given back; the lane still has to clean up."""
-        self.settled: asyncio.Future[None] = loop.create_future()
-        """Done when the connection can serve again."""
         self.since = monotonic()
-        self.error: AbtDbError | None = None
+        self.began = 0.0
+        """When the connection was lent; 0: not yet."""
+        self.expires: float
+        self.queued: bool
+        self.future: asyncio.Future[None] | None = None
+        """Done when the connection is lent; only those that wait have one."""
+        self.returned = False
+        """Whether it was given back, perhaps before it was lent."""
+        self.on_return: Callable[[], None] = _nothing
+        """What its lane does then."""
+        self.on_settled: Callable[[], None] = _nothing
+        """Called when the connection has been cleaned up and can serve again."""
+        self.error: BaseException | None = None
         """Why it was taken back before its time."""
         self._connection: Connection | None = None
         self._deadline = Deadline()
 
-    def lend(self, connection: Connection) -> None:
-        """Hand the connection over, unless the caller has gone in the meantime."""
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.returned or (self.future is not None and self.future.done())
+
+    def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
+        """Hand the connection over."""
         self._connection = connection
-        self.since = monotonic()
-        if self.future.done():
-            self.give_back()
-        else:
+        self.began = monotonic()
+        self.on_return = on_return
+        if self.future is not None:
             self.future.set_result(None)
 
     async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
@@ -112,13 +200,20 @@ class Lease:
         """Return the connection to its lane. Synchronous, so that nothing can interrupt it."""
         self._connection = None
         self._deadline.cancel()
-        if not self.returned.done():
-            self.returned.set_result(None)
+        if not self.returned:
+            self.returned = True
+            self.on_return()
 
     def revoke(self, error: AbtDbError) -> None:
         """Take the connection back; what runs is stopped, what comes later raises `error`."""
         self.error = self.error or error
         self.give_back()
+
+    def fail(self, error: BaseException) -> None:
+        """Let its caller, who waits, go on with an error."""
+        if self.future is not None and not self.future.done():
+            self.error = error
+            self.future.set_result(None)
 
 
 Work = Job[Any] | Lease
@@ -130,36 +225,88 @@ class Queue:
     A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
     """
 
-    __slots__ = ("_levels",)
+    __slots__ = ("_left", "_levels", "_live")
 
     def __init__(self) -> None:
-        self._levels: dict[int, OrderedDict[int, Work]] = {}
+        self._levels: dict[int, deque[Work]] = {}
+        self._live = 0
+        # Those who leave stay in the line, marked, until it is their turn or there are too many:
+        # nobody can be taken out of the middle of a deque at once.
+        self._left = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._levels.values()))
+        return self._live
+
+    def __iter__(self) -> Iterator[Work]:
+        for level in self._levels.values():
+            for work in level:
+                if work.queued:
+                    yield work
 
     def add(self, work: Work) -> None:
-        self._levels.setdefault(work.priority, OrderedDict())[id(work)] = work
+        level = self._levels.get(work.priority)
+        if level is None:
+            level = self._levels[work.priority] = deque()
+        level.append(work)
+        work.queued = True
+        self._live += 1
+
+    def put_back(self, work: Work) -> None:
+        """Add what was taken out, before all others of its priority."""
+        self._levels.setdefault(work.priority, deque()).appendleft(work)
+        work.queued = True
+        self._live += 1
 
     def discard(self, work: Work) -> bool:
         """Take `work` out; return whether it was in."""
-        level = self._levels.get(work.priority)
-        if level is None or level.pop(id(work), None) is None:
+        if not work.queued:
             return False
-        if not level:
-            del self._levels[work.priority]
+        work.queued = False
+        self._live -= 1
+        self._left += 1
+        if self._left > self._live + 100:
+            self._left = 0
+            self._levels = {
+                priority: level
+                for priority, all_ in self._levels.items()
+                if (level := deque(work for work in all_ if work.queued))
+            }
         return True
 
-    def take(self, now: float) -> Work | None:
-        """Take out what is served next."""
-        first: Work | None = None
-        for level in self._levels.values():
-            oldest = next(iter(level.values()))
-            if first is None or _urgency(oldest, now) > _urgency(first, now):
-                first = oldest
-        if first is not None:
-            self.discard(first)
+    def take(self, now: float, most: int = 1) -> list[Work]:
+        """Take out what is served next: one, or up to `most` that follow each other and can share.
+
+        What does not share is never overtaken by what does.
+        """
+        taken: list[Work] = []
+        while len(taken) < most and (level := self._next_level(now)) is not None:
+            work = level[0]
+            if taken and not (work.shares and _alike(work, taken[0])):
+                break
+            level.popleft()
+            work.queued = False
+            taken.append(work)
+            if not work.shares:
+                break
+        self._live -= len(taken)
+        return taken
+
+    def _next_level(self, now: float) -> deque[Work] | None:
+        """The line whose first is the most urgent of all; none of those who left is first in it."""
+        first = None
+        for priority, level in [*self._levels.items()]:
+            while level and not level[0].queued:
+                level.popleft()
+                self._left -= 1
+            if not level:
+                del self._levels[priority]
+            elif first is None or _urgency(level[0], now) > _urgency(first[0], now):
+                first = level
         return first
+
+
+def _alike(work: Work, other: Work) -> bool:
+    return isinstance(work, Job) and isinstance(other, Job) and work.writes == other.writes
 
 
 def _urgency(work: Work, now: float) -> float:
@@ -185,7 +332,14 @@ class Wait:
     for_all: bool = False
 
 
-Waits = dict["asyncio.Task[Any] | None", Wait]
+class Waits(dict["asyncio.Task[Any] | None", Wait]):
+    """What the tasks wait for that hold something themselves; for all lanes of a pool."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = 0
+        """How many leases and barriers there are. Without any, nobody can wait for ever."""
 
 
 def waits_for_ever(

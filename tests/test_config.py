@@ -20,8 +20,14 @@ from abt_db import AbtDbError, Config, ConfigError, Database, Query, QueryError,
 MIB = 1024 * 1024
 
 FLAGS = ["create", "foreign_keys", "trusted_schema", "cell_size_check"]
-SECONDS = ["busy_timeout", "close_timeout"]
-SECONDS_OR_NONE = ["acquire_timeout", "statement_timeout", "transaction_timeout"]
+SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
+SECONDS_OR_NONE = [
+    "acquire_timeout",
+    "max_lifetime",
+    "slow_query",
+    "statement_timeout",
+    "transaction_timeout",
+]
 CHOICES = {
     "journal_mode": ["wal", "delete", "truncate", "persist"],
     "synchronous": ["normal", "full", "extra"],
@@ -29,6 +35,7 @@ CHOICES = {
 }
 SMALLEST = {
     "readers": 1,
+    "batch_size": 1,
     "max_pending": 1,
     "cache_size": 0,
     "mmap_size": 0,

@@ -255,15 +255,19 @@ class TestStatistics:
                 await until(lambda: db.stats()["writer"]["waiting"] == 1)
             await waiting
             after = db.stats()["writer"]
+            assert sum(after.pop("batches").values()) == sum(before.pop("batches").values()) + 1
             changes = {name: after[name] - before[name] for name in after}
             assert changes.pop("longest_wait") > 0
             assert changes == {
                 "size": 0,
+                "idle": 0,
                 "busy": 0,
                 "waiting": 0,
                 "opened": 0,
                 "replaced": 0,
                 "jobs": 1,
+                "hops": 1,
+                "commits": 2,
                 "leases": 1,
                 "waits": 1,
             }

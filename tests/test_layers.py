@@ -13,12 +13,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
     ("errors",),
-    ("config", "values", "deadline", "stats"),
+    ("config", "values", "deadline", "events"),
+    ("stats",),
     ("rows",),
     ("query",),
     ("session",),
     ("connection",),
     ("work",),
+    ("batch",),
+    ("seat",),
     ("lane",),
     ("pool",),
     ("transaction",),

@@ -1,0 +1,171 @@
+"""A seat: one connection's place in a lane, and the care for that connection.
+
+The connection may be lost and opened again; the seat, its number and its account stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from .batch import Batch
+from .connection import Connection
+from .deadline import finish
+from .errors import AbtDbError
+from .stats import Account
+from .work import Job, Lease
+
+__all__ = ["Open", "Seat"]
+
+LOG = logging.getLogger("abt_db")
+
+Open = Callable[[Account], Awaitable[Connection]]
+
+
+class Seat:
+    """Either idle (`work` is None), or at work for a caller or for its own task.
+
+    That task, the lane's, is the only one that cleans up, and nobody cancels it.
+    """
+
+    __slots__ = (
+        "_expires",
+        "_lifetime",
+        "_open",
+        "account",
+        "connection",
+        "counters",
+        "leaving",
+        "roused",
+        "seen",
+        "shares",
+        "task",
+        "work",
+    )
+
+    def __init__(self, account: Account, open: Open, lifetime: float | None) -> None:
+        self._open = open
+        self._lifetime = lifetime
+        self._expires: float | None = None
+        self.account = account
+        self.connection: Connection | None = None  # None: lost, to be opened again
+        self.work: Batch | Lease | None = None
+        self.shares = False
+        """Whether what runs is quick, so that others had better wait for its end."""
+        self.seen: Job[Any] | None = None
+        """What of it was running when the lane looked last."""
+        self.leaving = False
+        """Whether the seat is to be given up when it comes free."""
+        self.task: asyncio.Task[None] | None = None
+        self.roused: asyncio.Future[None] | None = None
+        """What the task waits for while the seat is idle or a caller has it."""
+        self.counters = {"opened": 0, "replaced": 0}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the connection can serve as it is."""
+        connection = self.connection
+        return (
+            connection is not None
+            and connection.settled
+            and connection.alive
+            and (self._expires is None or monotonic() < self._expires)
+        )
+
+    def rouse(self) -> None:
+        """Have the task go on."""
+        roused = self.roused
+        # Otherwise the loop is ending, or has ended over us; the task has done its last work.
+        if roused is not None and not roused.done() and not roused.get_loop().is_closed():
+            roused.set_result(None)
+
+    def stop(self, error: AbtDbError) -> None:
+        """End what runs here; its callers get `error`."""
+        if isinstance(self.work, Lease):
+            self.work.revoke(error)
+        elif self.work is not None:
+            for job in self.work.jobs:
+                job.deadline.cancel()
+                job.fail(error)
+
+    async def connected(self) -> Connection:
+        """Return the connection, opened again if it was lost; raises what opening it does."""
+        if self.connection is not None and not self.connection.alive:
+            await self.give_up()
+        if self.connection is None:
+            # Not to be cancelled half-way: the driver would leak the file descriptor.
+            await finish(self._occupy())
+        assert self.connection is not None
+        return self.connection
+
+    async def _occupy(self) -> None:
+        self.connection = await self._open(self.account)
+        self.counters["opened"] += 1
+        if self._lifetime is not None:
+            # Not all at the same moment.
+            self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
+
+    async def tidy(self) -> None:
+        """Make the connection fit to serve: reset, replaced if that fails or it is too old.
+
+        A replacement that can't be opened is tried again by the next who needs it (invariant 12).
+        """
+        connection = self.connection
+        if connection is None:
+            return
+        if not connection.alive:
+            await self.give_up()
+        elif not connection.settled:
+            try:
+                await connection.reset()
+            except Exception as error:
+                LOG.warning(
+                    "abt_db: the %s could not be reset and is replaced: %s", connection.name, error
+                )
+                await self.give_up()
+        elif self._expires is not None and monotonic() >= self._expires:
+            await self._renew(connection)
+
+    async def _renew(self, old: Connection) -> None:
+        """Replace a connection that has become old, if there is another to be had."""
+        try:
+            await finish(self._occupy())
+        except AbtDbError as error:
+            LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
+            self._expires = monotonic() + 1.0
+        else:
+            self.counters["replaced"] += 1
+            await finish(old.close())
+
+    async def give_up(self) -> None:
+        """Close the connection; the next work gets a new one."""
+        connection, self.connection = self.connection, None
+        self.counters["replaced"] += 1
+        if connection is not None:
+            await finish(connection.close())
+
+    async def leave(self) -> None:
+        """Close the connection for good."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await finish(connection.close())
+
+    def abandon(self) -> None:
+        """From anywhere, with nobody to wait: have the thread close the connection and end."""
+        if self.connection is not None:
+            self.connection.abandon()
+        if self.task is not None and not self.task.get_loop().is_closed():
+            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+
+    def holder(self) -> tuple[float, str, Any] | None:
+        """Since when, by what and by which task the connection is in use."""
+        if isinstance(self.work, Lease):
+            return self.work.began, self.work.label, self.work.task
+        if self.work is not None:
+            job = self.work.jobs[0]
+            return self.work.began, job.label, job.task
+        return None
