@@ -12,33 +12,14 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
-from .errors import (
-    AbtDbError,
-    BusyError,
-    IntegrityError,
-    QueryError,
-    StatementTimeoutError,
-)
-from .session import BeginBusyError, Session, StoppedError
-from .work import Job
+from .errors import AbtDbError, BusyError, IntegrityError, QueryError
+from .session import BeginBusyError, Session
+from .work import Job, Limits
 
-__all__ = ["Batch", "Limits", "run"]
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What `Config` says of those who share. In seconds."""
-
-    batch: float
-    """When that has passed, no further job of a batch is begun."""
-    busy: float
-    """How long another process's lock is waited for."""
-    statement: float | None
-    """How long one job may run."""
+__all__ = ["Batch", "alone", "together"]
 
 
 class Batch:
@@ -49,11 +30,10 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "jobs", "limits", "todo")
+    __slots__ = ("began", "busy", "current", "done", "jobs", "todo")
 
-    def __init__(self, jobs: Sequence[Job[Any]], limits: Limits) -> None:
+    def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
-        self.limits = limits
         self.todo = deque(jobs)
         self.done: deque[Job[Any]] = deque()
         self.current: Job[Any] | None = None
@@ -62,28 +42,16 @@ class Batch:
         """Whether another process's lock was in the way: what is left is to be tried again."""
         self.began = monotonic()
 
-    def next(self) -> Job[Any] | None:
+    def next(self, limits: Limits) -> Job[Any] | None:
         """Take the next job that is still wanted; from now on its time counts."""
         while self.todo:
             try:
                 job = self.todo.popleft()
             except IndexError:
                 break  # the loop was faster
-            deadline, future = job.deadline, job.future
-            if not job.began:
-                job.began = monotonic()
-                if self.limits.statement is not None:
-                    deadline.limited(self.limits.statement)
-            if deadline.cancelled or (future is not None and future.done()):
-                job.error = StoppedError(f"{job.label} was cancelled before it began")
-            elif deadline.at is not None and job.began >= deadline.at:
-                job.error = StatementTimeoutError(
-                    f"{job.label} was stopped at its time limit, before it began"
-                )
-            else:
+            if job.begins(limits):
                 self.current = job
                 return job
-            job.ended = job.began
             self.done.append(job)
         return None
 
@@ -91,64 +59,86 @@ class Batch:
         """Have them, in their order, done next."""
         self.todo.extendleft(reversed([*jobs]))
 
-    def may_wait(self, job: Job[Any]) -> bool:
-        """Whether a job that met another process's lock may go on waiting for it."""
-        return not job.deadline.passed() and monotonic() < job.began + self.limits.busy
+
+def alone(session: Session, job: Job[Any], limits: Limits) -> bool:
+    """Do one job by itself; return whether it is to be tried again: another process's lock was in
+    the way."""
+    if not job.begins(limits):
+        return False
+    if not job.writes:
+        return _read(session, job, limits)
+    try:
+        session.begin("IMMEDIATE")
+    except BeginBusyError as error:
+        return _waits(job, error, limits)
+    except AbtDbError as error:
+        _fail(job, error)
+        return False
+    if not _do(session, job):
+        _roll_back(session, job.error)
+        return False
+    try:
+        session.commit()
+    except BaseException as error:
+        _roll_back(session, error)
+        _fail(job, error)
+    return False
 
 
-def run(session: Session, batch: Batch) -> None:
-    """Do the jobs of a batch, all of which write or none, for as long as its limits say."""
-    if batch.todo and batch.todo[0].writes:
-        _write(session, batch)
-    else:
-        _read(session, batch)
-
-
-def _read(session: Session, batch: Batch) -> None:
-    """Do the jobs one by one: each sees the database as it is at that moment."""
-    end = monotonic() + batch.limits.batch
-    while (job := batch.next()) is not None:
-        if not _do(session, job) and isinstance(job.error, BusyError):
-            # A read has no effects, so it may meet the lock anywhere, and begin again.
-            if batch.may_wait(job):
-                job.error = None
-                batch.put_back([job])
-                batch.busy = True
-                return
-            _gave_up(job, job.error)
+def together(session: Session, batch: Batch, limits: Limits) -> None:
+    """Do the jobs of a batch, all of which write or none, for as long as the limits say."""
+    end = monotonic() + limits.batch
+    if batch.jobs[0].writes:
+        _write_together(session, batch, limits, end)
+        return
+    while (job := batch.next(limits)) is not None:
+        if _read(session, job, limits):
+            batch.put_back([job])
+            batch.busy = True
+            return
         batch.done.append(job)
         if job.ended >= end or not session.settled:
             return
 
 
-def _write(session: Session, batch: Batch) -> None:
+def _read(session: Session, job: Job[Any], limits: Limits) -> bool:
+    """Do a job that does not write; as `alone`."""
+    # A read has no effects, so it may meet the lock anywhere, and begin again.
+    if _do(session, job) or not isinstance(job.error, BusyError):
+        return False
+    return _waits(job, job.error, limits)
+
+
+def _write_together(session: Session, batch: Batch, limits: Limits, end: float) -> None:
     """Do the jobs in one transaction if nobody spoils it, else in several."""
-    end = monotonic() + batch.limits.batch
     spoiled = 0
     while batch.todo and not batch.busy and session.settled:
         # Who spoilt the first one is missing in the second; after that nobody is trusted.
-        spoiled += _transaction(session, batch, end, alone=spoiled > 1)
+        spoiled += _transaction(session, batch, limits, end, trusting=spoiled < 2)
         if monotonic() >= end:
             return
 
 
-def _transaction(session: Session, batch: Batch, end: float, *, alone: bool) -> int:
-    """Do jobs in one transaction and commit it.
+def _transaction(
+    session: Session, batch: Batch, limits: Limits, end: float, *, trusting: bool
+) -> int:
+    """Do jobs in one transaction and commit it; only one job if not `trusting`.
 
     If it is spoilt for all, the innocent wait in the batch again and nothing of theirs is in the
     database. Returns 1 if the one who did it is known, and done; 2 if not; 0 if all is well.
     """
-    job = batch.next()
+    job = batch.next(limits)
     if job is None:
         return 0
     try:
         session.begin("IMMEDIATE")
     except BeginBusyError as error:
         batch.put_back([job])
-        _wait_or_give_up(batch, error)
+        _wait_together(batch, error, limits)
         return 0
     except AbtDbError as error:
-        batch.done.append(_failed(job, error))
+        _fail(job, error)
+        batch.done.append(job)
         return 0
 
     well: list[Job[Any]] = []
@@ -162,13 +152,13 @@ def _transaction(session: Session, batch: Batch, end: float, *, alone: bool) -> 
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
             undone = session.in_transaction and (job.savepoint or session.changes == before)
-            if not (undone and job.shares):
+            if not undone:
                 _roll_back(session, job.error)
                 batch.put_back(well)
                 return 1 if well else 0
-        if alone or not job.shares or monotonic() >= end:
+        if not trusting or monotonic() >= end:
             break
-        job = batch.next()
+        job = batch.next(limits)
 
     try:
         session.commit()
@@ -178,7 +168,8 @@ def _transaction(session: Session, batch: Batch, end: float, *, alone: bool) -> 
             # A deferred foreign key, and there is no telling whose.
             batch.put_back(well)
             return 2
-        well = [_failed(job, error) for job in well]
+        for job in well:
+            _fail(job, error)
     batch.done.extend(well)
     return 0
 
@@ -190,8 +181,10 @@ def _do(session: Session, job: Job[Any]) -> bool:
         job.result = job.function(session, *job.arguments)
     except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
         job.error = error
+        job.ended = monotonic()
+        return False
     job.ended = monotonic()
-    return job.error is None
+    return True
 
 
 def _roll_back(session: Session, first: BaseException | None) -> None:
@@ -205,7 +198,7 @@ def _roll_back(session: Session, first: BaseException | None) -> None:
             first.add_note(f"The rollback failed as well: {error}")
 
 
-def _failed(job: Job[Any], error: BaseException) -> Job[Any]:
+def _fail(job: Job[Any], error: BaseException) -> None:
     """Fail a job by an error of its BEGIN or COMMIT, which it may have in common with others."""
     mine = copy.copy(error)  # each caller adds its own traceback
     mine.__cause__ = error.__cause__
@@ -216,32 +209,36 @@ def _failed(job: Job[Any], error: BaseException) -> Job[Any]:
         mine.__notes__ = [f"SQL: {mine.sql}", *notes]
     job.error = mine
     job.ended = monotonic()
-    return job
 
 
 # -- another process's lock ----------------------------------------------------------------------
 
 
-def _wait_or_give_up(batch: Batch, error: BeginBusyError) -> None:
-    """Keep those who may wait for the lock, fail the others."""
-    waiting = []
-    while (job := batch.next()) is not None:
-        if batch.may_wait(job):
-            waiting.append(job)
-        else:
-            batch.done.append(_failed(job, _gave_up(job, error)))
-    batch.put_back(waiting)
-    batch.busy = bool(waiting)
-
-
-def _gave_up(job: Job[Any], error: BusyError) -> BusyError:
-    """Say who was in the way and for how long."""
-    job.error = BusyError(
-        f"another process holds the lock; gave up after {monotonic() - job.began:.1f} s ({error})",
+def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
+    """Whether a job that met the lock may go on waiting for it; if not, it has failed."""
+    now = monotonic()
+    if now < job.began + limits.busy and not job.deadline.passed():
+        job.error = None
+        return True
+    told = BusyError(
+        f"another process holds the lock; gave up after {now - job.began:.1f} s ({error})",
         query=error.query,
         sql=error.sql,
         code=error.sqlite_errorcode,
         name=error.sqlite_errorname,
     )
-    job.error.__cause__ = error.__cause__
-    return job.error
+    told.__cause__ = error.__cause__
+    _fail(job, told)
+    return False
+
+
+def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
+    """Keep those who may wait for the lock, fail the others."""
+    waiting = []
+    while (job := batch.next(limits)) is not None:
+        if _waits(job, error, limits):
+            waiting.append(job)
+        else:
+            batch.done.append(job)
+    batch.put_back(waiting)
+    batch.busy = bool(waiting)

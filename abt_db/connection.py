@@ -210,8 +210,7 @@ class Connection:
         result: list[T] = []
         failed: list[BaseException] = []
 
-        def job(driver: _Driver) -> None:
-            session = driver.session
+        def job(session: Session) -> None:
             session.deadline = deadline
             # Everything is caught here and raised again in the loop: a StopIteration, for one,
             # can't be set on the driver's future and would leave the caller waiting for ever.
@@ -221,9 +220,31 @@ class Connection:
                     result.append(function(session))
             except BaseException as error:
                 failed.append(error)
-            finally:
-                self._settled = session.settled
-                self._ended += 1
+
+        try:
+            await self.hop(job)
+        except asyncio.CancelledError:
+            deadline.cancel()
+            raise
+        if failed:
+            error = failed.pop()
+            raise error if isinstance(error, Exception) else RaisedError(error)
+        if not result:
+            raise StoppedError(f"the job was cancelled before the {self.name} began it")
+        # Popped, so that the thread does not keep a large result alive until its next job.
+        return result.pop()
+
+    async def hop(self, function: Callable[[Session], None]) -> None:
+        """Run `function`, which raises nothing, on the connection's thread.
+
+        It is run to its end, whatever becomes of the caller.
+        """
+
+        def job(driver: _Driver) -> None:
+            session = driver.session
+            function(session)
+            self._settled = session.settled
+            self._ended += 1
 
         if not self.alive:
             raise LostError(f"the thread of the {self.name} has died")
@@ -237,7 +258,6 @@ class Connection:
             # The driver's: what the function raises does not come this way.
             raise LostError(f"the {self.name} was closed by somebody else") from None
         except asyncio.CancelledError:
-            deadline.cancel()
             if self._lost and self._waiter is not None:
                 self._waiter.uncancel()
                 raise LostError(
@@ -246,15 +266,8 @@ class Connection:
             raise
         finally:
             self._waiter = None
-            if self.account.events:
-                self.account.tell()
-        if failed:
-            error = failed.pop()
-            raise error if isinstance(error, Exception) else RaisedError(error)
-        if not result:
-            raise StoppedError(f"the job was cancelled before the {self.name} began it")
-        # Popped, so that the thread does not keep a large result alive until its next job.
-        return result.pop()
+        if self.account.events:
+            self.account.tell()
 
     @property
     def settled(self) -> bool:

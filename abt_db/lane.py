@@ -21,7 +21,7 @@ from math import inf
 from time import monotonic
 from typing import Any, TypeVar, cast
 
-from .batch import Batch, Limits, run
+from .batch import Batch, alone, together
 from .config import Config
 from .connection import backoff
 from .deadline import Deadline, finish
@@ -34,9 +34,9 @@ from .errors import (
 )
 from .events import Listeners, Waited
 from .seat import Open, Seat
-from .session import StoppedError
+from .session import Session, StoppedError
 from .stats import Account, Costs, QueryStats
-from .work import Job, Lease, Queue, Wait, Waits, Work, waits_for_ever
+from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
 
 __all__ = ["Lane"]
 
@@ -66,6 +66,7 @@ class Lane:
         self.name = name
         self._config = config
         self._patience = inf if config.acquire_timeout is None else config.acquire_timeout
+        self._slow = config.slow_query
         self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout)
         self._open_one = open
         self._lifetime = lifetime
@@ -87,13 +88,12 @@ class Lane:
         self._loop: asyncio.AbstractEventLoop
         # One timer for everything here that has to happen at some time; see `_tick`.
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = inf
-        self._next_expiry = inf  # of those who wait, or earlier
+        self._timer_span = inf  # the time it was set for, or less
         self._past = {"opened": 0, "replaced": 0, "commits": 0}  # of seats that were given up
         self._past_queries = QueryStats()
         self._jobs = 0
-        self._counters = {"hops": 0, "leases": 0, "waits": 0}
-        self._batches: dict[int, int] = {}
+        self._hops = self._leases = self._waited = 0
+        self._batches: dict[int, int] = {}  # how many hops had so many jobs, rounded up to a power
         self._longest_wait = 0.0
 
     # -- life ------------------------------------------------------------------------------------
@@ -186,18 +186,17 @@ class Lane:
         """
         if self._may_start(job):
             seat = self._idle.pop()
-            batch = Batch((job,), self._limits)
-            self._begin(seat, batch)
+            self._begin(seat, job, job.shares)
             try:
-                await self._hop(seat, batch, job.deadline)
-            except StoppedError as error:
-                job.error = error
+                await self._run_alone(seat, job)
             finally:
                 self._note(job)
                 self._release(seat)
         else:
             try:
-                await self._wait(job, job.deadline.at)
+                at = job.deadline.at
+                patience = self._patience if at is None else min(self._patience, at - job.since)
+                await self._wait(job, patience)
             except asyncio.CancelledError:
                 job.deadline.cancel()
                 raise
@@ -212,7 +211,7 @@ class Lane:
             self._lend(self._idle.pop(), lease)
             return lease
         try:
-            await self._wait(lease, None)
+            await self._wait(lease, self._patience)
             if lease.error is not None:
                 raise lease.error
         except BaseException:
@@ -237,27 +236,25 @@ class Lane:
             and self._idle[-1].ready
         )
 
-    async def _wait(self, work: Work, limit: float | None) -> None:
-        """Put work into the queue and return when it is done, or lent, or has failed."""
+    async def _wait(self, work: Work, patience: float) -> None:
+        """Put work into the queue and return when it is done, or lent, or has failed: when it has
+        waited for `patience` seconds, if not before."""
         self._refuse(work)
         future = work.future = self._loop.create_future()
         self._queue.add(work)
-        self._counters["waits"] += 1
+        self._waited += 1
         waits = self._waits
         if waits.held:
             waits[work.task] = self._wait_for_one
 
         gathering = work.shares and self._sharing
-        now = self._loop.time()
-        expires = now + self._patience
-        if limit is not None:
-            expires = min(expires, now + limit - monotonic())
-        work.expires = expires
-        if expires < self._next_expiry:
-            self._next_expiry = expires
-        self._wake_at(min(expires, now + (self._limits.batch if gathering else WATCH)))
-        if not gathering:
+        if gathering:
+            self._wake_in(self._limits.batch)
+        else:
+            self._wake_in(WATCH)
             self._stir()
+        if patience < WATCH:
+            self._wake_in(patience)
         try:
             await future
         except BaseException:
@@ -293,30 +290,53 @@ class Lane:
             self._idle.pop().rouse()
             wanted -= 1
 
-    def _begin(self, seat: Seat, batch: Batch) -> None:
-        seat.work = batch
-        most = 1 << (len(batch.jobs) - 1).bit_length()
-        self._batches[most] = self._batches.get(most, 0) + 1
-        if batch.jobs[0].shares:
+    def _begin(self, seat: Seat, work: Job[Any] | Batch, shares: bool) -> None:
+        seat.work = work
+        if shares:
             seat.shares = True
             self._sharing += 1
         if self._timer is None:
-            self._wake_at(self._loop.time() + WATCH)
+            self._wake_in(WATCH)
 
     def _end(self, seat: Seat) -> None:
         if seat.shares:
             seat.shares, seat.seen = False, None
             self._sharing -= 1
 
-    async def _hop(self, seat: Seat, batch: Batch, deadline: Deadline) -> None:
-        """Have a batch done, waiting in the event loop for another process's lock."""
-        connection = seat.connection
+    async def _run_alone(self, seat: Seat, job: Job[Any]) -> None:
+        """Have one job done, waiting in the event loop for another process's lock."""
+        connection, limits = seat.connection, self._limits
         assert connection is not None
+        busy = False
+
+        def hop(session: Session) -> None:
+            nonlocal busy
+            busy = alone(session, job, limits)
+
+        pauses = None
+        try:
+            while True:
+                self._hops += 1
+                await connection.hop(hop)
+                if not busy:
+                    return
+                pauses = pauses or backoff()
+                await asyncio.sleep(next(pauses))
+        except asyncio.CancelledError:
+            job.deadline.cancel()
+            raise
+
+    async def _run_together(self, seat: Seat, batch: Batch) -> None:
+        """Have a batch done, waiting in the event loop for another process's lock."""
+        connection, limits = seat.connection, self._limits
+        assert connection is not None
+        most = 1 << (len(batch.jobs) - 1).bit_length()
+        self._batches[most] = self._batches.get(most, 0) + 1
         pauses = None
         while True:
-            self._counters["hops"] += 1
+            self._hops += 1
             batch.busy = False
-            await connection.run(lambda session: run(session, batch), deadline)
+            await connection.hop(lambda session: together(session, batch, limits))
             if not batch.busy:
                 return
             self._deliver(batch)  # who has given up
@@ -346,10 +366,10 @@ class Lane:
         assert seat.connection is not None
         seat.work = lease
         self._waits.held += 1
-        self._counters["leases"] += 1
+        self._leases += 1
         lease.lend(seat.connection, returned)
         if self._timer is None:
-            self._wake_at(self._loop.time() + WATCH)
+            self._wake_in(WATCH)
 
     # -- the seats' tasks ------------------------------------------------------------------------
 
@@ -412,12 +432,10 @@ class Lane:
             await self._serve_jobs(seat, cast(list[Job[Any]], work))
 
     async def _serve_jobs(self, seat: Seat, jobs: list[Job[Any]]) -> None:
-        batch = Batch(jobs, self._limits)
-        self._begin(seat, batch)
-        # Its own, for what one caller does must not stop the others; they have one each.
-        deadline = Deadline()
+        batch = Batch(jobs)
+        self._begin(seat, batch, jobs[0].shares)
         try:
-            await self._hop(seat, batch, deadline)
+            await self._run_together(seat, batch)
         except AbtDbError as error:
             # The thread has died. Whether it was before or after its COMMIT, nobody knows.
             batch.todo.clear()
@@ -458,58 +476,64 @@ class Lane:
 
     # -- time ------------------------------------------------------------------------------------
 
-    def _wake_at(self, when: float) -> None:
-        if when < self._timer_at:
+    def _wake_in(self, seconds: float) -> None:
+        """Have `_tick` called in so many seconds at the latest."""
+        if seconds >= self._timer_span:
+            return
+        # The timer may have been set for a longer time and still be the earlier one.
+        if self._timer is None or self._loop.time() + seconds < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer_at = when
-            self._timer = self._loop.call_at(when, self._tick)
+            self._timer = self._loop.call_later(seconds, self._tick)
+        self._timer_span = seconds
 
     def _tick(self) -> None:
         """Do what is due: look after threads, part the quick from the slow, end waiting."""
-        self._timer, self._timer_at = None, inf
-        now = self._loop.time()
+        self._timer, self._timer_span = None, inf
         working = False
         for seat in self._seats:
             if seat.work is not None:
                 working = True
                 if seat.connection is not None:
                     seat.connection.look_after()
-                if seat.shares and isinstance(seat.work, Batch):
+                if seat.shares and len(self._seats) > 1 and not isinstance(seat.work, Lease):
                     self._part(seat, seat.work)
-        if now >= self._next_expiry:
-            self._expire(now)
         if self._queue or working:
             soon = self._limits.batch if self._sharing and self._queue else WATCH
-            # A little later, so that many limits that are close to each other are one look.
-            self._wake_at(min(max(self._next_expiry, now + 0.005), now + soon))
+            self._wake_in(min(self._expire(monotonic()), soon))
 
-    def _part(self, seat: Seat, batch: Batch) -> None:
+    def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
         elsewhere: it is the same that was seen running at the last look."""
-        if len(self._seats) > 1 and batch.current is not None:
-            if batch.current is not seat.seen:
-                seat.seen = batch.current
-                return
-            self._end(seat)
+        running = batch.current if isinstance(batch, Batch) else batch
+        if running is not seat.seen:
+            seat.seen = running
+            return
+        self._end(seat)
+        if isinstance(batch, Batch):
             self._deliver(batch)
             self._take_back(batch)
-            self._stir()
+        self._stir()
 
-    def _expire(self, now: float) -> None:
-        self._next_expiry = inf
+    def _expire(self, now: float) -> float:
+        """Fail those who have waited long enough; return the seconds until the next one has."""
+        next_one = inf
         for work in list(self._queue):
-            if work.expires > now:
-                self._next_expiry = min(self._next_expiry, work.expires)
+            end = work.since + self._patience
+            if isinstance(work, Job) and work.deadline.at is not None:
+                end = min(end, work.deadline.at)
+            if now < end:
+                next_one = min(next_one, end - now)
                 continue
             self._queue.discard(work)
             work.fail(
                 PoolTimeoutError(
-                    f"{work.label}: no {self.name} came free within"
-                    f" {monotonic() - work.since:.1f} s; {self._holder()};"
-                    f" {len(self._queue)} more wait"
+                    f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
+                    f" {self._holder()}; {len(self._queue)} more wait"
                 )
             )
+        # A little later, so that many who are close to each other are one look.
+        return max(next_one, 0.005)
 
     # -- who holds what --------------------------------------------------------------------------
 
@@ -583,7 +607,7 @@ class Lane:
     def _note(self, job: Job[Any]) -> None:
         """Count a job that is done, and say so if it was slow."""
         self._jobs += 1
-        slow = self._config.slow_query
+        slow = self._slow
         if slow is not None and job.began and job.ended - job.began >= slow:
             LOG.warning(
                 "abt_db: %s was slow: it ran %.3f s, after waiting %.3f s",
@@ -611,8 +635,10 @@ class Lane:
             "replaced": past["replaced"] + sum(seat.counters["replaced"] for seat in seats),
             "waiting": self.waiting,
             "longest_wait": self._longest_wait,
+            "waits": self._waited,
             "jobs": self._jobs,
-            **self._counters,
+            "hops": self._hops,
+            "leases": self._leases,
             "batches": {size: self._batches[size] for size in sorted(self._batches)},
             "commits": past["commits"] + sum(seat.account.commits for seat in seats),
         }

@@ -53,7 +53,7 @@ class Seat:
         self._expires: float | None = None
         self.account = account
         self.connection: Connection | None = None  # None: lost, to be opened again
-        self.work: Batch | Lease | None = None
+        self.work: Job[Any] | Batch | Lease | None = None
         self.shares = False
         """Whether what runs is quick, so that others had better wait for its end."""
         self.seen: Job[Any] | None = None
@@ -88,7 +88,7 @@ class Seat:
         if isinstance(self.work, Lease):
             self.work.revoke(error)
         elif self.work is not None:
-            for job in self.work.jobs:
+            for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
                 job.deadline.cancel()
                 job.fail(error)
 
@@ -163,9 +163,7 @@ class Seat:
 
     def holder(self) -> tuple[float, str, Any] | None:
         """Since when, by what and by which task the connection is in use."""
-        if isinstance(self.work, Lease):
-            return self.work.began, self.work.label, self.work.task
-        if self.work is not None:
-            job = self.work.jobs[0]
-            return self.work.began, job.label, job.task
-        return None
+        work = self.work
+        if isinstance(work, Batch):
+            return work.began, work.jobs[0].label, work.jobs[0].task
+        return None if work is None else (work.began or work.since, work.label, work.task)

@@ -77,6 +77,7 @@ class Session:
         "_account",
         "_begun",
         "_busy_timeout",
+        "_commands",
         "_cursors",
         "_denied",
         "_privileged",
@@ -106,6 +107,7 @@ class Session:
         self._unfit = False  # a setting could not be put back
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
+        self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
@@ -216,7 +218,7 @@ class Session:
         Raises `BeginBusyError` when another process holds the lock.
         """
         try:
-            self.control(_BEGIN[mode])
+            self._command(_BEGIN[mode])
             if mode == "SNAPSHOT":
                 # BEGIN alone takes no snapshot: the first SELECT does (invariant 5).
                 self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
@@ -254,14 +256,15 @@ class Session:
         """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
         self.require_transaction()
         self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
-        limit = monotonic() + self._busy_timeout
+        limit = None
         while True:
             try:
-                self.control("COMMIT")
+                self._command("COMMIT")
                 break
             except BusyError:
                 # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
                 # be tried again.
+                limit = limit or monotonic() + self._busy_timeout
                 if monotonic() >= limit or self.deadline.passed():
                     raise
         self._begun = False
@@ -270,7 +273,7 @@ class Session:
     def rollback(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
         if self._raw.in_transaction:
-            self.control("ROLLBACK")
+            self._command("ROLLBACK")
         self._begun = False
 
     def require_transaction(self) -> None:
@@ -296,9 +299,10 @@ class Session:
 
     def close_cursors(self) -> None:
         """Close what streams have left half read."""
-        for cursor in self._cursors:
-            cursor.close()
-        self._cursors.clear()
+        if self._cursors:
+            for cursor in self._cursors:
+                cursor.close()
+            self._cursors.clear()
 
     def ran(self, query: Query[Any], seconds: float, rows: int) -> None:
         """Count what a `Reading` has read."""
@@ -354,6 +358,18 @@ class Session:
         self._privileged = True
         try:
             return self._raw.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translate(error, sql=sql, doing=sql) from error
+        finally:
+            self._privileged = False
+            self.deadline = deadline
+
+    def _command(self, sql: str) -> None:
+        """As `control`, quicker, for what returns no rows and has no values."""
+        deadline, self.deadline = self.deadline, _NONE
+        self._privileged = True
+        try:
+            self._commands.execute(sql)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, sql=sql, doing=sql) from error
         finally:

@@ -14,16 +14,28 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from .connection import Connection, RaisedError
 from .deadline import Deadline
-from .errors import AbtDbError, TransactionStateError
+from .errors import AbtDbError, StatementTimeoutError, TransactionStateError
 from .query import Query
-from .session import Session
+from .session import Session, StoppedError
 
-__all__ = ["Job", "Lease", "Queue", "Wait", "Waits", "Work", "waits_for_ever"]
+__all__ = ["Job", "Lease", "Limits", "Queue", "Wait", "Waits", "Work", "waits_for_ever"]
 
 T = TypeVar("T")
 
 AGEING = 1.0
 """Seconds of waiting that are worth one step of priority."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What `Config` says of those who share. In seconds."""
+
+    batch: float
+    """When that has passed, no further job of a batch is begun."""
+    busy: float
+    """How long another process's lock is waited for."""
+    statement: float | None
+    """How long one job may run."""
 
 
 class Job(Generic[T]):
@@ -35,7 +47,6 @@ class Job(Generic[T]):
         "deadline",
         "ended",
         "error",
-        "expires",
         "function",
         "future",
         "priority",
@@ -78,9 +89,8 @@ class Job(Generic[T]):
         self.task = asyncio.current_task()
         self.future: asyncio.Future[None] | None = None
         """Done when it is done; only those that wait have one."""
-        self.expires: float
-        """When its waiting is over, if it is still waiting then."""
         self.queued: bool
+        """Whether it is in a queue."""
         # Set on the connection's thread:
         self.began = 0.0
         self.ended: float
@@ -95,6 +105,24 @@ class Job(Generic[T]):
     def gone(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.deadline.cancelled or (self.future is not None and self.future.done())
+
+    def begins(self, limits: Limits) -> bool:
+        """Let its time count from now on; False if it must not begin: it has failed then."""
+        deadline = self.deadline
+        if not self.began:
+            self.began = monotonic()
+            if limits.statement is not None:
+                deadline.limited(limits.statement)
+        if self.gone:
+            self.error = StoppedError(f"{self.label} was cancelled before it began")
+        elif deadline.at is not None and self.began >= deadline.at:
+            self.error = StatementTimeoutError(
+                f"{self.label} was stopped at its time limit, before it began"
+            )
+        else:
+            return True
+        self.ended = self.began
+        return False
 
     def fail(self, error: BaseException) -> None:
         """Let its caller, if it waits, go on with an error."""
@@ -126,7 +154,6 @@ class Lease:
         "_deadline",
         "began",
         "error",
-        "expires",
         "future",
         "label",
         "on_return",
@@ -147,8 +174,8 @@ class Lease:
         self.since = monotonic()
         self.began = 0.0
         """When the connection was lent; 0: not yet."""
-        self.expires: float
         self.queued: bool
+        """Whether it is in a queue."""
         self.future: asyncio.Future[None] | None = None
         """Done when the connection is lent; only those that wait have one."""
         self.returned = False

@@ -21,8 +21,11 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import aiosqlite
+import pytest
 from conftest import descriptors, threads
 
+import abt_db.lane
+import abt_db.work
 from abt_db import Config, Database, Query
 from abt_db.connection import Connect
 
@@ -305,9 +308,12 @@ class Clock(asyncio.SelectorEventLoop):
 def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop whose turns can be looked at."""
     turns = Turns()
+    loop = Clock(turns)
     faulthandler.dump_traceback_later(60, exit=True)
     try:
-        with asyncio.Runner(loop_factory=lambda: Clock(turns)) as runner:
+        with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
+            for module in abt_db.lane, abt_db.work:
+                patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
             return runner.run(main(turns))
     finally:
         faulthandler.cancel_dump_traceback_later()
