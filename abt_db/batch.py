@@ -90,23 +90,38 @@ def together(session: Session, batch: Batch, limits: Limits) -> None:
     end = monotonic() + limits.batch
     if batch.jobs[0].writes:
         _write_together(session, batch, limits, end)
-        return
+    else:
+        # All of them came before the hop began, so one view of the database serves them all
+        # (invariant 6), and to open it anew for each would take longer than most of them.
+        try:
+            with session.view():
+                _read_together(session, batch, limits, end)
+        except AbtDbError as error:
+            # The view could not be opened or closed.
+            while (job := batch.next(limits)) is not None:
+                _fail(job, error)
+                batch.done.append(job)
+
+
+def _read_together(session: Session, batch: Batch, limits: Limits, end: float) -> None:
     while (job := batch.next(limits)) is not None:
         if _read(session, job, limits):
             batch.put_back([job])
             batch.busy = True
             return
         batch.done.append(job)
-        if job.ended >= end or not session.settled:
+        if job.ended >= end:
             return
 
 
 def _read(session: Session, job: Job[Any], limits: Limits) -> bool:
     """Do a job that does not write; as `alone`."""
     # A read has no effects, so it may meet the lock anywhere, and begin again.
-    if _do(session, job) or not isinstance(job.error, BusyError):
-        return False
-    return _waits(job, job.error, limits)
+    return (
+        not _do(session, job)
+        and isinstance(job.error, BusyError)
+        and _waits(job, job.error, limits)
+    )
 
 
 def _write_together(session: Session, batch: Batch, limits: Limits, end: float) -> None:

@@ -119,6 +119,7 @@ class Connection:
         "_aio",
         "_begun",
         "_ended",
+        "_loop",
         "_lost",
         "_settled",
         "_thread",
@@ -138,6 +139,7 @@ class Connection:
         self._abandoned = False
         self._lost = False
         self._waiter: asyncio.Task[Any] | None = None
+        self._loop = asyncio.get_running_loop()
         self.account = account
         self.name = account.name
         self.opened = monotonic()
@@ -207,6 +209,8 @@ class Connection:
         deadline was cancelled; whatever is run next waits for that. What the function raises that
         is no `Exception` comes as a `RaisedError`.
         """
+        if not self.alive:
+            raise LostError(f"the thread of the {self.name} has died")
         result: list[T] = []
         failed: list[BaseException] = []
 
@@ -235,7 +239,7 @@ class Connection:
         return result.pop()
 
     async def hop(self, function: Callable[[Session], None]) -> None:
-        """Run `function`, which raises nothing, on the connection's thread.
+        """Run `function`, which raises nothing, on the connection's thread, if that is alive.
 
         It is run to its end, whatever becomes of the caller.
         """
@@ -246,12 +250,10 @@ class Connection:
             self._settled = session.settled
             self._ended += 1
 
-        if not self.alive:
-            raise LostError(f"the thread of the {self.name} has died")
         call = _Call()
         call.function = job
         self._begun += 1
-        self._waiter = asyncio.current_task()
+        self._waiter = asyncio.current_task(self._loop)
         try:
             await self._aio.execute_fetchall(call)
         except ValueError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Coroutine, Iterable
@@ -66,6 +67,8 @@ class Database:
         self._connect = connect
         self._pool: Pool | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
+        self._forks = 0
         self._turn = asyncio.Lock()  # opening and closing, one after the other
         self._opening = self._closing = False
         self._finalizer: weakref.finalize[[str, Pool], Database] | None = None
@@ -86,6 +89,7 @@ class Database:
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._turn = loop, asyncio.Lock()
+            self._thread, self._forks = threading.get_ident(), _Forks.count
         async with self._turn:
             if self._pool is None:
                 self._opening = True
@@ -355,19 +359,21 @@ class Database:
 
     def _opened(self) -> Pool:
         """Return the pool, if it may be used here."""
-        if self._pool is None:
+        pool, loop = self._pool, self._loop
+        if pool is None:
             raise PoolClosedError(f"{self.path} is not open")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        # In a forked child no loop is running but one of its own.
-        if loop is not self._loop:
+        # To ask asyncio for the running loop would be a system call, each time.
+        if (
+            loop is None
+            or not loop.is_running()
+            or threading.get_ident() != self._thread
+            or self._forks != _Forks.count
+        ):
             raise PoolClosedError(
                 f"{self.path} was opened in another event loop or process; open a Database of its"
                 " own in each"
             )
-        return self._pool
+        return pool
 
     def _run(
         self,
@@ -381,6 +387,20 @@ class Database:
         if statement.query.writes:
             return pool.write(statement.query, verb, (statement,), timeout, priority, shares=True)
         return pool.read(statement.query, verb, (statement,), timeout, priority)
+
+
+class _Forks:
+    """How many forks lie between this process and the one that imported us."""
+
+    count = 0
+
+    @classmethod
+    def more(cls) -> None:
+        cls.count += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Forks.more)
 
 
 def _forgotten(name: str, pool: Pool) -> None:

@@ -184,14 +184,9 @@ class Lane:
         connection. Cancelled or timed out while it waits, the function never runs; cancelled while
         it runs, its statement is stopped.
         """
+        job.task = asyncio.current_task(self._loop)
         if self._may_start(job):
-            seat = self._idle.pop()
-            self._begin(seat, job, job.shares)
-            try:
-                await self._run_alone(seat, job)
-            finally:
-                self._note(job)
-                self._release(seat)
+            await self._run_here(self._idle.pop(), job)
         else:
             try:
                 at = job.deadline.at
@@ -200,9 +195,11 @@ class Lane:
             except asyncio.CancelledError:
                 job.deadline.cancel()
                 raise
+        if job.error is None:
+            return job.result
         if self._closed and isinstance(job.error, StoppedError):
             raise _closed()
-        return job.outcome()
+        raise job.told()
 
     async def lease(self, label: str, *, priority: int = 0) -> Lease:
         """Have a connection lent, waiting as `run` does."""
@@ -239,11 +236,12 @@ class Lane:
     async def _wait(self, work: Work, patience: float) -> None:
         """Put work into the queue and return when it is done, or lent, or has failed: when it has
         waited for `patience` seconds, if not before."""
-        self._refuse(work)
+        waits = self._waits
+        if waits.held or self._queue.live >= self._config.max_pending:
+            self._refuse(work)
         future = work.future = self._loop.create_future()
         self._queue.add(work)
         self._waited += 1
-        waits = self._waits
         if waits.held:
             waits[work.task] = self._wait_for_one
 
@@ -271,21 +269,19 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if self._waits.held and waits_for_ever(
-            work.task, self._wait_for_one, self._waits, frozenset()
-        ):
+        if waits_for_ever(work.task, self._wait_for_one, self._waits, frozenset()):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
             )
-        if len(self._queue) >= self._config.max_pending:
+        if self._queue.live >= self._config.max_pending:
             raise PoolSaturatedError(
                 f"{self._config.max_pending} calls wait for a {self.name} already; {self._holder()}"
             )
 
     def _stir(self) -> None:
         """Have idle connections serve what waits."""
-        wanted = len(self._queue)
+        wanted = self._queue.live
         while wanted and self._idle and not self._paused:
             self._idle.pop().rouse()
             wanted -= 1
@@ -303,8 +299,9 @@ class Lane:
             seat.shares, seat.seen = False, None
             self._sharing -= 1
 
-    async def _run_alone(self, seat: Seat, job: Job[Any]) -> None:
-        """Have one job done, waiting in the event loop for another process's lock."""
+    async def _run_here(self, seat: Seat, job: Job[Any]) -> None:
+        """Have a job done in the caller's own step, waiting in the event loop for another process's
+        lock."""
         connection, limits = seat.connection, self._limits
         assert connection is not None
         busy = False
@@ -313,6 +310,7 @@ class Lane:
             nonlocal busy
             busy = alone(session, job, limits)
 
+        self._begin(seat, job, job.shares)
         pauses = None
         try:
             while True:
@@ -325,6 +323,9 @@ class Lane:
         except asyncio.CancelledError:
             job.deadline.cancel()
             raise
+        finally:
+            self._note(job)
+            self._release(seat)
 
     async def _run_together(self, seat: Seat, batch: Batch) -> None:
         """Have a batch done, waiting in the event loop for another process's lock."""
@@ -346,7 +347,7 @@ class Lane:
     def _release(self, seat: Seat) -> None:
         """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
         self._end(seat)
-        if seat.ready and not (self._leaving or seat.leaving or (self._queue and not self._paused)):
+        if seat.ready and not (self._leaving or seat.leaving or (self._queue.live and not self._paused)):
             self._rest(seat)
         else:
             seat.rouse()
@@ -409,7 +410,7 @@ class Lane:
     async def _serve(self, seat: Seat) -> None:
         """Do what waits; if nothing does, rest until there is something to do for this task."""
         seat.roused = self._loop.create_future()
-        if not self._queue or self._paused:
+        if not self._queue.live or self._paused:
             self._rest(seat)
             await seat.roused
             return
@@ -442,7 +443,7 @@ class Lane:
             self._deliver(batch)
             for job in jobs:
                 job.fail(error)
-        if seat.ready and not self._queue and not batch.todo:
+        if seat.ready and not self._queue.live and not batch.todo:
             seat.work = None  # before the callers are told, who shall find it so
         self._deliver(batch)
         self._take_back(batch)
@@ -498,8 +499,8 @@ class Lane:
                     seat.connection.look_after()
                 if seat.shares and len(self._seats) > 1 and not isinstance(seat.work, Lease):
                     self._part(seat, seat.work)
-        if self._queue or working:
-            soon = self._limits.batch if self._sharing and self._queue else WATCH
+        if self._queue.live or working:
+            soon = self._limits.batch if self._sharing and self._queue.live else WATCH
             self._wake_in(min(self._expire(monotonic()), soon))
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
@@ -529,7 +530,7 @@ class Lane:
             work.fail(
                 PoolTimeoutError(
                     f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
-                    f" {self._holder()}; {len(self._queue)} more wait"
+                    f" {self._holder()}; {self._queue.live} more wait"
                 )
             )
         # A little later, so that many who are close to each other are one look.
@@ -663,7 +664,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        return len(self._queue)
+        return self._queue.live
 
 
 def _closed() -> PoolClosedError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import monotonic
@@ -119,11 +119,11 @@ class Session:
 
     def fetch_all(self, statement: Statement[T]) -> list[T]:
         """Return all rows."""
-        return self._fetch(statement, sqlite3.Cursor.fetchall)
+        return self._fetch(statement)
 
     def fetch_one(self, statement: Statement[T]) -> T | None:
         """Return the first row, or None when there is none."""
-        rows = self._fetch(statement, _fetch_first)
+        rows = self._fetch(statement, first=True)
         return rows[0] if rows else None
 
     def execute(self, statement: Statement[object]) -> Result:
@@ -251,6 +251,13 @@ class Session:
             except AbtDbError as second:
                 error.add_note(f"The rollback failed as well: {second}")
             raise
+
+    @contextmanager
+    def view(self) -> Iterator[None]:
+        """A block in which all reads see the database as it is at the first of them."""
+        self._command("BEGIN")
+        yield
+        self._command("COMMIT")
 
     def commit(self) -> None:
         """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
@@ -383,15 +390,18 @@ class Session:
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _fetch(
-        self, statement: Statement[T], fetch: Callable[[sqlite3.Cursor], list[Any]]
-    ) -> list[T]:
+    def _fetch(self, statement: Statement[T], *, first: bool = False) -> list[T]:
         query = statement.query
         began = self.check(query)
         cursor = self._raw.cursor()
         try:
             cursor.execute(query.text, statement.values)
-            rows = query.map_rows(cursor.description, fetch(cursor))
+            if not first:
+                found = cursor.fetchall()
+            else:
+                row = cursor.fetchone()
+                found = [] if row is None else [row]
+            rows = query.map_rows(cursor.description, found)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.fail(error, query, began)
         except MappingError as error:
@@ -586,11 +596,6 @@ def _denial(action: int, first: str | None, second: str | None) -> str | None:
     if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
         return "ATTACH and DETACH are refused: a Database is one file"
     return "transaction control is refused: use db.transaction() and tx.savepoint()"
-
-
-def _fetch_first(cursor: sqlite3.Cursor) -> list[Any]:
-    row = cursor.fetchone()
-    return [] if row is None else [row]
 
 
 def _reads(query: Query[Any], verb: str) -> QueryError:

@@ -86,7 +86,7 @@ class Job(Generic[T]):
         time."""
         self.savepoint = savepoint
         """Whether the function undoes what it did before it raises an error."""
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = None
         self.future: asyncio.Future[None] | None = None
         """Done when it is done; only those that wait have one."""
         self.queued: bool
@@ -108,12 +108,12 @@ class Job(Generic[T]):
 
     def begins(self, limits: Limits) -> bool:
         """Let its time count from now on; False if it must not begin: it has failed then."""
-        deadline = self.deadline
+        deadline, future = self.deadline, self.future
         if not self.began:
             self.began = monotonic()
             if limits.statement is not None:
                 deadline.limited(limits.statement)
-        if self.gone:
+        if deadline.cancelled or (future is not None and future.done()):
             self.error = StoppedError(f"{self.label} was cancelled before it began")
         elif deadline.at is not None and self.began >= deadline.at:
             self.error = StatementTimeoutError(
@@ -130,16 +130,16 @@ class Job(Generic[T]):
             self.error = error
             self.future.set_result(None)
 
-    def outcome(self) -> T:
-        """Return the result or raise the error."""
-        error = self.error
-        if error is None:
-            return self.result
-        self.error = None  # whose traceback knows this job
+    def told(self) -> BaseException:
+        """Return its error, to be raised to its caller."""
+        error, self.error = self.error, None  # its traceback will know this job
+        assert error is not None
         if isinstance(error, StopIteration):
             # A coroutine can't raise it: that would be its result.
-            raise RuntimeError(f"{self.label} raised StopIteration") from error
-        raise error
+            told = RuntimeError(f"{self.label} raised StopIteration")
+            told.__cause__ = error
+            return told
+        return error
 
 
 def _nothing() -> None:
@@ -252,17 +252,15 @@ class Queue:
     A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
     """
 
-    __slots__ = ("_left", "_levels", "_live")
+    __slots__ = ("_left", "_levels", "live")
 
     def __init__(self) -> None:
         self._levels: dict[int, deque[Work]] = {}
-        self._live = 0
+        self.live = 0
+        """How many wait."""
         # Those who leave stay in the line, marked, until it is their turn or there are too many:
         # nobody can be taken out of the middle of a deque at once.
         self._left = 0
-
-    def __len__(self) -> int:
-        return self._live
 
     def __iter__(self) -> Iterator[Work]:
         for level in self._levels.values():
@@ -276,22 +274,22 @@ class Queue:
             level = self._levels[work.priority] = deque()
         level.append(work)
         work.queued = True
-        self._live += 1
+        self.live += 1
 
     def put_back(self, work: Work) -> None:
         """Add what was taken out, before all others of its priority."""
         self._levels.setdefault(work.priority, deque()).appendleft(work)
         work.queued = True
-        self._live += 1
+        self.live += 1
 
     def discard(self, work: Work) -> bool:
         """Take `work` out; return whether it was in."""
         if not work.queued:
             return False
         work.queued = False
-        self._live -= 1
+        self.live -= 1
         self._left += 1
-        if self._left > self._live + 100:
+        if self._left > self.live + 100:
             self._left = 0
             self._levels = {
                 priority: level
@@ -315,7 +313,7 @@ class Queue:
             taken.append(work)
             if not work.shares:
                 break
-        self._live -= len(taken)
+        self.live -= len(taken)
         return taken
 
     def _next_level(self, now: float) -> deque[Work] | None:
