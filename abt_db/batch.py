@@ -90,6 +90,8 @@ def together(session: Session, batch: Batch, limits: Limits) -> None:
     end = monotonic() + limits.batch
     if batch.jobs[0].writes:
         _write_together(session, batch, limits, end)
+    elif len(batch.jobs) == 1:
+        _read_together(session, batch, limits, end)
     else:
         # All of them came before the hop began, so one view of the database serves them all
         # (invariant 6), and to open it anew for each would take longer than most of them.
