@@ -93,7 +93,7 @@ class Job(Generic[T]):
         """Whether it is in a queue."""
         # Set on the connection's thread:
         self.began = 0.0
-        self.ended: float
+        self.ended = 0.0
         self.result: T
         self.error: BaseException | None = None
 
