@@ -12,10 +12,11 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
+from math import inf
 from time import monotonic
 from typing import Any
 
-from .errors import AbtDbError, BusyError, IntegrityError, QueryError
+from .errors import BusyError, IntegrityError, QueryError
 from .session import BeginBusyError, Session
 from .work import Job, Limits
 
@@ -30,7 +31,7 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "jobs", "todo")
+    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "todo")
 
     def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
@@ -38,6 +39,8 @@ class Batch:
         self.done: deque[Job[Any]] = deque()
         self.current: Job[Any] | None = None
         """What was begun last."""
+        self.end = inf
+        """When nothing more of it is to be begun."""
         self.busy = False
         """Whether another process's lock was in the way: what is left is to be tried again."""
         self.began = monotonic()
@@ -71,7 +74,7 @@ def alone(session: Session, job: Job[Any], limits: Limits) -> bool:
         session.begin("IMMEDIATE")
     except BeginBusyError as error:
         return _waits(job, error, limits)
-    except AbtDbError as error:
+    except Exception as error:
         _fail(job, error)
         return False
     if not _do(session, job):
@@ -87,32 +90,35 @@ def alone(session: Session, job: Job[Any], limits: Limits) -> bool:
 
 def together(session: Session, batch: Batch, limits: Limits) -> None:
     """Do the jobs of a batch, all of which write or none, for as long as the limits say."""
-    end = monotonic() + limits.batch
     if batch.jobs[0].writes:
-        _write_together(session, batch, limits, end)
-    elif len(batch.jobs) == 1:
-        _read_together(session, batch, limits, end)
-    else:
-        # All of them came before the hop began, so one view of the database serves them all
-        # (invariant 6), and to open it anew for each would take longer than most of them.
-        try:
-            with session.view():
-                _read_together(session, batch, limits, end)
-        except AbtDbError as error:
-            # The view could not be opened or closed.
-            while (job := batch.next(limits)) is not None:
-                _fail(job, error)
-                batch.done.append(job)
+        # More than one transaction only if somebody spoils the first.
+        while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
+            _transaction(session, batch, limits)
+        return
+    batch.end = monotonic() + limits.batch
+    if len(batch.jobs) == 1:
+        _read_together(session, batch, limits)
+        return
+    # All of them came before the hop began, so one view of the database serves them all (invariant
+    # 6), and to open it anew for each would take longer than most of them.
+    try:
+        with session.view():
+            _read_together(session, batch, limits)
+    except Exception as error:
+        # The view could not be opened or closed.
+        while (job := batch.next(limits)) is not None:
+            _fail(job, error)
+            batch.done.append(job)
 
 
-def _read_together(session: Session, batch: Batch, limits: Limits, end: float) -> None:
+def _read_together(session: Session, batch: Batch, limits: Limits) -> None:
     while (job := batch.next(limits)) is not None:
         if _read(session, job, limits):
             batch.put_back([job])
             batch.busy = True
             return
         batch.done.append(job)
-        if job.ended >= end:
+        if job.ended >= batch.end:
             return
 
 
@@ -126,54 +132,43 @@ def _read(session: Session, job: Job[Any], limits: Limits) -> bool:
     )
 
 
-def _write_together(session: Session, batch: Batch, limits: Limits, end: float) -> None:
-    """Do the jobs in one transaction if nobody spoils it, else in several."""
-    spoiled = 0
-    while batch.todo and not batch.busy and session.settled:
-        # Who spoilt the first one is missing in the second; after that nobody is trusted.
-        spoiled += _transaction(session, batch, limits, end, trusting=spoiled < 2)
-        if monotonic() >= end:
-            return
+def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
+    """Do jobs in one transaction and commit it.
 
-
-def _transaction(
-    session: Session, batch: Batch, limits: Limits, end: float, *, trusting: bool
-) -> int:
-    """Do jobs in one transaction and commit it; only one job if not `trusting`.
-
-    If it is spoilt for all, the innocent wait in the batch again and nothing of theirs is in the
-    database. Returns 1 if the one who did it is known, and done; 2 if not; 0 if all is well.
+    If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
+    database, and whoever did it, or may have done it, is alone the next time.
     """
     job = batch.next(limits)
     if job is None:
-        return 0
+        return
     try:
         session.begin("IMMEDIATE")
     except BeginBusyError as error:
         batch.put_back([job])
         _wait_together(batch, error, limits)
-        return 0
-    except AbtDbError as error:
+        return
+    except Exception as error:
         _fail(job, error)
         batch.done.append(job)
-        return 0
+        return
 
-    well: list[Job[Any]] = []
+    if batch.end == inf:
+        batch.end = monotonic() + limits.batch  # not counting the wait for the lock
+    # Also those that failed: what they ran into may be another's row, and is not committed yet.
+    jobs: list[Job[Any]] = []
     while job is not None:
+        jobs.append(job)
         before = session.changes
-        if _do(session, job):
-            well.append(job)
-        else:
-            batch.done.append(job)
+        if not _do(session, job):
             # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
             undone = session.in_transaction and (job.savepoint or session.changes == before)
-            if not undone:
+            if not undone or not job.shares:
                 _roll_back(session, job.error)
-                batch.put_back(well)
-                return 1 if well else 0
-        if not trusting or monotonic() >= end:
+                _part(batch, jobs, [job])
+                return
+        if not job.shares or monotonic() >= batch.end or (batch.todo and not batch.todo[0].shares):
             break
         job = batch.next(limits)
 
@@ -181,14 +176,25 @@ def _transaction(
         session.commit()
     except BaseException as error:
         _roll_back(session, error)
-        if isinstance(error, IntegrityError) and len(well) > 1:
+        if isinstance(error, IntegrityError) and len(jobs) > 1:
             # A deferred foreign key, and there is no telling whose.
-            batch.put_back(well)
-            return 2
-        for job in well:
+            _part(batch, jobs, jobs)
+            return
+        for job in jobs:
             _fail(job, error)
-    batch.done.extend(well)
-    return 0
+    batch.done.extend(jobs)
+
+
+def _part(batch: Batch, jobs: list[Job[Any]], suspects: list[Job[Any]]) -> None:
+    """Have jobs done once more, the suspects each alone; who was alone has failed."""
+    if len(jobs) == 1:
+        batch.done.extend(jobs)
+        return
+    for job in jobs:
+        job.error = None
+    for job in suspects:
+        job.shares = False
+    batch.put_back(jobs)
 
 
 def _do(session: Session, job: Job[Any]) -> bool:
@@ -210,7 +216,7 @@ def _roll_back(session: Session, first: BaseException | None) -> None:
     try:
         session.close_cursors()
         session.rollback()
-    except AbtDbError as error:
+    except Exception as error:
         if first is not None:
             first.add_note(f"The rollback failed as well: {error}")
 

@@ -239,16 +239,18 @@ class Connection:
         return result.pop()
 
     async def hop(self, function: Callable[[Session], None]) -> None:
-        """Run `function`, which raises nothing, on the connection's thread, if that is alive.
+        """Run `function` on the connection's thread, if that is alive.
 
-        It is run to its end, whatever becomes of the caller.
+        It is run to its end, whatever becomes of the caller. It should raise nothing.
         """
 
         def job(driver: _Driver) -> None:
             session = driver.session
-            function(session)
-            self._settled = session.settled
-            self._ended += 1
+            try:
+                function(session)
+            finally:
+                self._settled = session.settled
+                self._ended += 1
 
         call = _Call()
         call.function = job

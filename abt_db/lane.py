@@ -26,7 +26,6 @@ from .config import Config
 from .connection import backoff
 from .deadline import Deadline, finish
 from .errors import (
-    AbtDbError,
     PoolClosedError,
     PoolSaturatedError,
     PoolTimeoutError,
@@ -347,7 +346,9 @@ class Lane:
     def _release(self, seat: Seat) -> None:
         """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
         self._end(seat)
-        if seat.ready and not (self._leaving or seat.leaving or (self._queue.live and not self._paused)):
+        if seat.ready and not (
+            self._leaving or seat.leaving or (self._queue.live and not self._paused)
+        ):
             self._rest(seat)
         else:
             seat.rouse()
@@ -416,7 +417,7 @@ class Lane:
             return
         try:
             await seat.connected()
-        except AbtDbError as error:
+        except Exception as error:
             for unserved in self._queue.take(monotonic()):
                 unserved.fail(error)
             return
@@ -437,8 +438,9 @@ class Lane:
         self._begin(seat, batch, jobs[0].shares)
         try:
             await self._run_together(seat, batch)
-        except AbtDbError as error:
-            # The thread has died. Whether it was before or after its COMMIT, nobody knows.
+        except Exception as error:
+            # The thread has died, or ran out of memory between two jobs. Whether it was before or
+            # after its COMMIT, nobody knows.
             batch.todo.clear()
             self._deliver(batch)
             for job in jobs:

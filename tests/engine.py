@@ -311,7 +311,10 @@ def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     loop = Clock(turns)
     faulthandler.dump_traceback_later(60, exit=True)
     try:
-        with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=lambda: loop) as runner:
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            asyncio.Runner(loop_factory=lambda: loop) as runner,
+        ):
             for module in abt_db.lane, abt_db.work:
                 patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
             return runner.run(main(turns))
