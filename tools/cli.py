@@ -37,7 +37,7 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects")
+COMMANDS = ("record", "builds", "logs", "projects", "bench")
 
 
 class CliError(Exception):
