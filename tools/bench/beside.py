@@ -6,9 +6,9 @@ import asyncio
 from time import perf_counter
 
 from .measure import Stopwatch, drive
-from .trial import Measures, Trial, require_reads
 from .sample import SCAN, WrongWorkError, identifiers, metric
 from .systems import Imports
+from .trial import Measures, Trial, require_reads
 
 __all__ = ["during_import", "scans", "slow_among_quick"]
 

@@ -7,8 +7,8 @@ from statistics import fmean
 from time import perf_counter
 
 from .measure import Stopwatch, drive
-from .trial import Measures, Trial
 from .sample import COUNT, PROJECTS, WrongWorkError, timeout_of
+from .trial import Measures, Trial
 
 __all__ = ["counts", "metrics", "mix"]
 

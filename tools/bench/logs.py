@@ -12,9 +12,9 @@ from abt_db.builds import BuildStore, Level, Stream
 from abt_db.builds.output import Line
 from abt_db.builds.queries import ADD_LINE, LAST_LINE
 
-from .trial import Measures, Trial
 from .sample import Tuned, WrongWorkError
 from .systems import LIMIT
+from .trial import Measures, Trial
 
 __all__ = ["append"]
 
@@ -55,7 +55,9 @@ async def append(trial: Trial) -> Measures:
     with closing(sqlite3.connect(path)) as db:
         [(lines, last)] = db.execute("SELECT count(*), max(sequence_number) FROM build_logs")
     if lines != last or lines != BATCH * (trial.size.batches + 1):
-        raise WrongWorkError(f"wrote {BATCH * (trial.size.batches + 1):,} lines, {lines:,} are there")
+        raise WrongWorkError(
+            f"wrote {BATCH * (trial.size.batches + 1):,} lines, {lines:,} are there"
+        )
     return {"lines per second": trial.size.batches * BATCH / seconds}
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from itertools import chain
 from time import perf_counter
 
-from .trial import Measures, Trial
 from .sample import BUILDS_ROWS, WrongWorkError, metric
 from .systems import Fetches, Imports
+from .trial import Measures, Trial
 
 __all__ = ["bulk", "fetch"]
 

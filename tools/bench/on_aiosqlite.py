@@ -34,10 +34,7 @@ async def import_rows(db: aiosqlite.Connection, rows: Sequence[dict[str, object]
 
 
 class Typical:
-    """One connection for all tasks: ``async with db.execute(…) as cursor``, and ``commit()``.
-
-    A commit may take along what other tasks have just written, and a rollback would too.
-    """
+    """One connection for all tasks: ``async with db.execute(…) as cursor``, and ``commit()``."""
 
     async def open(self, path: Path, synchronous: str) -> None:
         self._db = await aiosqlite.connect(path, factory=tuned(synchronous))

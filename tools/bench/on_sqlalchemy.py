@@ -55,7 +55,8 @@ class Core:
 
     async def builds(self) -> Sequence[Any]:
         async with self._engine.connect() as connection:
-            return (await connection.execute(BUILDS)).all()
+            rows: Sequence[Any] = (await connection.execute(BUILDS)).all()
+            return rows
 
     async def stream(self, times: int) -> tuple[int, int]:
         rows = total = 0
@@ -117,7 +118,8 @@ class Orm:
 
     async def read(self, id: int) -> int:
         async with self._session() as session:
-            return (await session.get_one(Project, id)).timeout
+            timeout: int = (await session.get_one(Project, id)).timeout
+            return timeout
 
     async def insert(self, number: int) -> None:
         async with self._session.begin() as session:
@@ -134,7 +136,8 @@ class Orm:
 
     async def builds(self) -> Sequence[Any]:
         async with self._session() as session:
-            return (await session.scalars(select(Build))).all()
+            builds: Sequence[Any] = (await session.scalars(select(Build))).all()
+            return builds
 
     async def stream(self, times: int) -> tuple[int, int]:
         rows = total = 0

@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 from time import perf_counter
 
-from .trial import Measures, Trial
 from .sample import BUILDS_ROWS, WrongWorkError
 from .systems import Streams, make
+from .trial import Measures, Trial
 
 __all__ = ["opening", "stream"]
 
@@ -73,8 +73,9 @@ async def opening(trial: Trial) -> Measures:
         await _python("-c", _OPEN, str(trial.path.with_name(f"new-{number}.db")))
         for number in range(TRIES)
     ]
-    aiosqlite, abt_db, new = (sorted(t["ms"] for t in tries)[TRIES // 2]
-                              for tries in (alone, whole, opened))
+    aiosqlite, abt_db, new = (
+        sorted(t["ms"] for t in tries)[TRIES // 2] for tries in (alone, whole, opened)
+    )
     return {"import ms": abt_db - aiosqlite, "open ms": new, "aiosqlite ms": aiosqlite}
 
 

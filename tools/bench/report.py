@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sqlite3
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any, NamedTuple
 
 from abt_db.tools.output import print_table
 
-from .measure import Spread
 from .rounds import Figures, Results
 from .systems import OWN
 from .targets import Verdict, judge
@@ -30,6 +31,7 @@ class Column(NamedTuple):
     title: str
     workload: str
     measure: str
+    spread: bool = True
 
 
 _P12 = ("per second", "succeeded", "errors %", "mean ms", "min ms", "p50 ms", "p99 ms", "max ms")
@@ -38,13 +40,12 @@ _TABLES: tuple[tuple[str, tuple[Column, ...]], ...] = (
     (
         "Operations a second",
         (
-            Column("P1 read×100", "P1", "per second"),
-            Column("P2 write×50", "P2", "per second"),
+            Column("P1 reads", "P1", "per second"),
+            Column("P2 writes", "P2", "per second"),
             Column("P2 FULL", "P2 full", "per second"),
-            Column("P3 read×1", "P3 read", "per second"),
-            Column("P3 write×1", "P3 write", "per second"),
-            Column("P4 80/20", "P4", "per second"),
-            Column("p99 ms", "P4", "read p99 ms"),
+            Column("P3 read", "P3 read", "per second"),
+            Column("P3 write", "P3 write", "per second"),
+            Column("P4 mixed", "P4", "per second"),
         ),
     ),
     (
@@ -60,12 +61,12 @@ _TABLES: tuple[tuple[str, tuple[Column, ...]], ...] = (
     (
         "Beside other work",
         (
-            Column("P8 two scans ×", "P8", "times as fast"),
+            Column("P4 p99 ms", "P4", "read p99 ms"),
+            Column("P8 ×", "P8", "times as fast"),
             Column("P9 idle ms", "P9", "idle p99 ms"),
             Column("busy ms", "P9", "busy p99 ms"),
-            Column("busy/idle", "P9", "times the idle p99"),
-            Column("imported/s", "P9", "imported per second"),
-            Column("slow: p99 ms", "slow", "quick p99 ms"),
+            Column("×", "P9", "times the idle p99"),
+            Column("slow p99 ms", "slow", "quick p99 ms"),
         ),
     ),
     (
@@ -77,7 +78,10 @@ _TABLES: tuple[tuple[str, tuple[Column, ...]], ...] = (
         ),
     ),
     *(
-        (f"P12, {what}", tuple(Column(measure, f"P12 {key}", measure) for measure in _P12))
+        (
+            f"P12, {what}",
+            tuple(Column(measure, f"P12 {key}", measure, spread=False) for measure in _P12),
+        )
         for key, what in (
             ("reads", "count(*) by 50 tasks"),
             ("writes", "inserts by 50 tasks"),
@@ -111,6 +115,9 @@ class Report:
     def print(self) -> None:
         """Print all tables to standard output."""
         found = {workload.key: figures for workload, figures in self.results.items()}
+        print(
+            "Medians of the rounds, ± half their range; only ratios within one run mean something"
+        )
         for title, columns in _TABLES:
             shown = [column for column in columns if column.workload in found]
             if shown:
@@ -124,7 +131,7 @@ class Report:
             print(line)
 
     def as_json(self) -> str:
-        """All rounds of all figures, and what they were measured on: no names, no paths."""
+        """All figures and what they were measured on: versions, no names, no paths."""
         value = {
             "environment": environment(),
             "quick": self.quick,
@@ -138,18 +145,19 @@ class Report:
             },
             "targets": [
                 {
-                    "workload": verdict.workload,
-                    "what": verdict.what,
-                    "against": verdict.against or None,
+                    "workload": verdict.target.workload,
+                    "what": verdict.target.what,
+                    "against": verdict.against,
                     "figure": verdict.figure,
-                    "at least" if verdict.at_least else "at most": verdict.target,
+                    "at least" if verdict.target.at_least else "at most": verdict.target.bound,
                     "reached": verdict.reached,
                 }
                 for verdict in self.verdicts
             ],
             "missing": list(self.missing),
         }
-        return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps(value, indent=1, ensure_ascii=False)
+        return re.sub(r"{[^{}]*}", lambda figure: " ".join(figure[0].split()), text) + "\n"
 
 
 def note(line: str) -> None:
@@ -193,11 +201,9 @@ def environment() -> dict[str, Any]:
 def _as_dict(found: Figures) -> dict[str, Any]:
     if reason := found.failure or found.skipped:
         return {"failed" if found.failure else "skipped": reason}
-    measures = found.rounds[0]
     return {
-        name: {"median": spread.median, "low": spread.low, "high": spread.high,
-               "rounds": found.values(name)}
-        for name in measures
+        name: {key: float(f"{value:.4g}") for key, value in asdict(spread).items()}
+        for name in found.rounds[0]
         if (spread := found.spread(name))
     }
 
@@ -208,25 +214,23 @@ def _print_figures(
     names = list(dict.fromkeys(name for column in columns for name in found[column.workload]))
     rows = []
     for name in names:
-        cells = [_cell(found[column.workload].get(name), column.measure) for column in columns]
+        cells = [_cell(found[column.workload].get(name), column) for column in columns]
         rows.append([name, *cells])
-    titles = [title for title, _, _ in columns]
-    print(f"\n{title} (the median of the rounds, ± half their range)")
+    titles = [column.title for column in columns]
+    print(f"\n{title}")
     print_table(["", *titles], rows, right=titles)
 
 
-def _cell(figures: Figures | None, measure: str) -> str:
+def _cell(figures: Figures | None, column: Column) -> str:
     if figures is None or figures.skipped:
         return "–"
     if figures.failure:
         return "failed"
-    spread = figures.spread(measure)
-    return "–" if spread is None else _with_spread(spread)
-
-
-def _with_spread(spread: Spread) -> str:
+    spread = figures.spread(column.measure)
+    if spread is None:
+        return "–"
     text = rounded(spread.median)
-    return text if spread.low == spread.high else f"{text} ±{spread.percent:.0f}%"
+    return f"{text} ±{spread.percent:.0f}%" if column.spread and spread.percent else text
 
 
 def _print_verdicts(verdicts: list[Verdict], *, quick: bool) -> None:
@@ -237,12 +241,12 @@ def _print_verdicts(verdicts: list[Verdict], *, quick: bool) -> None:
         ["", "what", "figure", "target", "", "against"],
         [
             [
-                verdict.workload,
-                ("× the " if verdict.against and verdict.at_least else "") + verdict.what,
+                verdict.target.workload,
+                verdict.target.what,
                 "–" if verdict.figure is None else rounded(verdict.figure),
-                f"{'≥' if verdict.at_least else '≤'} {verdict.target:g}",
+                f"{'≥' if verdict.target.at_least else '≤'} {verdict.target.bound:g}",
                 {True: "reached", False: "NOT REACHED", None: "no figure"}[verdict.reached],
-                verdict.against,
+                verdict.against or "",
             ]
             for verdict in verdicts
         ],

@@ -71,7 +71,7 @@ STREAM = f"""
 # Work for the processor, not for the disk.
 SCAN = """
     SELECT count(*) FROM repeats CROSS JOIN builds
-    WHERE repeats.n <= :times AND builds.message LIKE '%of the%parser%'
+    WHERE repeats.n <= :times AND instr(builds.message, 'the parser')
 """
 # How many settings are as they should be: all five. (`mmap_size` can't be asked like this.)
 SETTINGS = """

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from .measure import Stopwatch, drive
-from .trial import Measures, Trial, require_reads
 from .sample import identifiers
+from .trial import Measures, Trial, require_reads
 
 __all__ = ["inserts", "mixed", "reads"]
 

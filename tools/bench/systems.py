@@ -7,12 +7,31 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["LIMIT", "ONE_HOP", "ORM", "OWN", "Fetches", "Imports", "Streams", "System", "load", "make"]
+__all__ = [
+    "LIMIT",
+    "ONE_HOP",
+    "ORM",
+    "OWN",
+    "PER_CALL",
+    "SHARING",
+    "Fetches",
+    "Imports",
+    "Streams",
+    "System",
+    "load",
+    "make",
+]
 
 LIMIT = "sqlite3, one thread"
 ONE_HOP = "aiosqlite, one hop"
 ORM = "SQLAlchemy ORM"
 OWN = "abt_db"
+
+SHARING = ("aiosqlite",)
+"""One connection and one transaction for all tasks: a commit takes along what others have written,
+and a rollback would too."""
+PER_CALL = ("aiosqlite, per request", "databases")
+"""A connection for each call that is under way: thousands of them are more than a process has."""
 
 
 class System(Protocol):

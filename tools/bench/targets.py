@@ -7,22 +7,62 @@ from dataclasses import dataclass
 from statistics import median
 
 from .rounds import Figures, Results
-from .systems import LIMIT, ONE_HOP, ORM, OWN
+from .systems import LIMIT, ONE_HOP, ORM, OWN, SHARING
 
 __all__ = ["Verdict", "judge"]
+
+BEST = "the best peer"
+ALONE = "the best peer whose every write is a transaction of its own"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A figure of abt_db, or its ratio to that of another system."""
+
+    workload: str
+    measure: str
+    what: str
+    bound: float
+    at_least: bool = True
+    rival: str | None = None
+    """A system, `BEST` or `ALONE`; None where the figure itself counts."""
+
+
+TARGETS = (
+    Target("P1", "per second", "× reads of the best peer", 2.5, rival=BEST),
+    Target("P1", "per second", "× reads of the synchronous loop", 0.5, rival=LIMIT),
+    Target("P2", "per second", "× inserts of the best peer", 5, rival=BEST),
+    Target("P2", "per second", "× the same, transactions not shared", 5, rival=ALONE),
+    Target("P2", "per second", "× inserts of the synchronous loop", 2, rival=LIMIT),
+    Target("P2 full", "per second", "× inserts of the best peer", 12, rival=BEST),
+    Target("P2 full", "per second", "× the same, transactions not shared", 12, rival=ALONE),
+    Target("P2 full", "per second", "× inserts of the synchronous loop", 12, rival=LIMIT),
+    Target("P3 read", "per second", "× reads of aiosqlite in one hop", 1, rival=ONE_HOP),
+    Target("P3 write", "per second", "× inserts of aiosqlite in one hop", 1, rival=ONE_HOP),
+    Target("P4", "per second", "× operations of the best peer", 1.3, rival=BEST),
+    Target("P4", "read p99 ms", "× the best p99 of reads", 1, at_least=False, rival=BEST),
+    Target("P5", "rows per second", "× rows of synchronous fetchall", 0.75, rival=LIMIT),
+    Target("P5", "rows per second", "× rows of the SQLAlchemy ORM", 6, rival=ORM),
+    Target("P6", "growth MB", "MB of memory that a stream adds", 16, at_least=False),
+    Target("P6", "rows per second", "× rows of synchronous iteration", 0.7, rival=LIMIT),
+    Target("P7", "rows per second", "× rows of synchronous executemany", 0.85, rival=LIMIT),
+    Target("P8", "times as fast", "× as fast as one after the other", 1.7),
+    Target("P9", "times the idle p99", "× the idle p99 during an import", 3, at_least=False),
+    Target("P10", "lines per second", "× lines of synchronous executemany", 0.8, rival=LIMIT),
+    Target("P11", "import ms", "ms to import, over aiosqlite", 40, at_least=False),
+    Target("P11", "open ms", "ms to open and migrate a new file", 60, at_least=False),
+    Target("slow", "quick p99 ms", "ms p99 of quick reads", 20, at_least=False),
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target: what was measured, what it has to be."""
+    """A target and what was measured."""
 
-    workload: str
-    what: str
+    target: Target
     figure: float | None
     """None if it could not be measured."""
-    target: float
-    at_least: bool
-    against: str = ""
+    against: str | None
     """The system that it is a ratio to."""
 
     @property
@@ -30,89 +70,41 @@ class Verdict:
         """None if there is no figure."""
         if self.figure is None:
             return None
-        return self.figure >= self.target if self.at_least else self.figure <= self.target
-
-
-Rival = str | None
-"""A system by name; None is the best peer: any but abt_db and the limit."""
-
-# workload, measure, what is compared, with whom, at least
-_RATIOS: tuple[tuple[str, str, str, Rival, float], ...] = (
-    ("P1", "per second", "reads of the best peer", None, 2.5),
-    ("P1", "per second", "reads of the synchronous loop", LIMIT, 0.5),
-    ("P2", "per second", "inserts of the best peer", None, 5.0),
-    ("P2", "per second", "inserts of the synchronous loop", LIMIT, 2.0),
-    ("P2 full", "per second", "inserts of the best peer, FULL", None, 12.0),
-    ("P2 full", "per second", "inserts of the synchronous loop, FULL", LIMIT, 12.0),
-    ("P3 read", "per second", "reads of aiosqlite in one hop", ONE_HOP, 1.0),
-    ("P3 write", "per second", "inserts of aiosqlite in one hop", ONE_HOP, 1.0),
-    ("P4", "per second", "operations of the best peer", None, 1.3),
-    ("P5", "rows per second", "rows of synchronous fetchall", LIMIT, 0.75),
-    ("P5", "rows per second", "rows of the SQLAlchemy ORM", ORM, 6.0),
-    ("P6", "rows per second", "rows of synchronous iteration", LIMIT, 0.7),
-    ("P7", "rows per second", "rows of synchronous executemany", LIMIT, 0.85),
-    ("P10", "lines per second", "lines of synchronous executemany", LIMIT, 0.8),
-)
-
-# workload, measure, what it is, target, whether at least or at most
-_FIGURES: tuple[tuple[str, str, str, float, bool], ...] = (
-    ("P6", "growth MB", "MB that a stream adds to the memory", 16.0, False),
-    ("P8", "times as fast", "times as fast as one after the other", 1.7, True),
-    ("P9", "times the idle p99", "times the idle p99 during an import", 3.0, False),
-    ("P11", "import ms", "ms to import, over aiosqlite", 40.0, False),
-    ("P11", "open ms", "ms to open and migrate a new file", 60.0, False),
-    ("slow", "quick p99 ms", "ms p99 of quick reads beside a slow one", 20.0, False),
-)
+        bound = self.target.bound
+        return self.figure >= bound if self.target.at_least else self.figure <= bound
 
 
 def judge(results: Results) -> list[Verdict]:
-    """Hold the results against every target of the workloads that were run, in their order."""
+    """Hold the results against every target of the workloads that were run."""
     found = {workload.key: figures for workload, figures in results.items()}
-    verdicts = [
-        _ratio(found[key], key, measure, what, rival, target, at_least=True)
-        for key, measure, what, rival, target in _RATIOS
-        if key in found
+    return [
+        _verdict(target, found[target.workload]) for target in TARGETS if target.workload in found
     ]
-    if "P4" in found:
-        what = "times the best peer's p99 of reads"
-        rival = _best(found["P4"], "per second")
-        verdicts.append(_ratio(found["P4"], "P4", "read p99 ms", what, rival, 1.0, at_least=False))
-    for key, measure, what, target, at_least in _FIGURES:
-        if key in found:
-            spread = found[key][OWN].spread(measure) if OWN in found[key] else None
-            figure = spread.median if spread else None
-            verdicts.append(Verdict(key, what, figure, target, at_least))
-    order = list(found)
-    return sorted(verdicts, key=lambda verdict: order.index(verdict.workload))
 
 
-def _ratio(
-    figures: Mapping[str, Figures],
-    key: str,
-    measure: str,
-    what: str,
-    rival: Rival,
-    target: float,
-    *,
-    at_least: bool,
-) -> Verdict:
-    """The median of the ratios within each round: only those mean something on a shared machine."""
-    against = rival or _best(figures, measure)
-    figure = None
-    if against in figures and OWN in figures:
-        pairs = zip(figures[OWN].values(measure), figures[against].values(measure), strict=False)
-        ratios = [own / other for own, other in pairs]
-        figure = median(ratios) if ratios else None
-    return Verdict(key, what, figure, target, at_least, against or "")
+def _verdict(target: Target, figures: Mapping[str, Figures]) -> Verdict:
+    own = figures[OWN].values(target.measure) if OWN in figures else []
+    rival = target.rival
+    if rival is None:
+        return Verdict(target, median(own) if own else None, None)
+    if rival in (BEST, ALONE):
+        rival = _best(figures, target, without=SHARING if rival == ALONE else ())
+    if rival is None or rival not in figures:
+        return Verdict(target, None, rival)
+    # Only ratios within a round mean something: a machine that others use is faster in the next.
+    pairs = zip(own, figures[rival].values(target.measure), strict=False)
+    ratios = [mine / theirs for mine, theirs in pairs]
+    return Verdict(target, median(ratios) if ratios else None, rival)
 
 
 def _best(
-    figures: Mapping[str, Figures], measure: str
+    figures: Mapping[str, Figures], target: Target, *, without: tuple[str, ...]
 ) -> str | None:
-    """The peer with the best median."""
-    medians = [
-        (spread.median, name)
+    """The peer with the best median: any system but abt_db and the limit."""
+    medians = {
+        name: spread.median
         for name, found in figures.items()
-        if name not in (OWN, LIMIT) and (spread := found.spread(measure))
-    ]
-    return max(medians)[1] if medians else None
+        if name not in (OWN, LIMIT, *without) and (spread := found.spread(target.measure))
+    }
+    choose = max if target.at_least else min
+    return choose(medians, key=lambda name: medians[name]) if medians else None

@@ -21,6 +21,9 @@ class Size:
     """How much work a round is."""
 
     rounds: int
+    """Rounds of the workloads that hang on the cost of a call, where the noise is close."""
+    others: int
+    """Rounds of the other ones."""
     seconds: float
     """How long a system should work; how many operations that are is found out before."""
     rows: int
@@ -33,6 +36,8 @@ class Size:
     """Operations of the workloads that have a fixed number (P12)."""
     batches: int
     """Batches of log lines."""
+    patience: float
+    """Seconds: a system that takes longer for a round has that one alone."""
 
 
 class SkippedError(Exception):
@@ -68,13 +73,15 @@ class Trial:
 
         Raises `SkippedError` when one operation a task would take `PATIENCE` seconds.
         """
-        pilot = min(max(tasks, 30), 100)
+        known = self.memory.get("operations")
+        pilot = min(known // 4 if known else max(tasks, 30), 100)
         took, _ = await drive(min(tasks, pilot), identifiers(pilot), operation)
-        if "operations" not in self.memory:
-            rate = pilot / took
-            if tasks / rate > PATIENCE:
-                raise SkippedError(f"{tasks:,} tasks would take it more than {PATIENCE:g} seconds")
-            self.memory["operations"] = max(int(rate * seconds) // tasks, 1) * tasks
+        if known:
+            return known
+        rate = pilot / took
+        if tasks / rate > PATIENCE:
+            raise SkippedError(f"{tasks:,} tasks would take it more than {PATIENCE:g} seconds")
+        self.memory["operations"] = max(int(rate * seconds) // tasks, 1) * tasks
         return self.memory["operations"]
 
 

@@ -6,16 +6,32 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from . import beside, guide, logs, many, processes, single
-from .trial import Measures, Trial, Size
-from .systems import LIMIT, OWN, Fetches, Imports, Streams, System
+from .systems import LIMIT, OWN, PER_CALL, Fetches, Imports, Streams, System
+from .trial import Measures, Size, Trial
 
 __all__ = ["ALL", "FULL", "QUICK", "Workload", "choose", "groups"]
 
 QUICK = Size(
-    rounds=3, seconds=0.05, rows=100_000, bulk=20_000, slow=0.3, operations=200, batches=5
+    rounds=3,
+    others=1,
+    seconds=0.04,
+    rows=100_000,
+    bulk=20_000,
+    slow=0.3,
+    operations=150,
+    batches=5,
+    patience=1.0,
 )
 FULL = Size(
-    rounds=5, seconds=0.2, rows=1_000_000, bulk=100_000, slow=1.0, operations=500, batches=30
+    rounds=5,
+    others=3,
+    seconds=0.2,
+    rows=1_000_000,
+    bulk=100_000,
+    slow=1.0,
+    operations=500,
+    batches=30,
+    patience=5.0,
 )
 
 
@@ -33,8 +49,8 @@ class Workload:
     systems: tuple[str, ...] = ()
     """Only these systems; all if empty."""
     without: tuple[str, ...] = ()
-    rounds: int = 3
-    """Rounds at most: the ones on which targets hang close to the noise have more."""
+    calls: bool = False
+    """Whether it is about the cost of a call; such workloads have `Size.rounds`."""
     quick: bool = True
     """Whether `--quick` runs it, unless it is asked for."""
 
@@ -51,30 +67,68 @@ class Workload:
 
 
 ALL = (
-    Workload(key="P1", rounds=5, title="point reads, 100 tasks", unit="per second", run=single.reads(100)),
-    Workload(key="P2", rounds=5, title="inserts, 50 tasks", unit="per second", run=single.inserts(50)),
+    Workload(
+        key="P1",
+        calls=True,
+        title="point reads, 100 tasks",
+        unit="per second",
+        run=single.reads(100),
+    ),
+    Workload(
+        key="P2", calls=True, title="inserts, 50 tasks", unit="per second", run=single.inserts(50)
+    ),
     Workload(
         key="P2 full",
-        rounds=5,
+        calls=True,
         title="inserts, 50 tasks, synchronous=FULL",
         unit="per second",
         run=single.inserts(50),
         synchronous="full",
     ),
-    Workload(key="P3 read", rounds=5, title="point reads, one task", unit="per second", run=single.reads(1)),
-    Workload(key="P3 write", rounds=5, title="inserts, one task", unit="per second", run=single.inserts(1)),
-    Workload(key="P4", rounds=5, title="80 reads to 20 inserts, 20 tasks", unit="per second", run=single.mixed),
+    Workload(
+        key="P3 read",
+        calls=True,
+        title="point reads, one task",
+        unit="per second",
+        run=single.reads(1),
+    ),
+    Workload(
+        key="P3 write",
+        calls=True,
+        title="inserts, one task",
+        unit="per second",
+        run=single.inserts(1),
+    ),
+    Workload(
+        key="P4",
+        calls=True,
+        title="80 reads to 20 inserts, 20 tasks",
+        unit="per second",
+        run=single.mixed,
+    ),
     Workload(
         key="P5", title="10,000 rows at once", unit="rows per second", run=many.fetch, needs=Fetches
     ),
     Workload(
-        key="P6", title="1,000,000 rows streamed", unit="rows per second", run=processes.stream, needs=Streams
+        key="P6",
+        title="a long result, streamed",
+        unit="rows per second",
+        run=processes.stream,
+        needs=Streams,
     ),
     Workload(
-        key="P7", title="100,000 rows inserted", unit="rows per second", run=many.bulk, needs=Imports
+        key="P7",
+        title="an import in one transaction",
+        unit="rows per second",
+        run=many.bulk,
+        needs=Imports,
     ),
     Workload(
-        key="P8", title="two scans at once", unit="times as fast", run=beside.scans, without=(LIMIT,)
+        key="P8",
+        title="two scans at once",
+        unit="times as fast",
+        run=beside.scans,
+        without=(LIMIT,),
     ),
     Workload(
         key="P9",
@@ -91,7 +145,9 @@ ALL = (
         run=logs.append,
         systems=(LIMIT, OWN),
     ),
-    Workload(key="P11", title="import and open", unit="import ms", run=processes.opening, systems=(OWN,)),
+    Workload(
+        key="P11", title="import and open", unit="import ms", run=processes.opening, systems=(OWN,)
+    ),
     Workload(key="P12 reads", title="COUNT, 50 tasks", unit="per second", run=guide.counts),
     Workload(key="P12 writes", title="metrics, 50 tasks", unit="per second", run=guide.metrics),
     Workload(key="P12 mix", title="60/30/10 mix, 10 tasks", unit="per second", run=guide.mix),
@@ -108,6 +164,7 @@ ALL = (
             title=f"point reads, {tasks:,} tasks",
             unit="per second",
             run=single.reads(tasks),
+            without=PER_CALL if tasks > 100 else (),
             quick=False,
         )
         for tasks in (1, 10, 100, 1_000, 10_000)
