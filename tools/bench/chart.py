@@ -21,7 +21,12 @@ MARGIN = 24
 BAR = 15
 STEP = 20
 HEAD = 34
-TOP = 56
+TOP = 66
+
+NOTE = (
+    "Medians. Dashed: synchronous on one thread, the limit."
+    " The tasks of plain aiosqlite share one transaction."
+)
 
 # The card has a background of its own, so it can be read on whatever page it stands.
 _STYLE = """
@@ -64,7 +69,8 @@ def draw(results: Results) -> str:
             f' aria-label="{title}">',
             f"<style>{_STYLE}</style>",
             f'<rect class="card" x=".5" y=".5" width="{WIDTH - 1}" height="{total - 1}" rx="8"/>',
-            _text(MARGIN, 34, title, "title"),
+            _text(MARGIN, 30, title, "title"),
+            _text(MARGIN, 48, NOTE, "faint"),
             *parts,
             "</svg>\n",
         ]

@@ -42,7 +42,8 @@ class Apsw:
         return found
 
     async def builds(self) -> list[Any]:
-        return await (await self._db.execute(BUILDS)).fetchall()
+        rows: list[Any] = await (await self._db.execute(BUILDS)).fetchall()
+        return rows
 
     async def stream(self, times: int) -> tuple[int, int]:
         rows = total = 0
