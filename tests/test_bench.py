@@ -55,6 +55,11 @@ class Loses(OneThread):
             await super().insert(number)
 
 
+class Forgets(OneThread):
+    async def update(self, id: int, timeout: int) -> None:
+        """Say that it is done."""
+
+
 class Misreads(OneThread):
     async def read(self, id: int) -> int:
         return await super().read(id % 5 + 1)
@@ -96,6 +101,7 @@ class TestSystems:
         ("system", "workload", "failure"),
         [
             (Loses, "P2", r"wrote \d+ rows, but the database has \d+ of them"),
+            (Forgets, "P12 mix", "lost an update"),
             (Misreads, "P1", "read other values than the database has"),
             (Untuned, "P1", "does not have the settings that all have to have"),
         ],
@@ -220,7 +226,7 @@ class TestCommand:
             "print({'sqlalchemy', 'databases', 'apsw', 'aiosqlitepool'} & set(sys.modules))"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+            [sys.executable, "-P", "-c", program], capture_output=True, text=True, check=True
         )
         assert "bench" in done.stdout
         assert done.stdout.endswith("set()\n")

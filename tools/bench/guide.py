@@ -31,6 +31,7 @@ async def metrics(trial: Trial) -> Measures:
 
 async def mix(trial: Trial) -> Measures:
     """P12: six reads, three inserts and an update of ten, for a fixed time."""
+    updated: set[int] = set()
 
     async def operation(number: int) -> int:
         match number % 10:
@@ -38,18 +39,23 @@ async def mix(trial: Trial) -> Measures:
                 await trial.insert(number)
             case 3:
                 await trial.system.update(number % PROJECTS + 1, 3_600)
+                updated.add(number % PROJECTS + 1)
             case _:
                 if await trial.system.read(number % PROJECTS + 1) < timeout_of(1):
                     raise WrongWorkError("read a value that nobody has written")
         return 0
 
-    return await loaded(trial, operation, tasks=10, seconds=trial.size.slow)
+    measures = await loaded(trial, operation, tasks=10, seconds=trial.size.slow)
+    for id in updated:
+        if await trial.system.read(id) != 3_600:
+            raise WrongWorkError("lost an update")
+    return measures
 
 
 async def loaded(
     trial: Trial, operation: Callable[[int], Awaitable[int]], *, tasks: int, seconds: float = 0.0
 ) -> Measures:
-    """Trial a number of operations, or for some seconds; errors are counted, not raised."""
+    """Run a number of operations, or for some seconds; errors are counted, not raised."""
     stopwatch = Stopwatch()
     timed = stopwatch.wrap(operation)
     errors = 0
