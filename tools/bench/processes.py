@@ -80,7 +80,7 @@ async def opening(trial: Trial) -> Measures:
 
 
 async def _python(*arguments: str) -> dict[str, float]:
-    """Trial this Python in a process of its own; return what it prints, a JSON object."""
+    """Run this Python in a process of its own; return what it prints, a JSON object."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # the installed package, not what stands in the working directory
