@@ -37,7 +37,8 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects")
+COMMANDS = ("record", "builds", "logs", "projects", "bench")
+WITHOUT_DATABASE = ("bench",)  # it makes its own
 
 
 class CliError(Exception):
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_tool(name: str) -> int:
     """Run one command as a script of its own: `python tools/builds.py …`."""
     parser = argparse.ArgumentParser()
-    _declare(parser, _tool(name))
+    _declare(parser, name, _tool(name))
     return _run(parser, sys.argv[1:])
 
 
@@ -88,16 +89,17 @@ def _tool(name: str) -> Tool:
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
     tool = _tool(name)
     summary = (tool.__doc__ or "").partition("\n")[0]
-    _declare(commands.add_parser(name, help=summary, description=summary), tool)
+    _declare(commands.add_parser(name, help=summary, description=summary), name, tool)
 
 
-def _declare(parser: argparse.ArgumentParser, tool: Tool) -> None:
-    parser.add_argument(
-        "--db",
-        metavar="FILE",
-        default=os.environ.get("ABT_DB") or DEFAULT_DATABASE,
-        help=f"the database (default: $ABT_DB, or {DEFAULT_DATABASE} in this directory)",
-    )
+def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
+    if name not in WITHOUT_DATABASE:
+        parser.add_argument(
+            "--db",
+            metavar="FILE",
+            default=os.environ.get("ABT_DB") or DEFAULT_DATABASE,
+            help=f"the database (default: $ABT_DB, or {DEFAULT_DATABASE} in this directory)",
+        )
     tool.arguments(parser)
     parser.set_defaults(run=tool.run)
 
