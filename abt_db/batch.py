@@ -199,7 +199,7 @@ def _part(batch: Batch, jobs: list[Job[Any]], suspects: list[Job[Any]]) -> None:
 
 def _do(session: Session, job: Job[Any]) -> bool:
     """Run one job; return whether it went well."""
-    session.deadline = job.deadline
+    session.deadline = job
     try:
         job.result = job.function(session, *job.arguments)
     except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
@@ -240,7 +240,7 @@ def _fail(job: Job[Any], error: BaseException) -> None:
 def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
     """Whether a job that met the lock may go on waiting for it; if not, it has failed."""
     now = monotonic()
-    if now < job.began + limits.busy and not job.deadline.passed():
+    if now < job.began + limits.busy and not job.passed():
         job.error = None
         return True
     told = BusyError(

@@ -28,7 +28,7 @@ from typing import Any, Final, Literal, TypeVar
 import aiosqlite
 
 from .config import Config
-from .deadline import Deadline
+from .deadline import NEVER, Deadline
 from .errors import AbtDbError, BusyError, CantOpenError, CorruptError, QueryError, translate
 from .session import Session, StoppedError
 from .stats import Account
@@ -66,7 +66,7 @@ class _Call(str):
 
     __slots__ = ("function",)
 
-    function: Callable[[_Driver], None] | None
+    function: Callable[[Session], None] | None
 
 
 class _NoRows:
@@ -79,24 +79,42 @@ _NO_ROWS = _NoRows()
 
 
 class _Driver(sqlite3.Connection):
-    """`sqlite3.Connection`, where `execute(call)` runs the call's function."""
+    """`sqlite3.Connection`, where `execute(call)` runs the call's function.
 
-    start: Callable[[], Session]
+    Each `Connection` has a subclass of its own, which knows it.
+    """
+
+    owner: Connection
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        self.owner.thread = threading.current_thread()
+        super().__init__(*arguments, **settings)
 
     @cached_property
     def session(self) -> Session:
         """Made on the connection's thread, when it is first needed there."""
-        return self.start()
+        owner = self.owner
+        return Session(
+            self,
+            owner.account,
+            writable=owner.role == "writer",
+            busy_timeout=owner.config.busy_timeout,
+        )
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
-        if type(sql) is _Call:
-            # Taken out, so that the thread, which keeps its last call until the next one, does not
-            # keep the function and all that it knows.
-            function, sql.function = sql.function, None
-            assert function is not None
-            function(self)
-            return _NO_ROWS
-        return super().execute(sql, parameters)
+        if type(sql) is not _Call:
+            return super().execute(sql, parameters)
+        # Taken out, so that the thread, which keeps its last call until the next one, does not
+        # keep the function and all that it knows.
+        function, sql.function = sql.function, None
+        assert function is not None
+        session = self.session
+        try:
+            function(session)
+        finally:
+            session.deadline = NEVER  # that of a job knows its result
+            self.owner.ended(session)
+        return _NO_ROWS
 
 
 class RaisedError(Exception):
@@ -122,17 +140,21 @@ class Connection:
         "_loop",
         "_lost",
         "_settled",
-        "_thread",
         "_waiter",
         "account",
+        "config",
         "name",
         "opened",
         "role",
+        "thread",
     )
 
-    def __init__(self, aio: aiosqlite.Connection, account: Account, role: Role) -> None:
+    def __init__(
+        self, aio: aiosqlite.Connection, config: Config, account: Account, role: Role
+    ) -> None:
         self._aio = aio
-        self._thread: threading.Thread | None = None
+        self.thread: threading.Thread | None = None
+        """The driver's."""
         self._begun = 0  # jobs handed to the thread: counted by the loop
         self._ended = 0  # jobs that it is done with: counted by the thread, as is _settled
         self._settled = True
@@ -140,6 +162,7 @@ class Connection:
         self._lost = False
         self._waiter: asyncio.Task[Any] | None = None
         self._loop = asyncio.get_running_loop()
+        self.config = config
         self.account = account
         self.name = account.name
         self.opened = monotonic()
@@ -159,28 +182,25 @@ class Connection:
         _check_path(path, config, role)
 
         class Driver(_Driver):
-            def __init__(driver, *arguments: Any, **settings: Any) -> None:  # noqa: N805
-                self._thread = threading.current_thread()
-                super().__init__(*arguments, **settings)
-                driver.start = lambda: Session(
-                    driver, account, writable=role == "writer", busy_timeout=config.busy_timeout
-                )
+            pass
 
         aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
-        self = cls(aio, account, role)
+        Driver.owner = self = cls(aio, config, account, role)
         try:
             await self._aio
         except sqlite3.Error as error:
             self._join()
             raise translate(error, doing=f"opening {path}") from error
         try:
-            await self._configure(path, config)
+            await self._configure(path)
         except BaseException:
             await self.close()
             raise
         return self
 
-    async def _configure(self, path: str, config: Config) -> None:
+    async def _configure(self, path: str) -> None:
+        config = self.config
+
         def configure(session: Session) -> None:
             session.limit_sizes(config.max_value_size, config.max_sql_size)
             for pragma in _pragmas(config, self.role):
@@ -243,17 +263,8 @@ class Connection:
 
         It is run to its end, whatever becomes of the caller. It should raise nothing.
         """
-
-        def job(driver: _Driver) -> None:
-            session = driver.session
-            try:
-                function(session)
-            finally:
-                self._settled = session.settled
-                self._ended += 1
-
         call = _Call()
-        call.function = job
+        call.function = function
         self._begun += 1
         self._waiter = asyncio.current_task(self._loop)
         try:
@@ -273,6 +284,11 @@ class Connection:
         if self.account.events:
             self.account.tell()
 
+    def ended(self, session: Session) -> None:
+        """Note, on the thread, that it has done what it was given."""
+        self._settled = session.settled
+        self._ended += 1
+
     @property
     def settled(self) -> bool:
         """Whether nothing runs and nothing was left open, so that it can serve again as it is."""
@@ -285,7 +301,7 @@ class Connection:
     @property
     def alive(self) -> bool:
         """Whether there is still a thread to do the work."""
-        return self._thread is None or self._thread.is_alive()
+        return self.thread is None or self.thread.is_alive()
 
     def look_after(self) -> None:
         """Free who waits for a thread that has died: it would never answer."""
@@ -305,8 +321,8 @@ class Connection:
 
     def _join(self) -> None:
         """Wait for the thread, whose last word was that it ends: for microseconds."""
-        if self._thread is not None:
-            self._thread.join(timeout=1.0)
+        if self.thread is not None:
+            self.thread.join(timeout=1.0)
 
     def abandon(self) -> None:
         """Have the thread close the connection and end, without an event loop to wait in."""

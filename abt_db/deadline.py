@@ -13,7 +13,7 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["Deadline", "finish"]
+__all__ = ["NEVER", "Deadline", "finish"]
 
 T = TypeVar("T")
 
@@ -55,6 +55,10 @@ class Deadline:
     def remaining(self) -> float | None:
         """Seconds that are left, never negative; None: no limit."""
         return None if self.at is None else max(0.0, self.at - monotonic())
+
+
+NEVER = Deadline()
+"""That of work which must not be stopped; nobody cancels it."""
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

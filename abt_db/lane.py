@@ -188,11 +188,11 @@ class Lane:
             await self._run_here(self._idle.pop(), job)
         else:
             try:
-                at = job.deadline.at
+                at = job.at
                 patience = self._patience if at is None else min(self._patience, at - job.since)
                 await self._wait(job, patience)
             except asyncio.CancelledError:
-                job.deadline.cancel()
+                job.cancel()
                 raise
         if job.error is None:
             return job.result
@@ -320,7 +320,7 @@ class Lane:
                 pauses = pauses or backoff()
                 await asyncio.sleep(next(pauses))
         except asyncio.CancelledError:
-            job.deadline.cancel()
+            job.cancel()
             raise
         finally:
             self._note(job)
@@ -523,8 +523,8 @@ class Lane:
         next_one = inf
         for work in list(self._queue):
             end = work.since + self._patience
-            if isinstance(work, Job) and work.deadline.at is not None:
-                end = min(end, work.deadline.at)
+            if isinstance(work, Job) and work.at is not None:
+                end = min(end, work.at)
             if now < end:
                 next_one = min(next_one, end - now)
                 continue

@@ -352,7 +352,8 @@ def _tokens(sql: str) -> Iterator[tuple[str, str]]:
 
 def _picker(getter: Callable[..., Any], names: tuple[str, ...]) -> _Pick:
     """Return the function that gets all `names`; with a single one a getter returns no tuple."""
-    if len(names) > 1:
-        pick: _Pick = getter(*names)
-        return pick
-    return lambda source: [getter(name)(source) for name in names]
+    if len(names) == 1:
+        get = getter(names[0])
+        return lambda source: (get(source),)
+    pick: _Pick = getter(*names) if names else lambda source: ()
+    return pick

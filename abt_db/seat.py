@@ -89,7 +89,7 @@ class Seat:
             self.work.revoke(error)
         elif self.work is not None:
             for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
-                job.deadline.cancel()
+                job.cancel()
                 job.fail(error)
 
     async def connected(self) -> Connection:

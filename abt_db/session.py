@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, NoReturn, TypeVar
 
-from .deadline import Deadline
+from .deadline import NEVER, Deadline
 from .errors import (
     AbtDbError,
     BusyError,
@@ -35,8 +35,6 @@ from .stats import Account
 __all__ = ["BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
 T = TypeVar("T")
-
-_NONE = Deadline()
 
 # sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
 _Failure = sqlite3.Error | UnicodeDecodeError
@@ -101,7 +99,7 @@ class Session:
         self._account = account
         self._busy_timeout = busy_timeout
         self.writable = writable
-        self.deadline = Deadline()
+        self.deadline: Deadline = NEVER
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
         self._unfit = False  # a setting could not be put back
@@ -365,7 +363,7 @@ class Session:
     def control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
         """Run the library's own SQL, which may do what callers may not, and return its rows."""
         # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
-        deadline, self.deadline = self.deadline, _NONE
+        deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
             return self._raw.execute(sql, values).fetchall()
@@ -377,7 +375,7 @@ class Session:
 
     def _command(self, sql: str) -> None:
         """As `control`, quicker, for what returns no rows and has no values."""
-        deadline, self.deadline = self.deadline, _NONE
+        deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
             self._commands.execute(sql)

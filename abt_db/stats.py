@@ -51,15 +51,15 @@ class Histogram:
         return 0.0
 
 
-class _Counters:
+class _Counters(Histogram):
     """Of one query."""
 
-    __slots__ = ("count", "errors", "histogram", "rows", "seconds", "slowest")
+    __slots__ = ("count", "errors", "rows", "seconds", "slowest")
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = self.errors = self.rows = 0
         self.seconds = self.slowest = 0.0
-        self.histogram = Histogram()
 
 
 class QueryStats:
@@ -79,7 +79,7 @@ class QueryStats:
         counters.seconds += seconds
         if seconds > counters.slowest:
             counters.slowest = seconds
-        counters.histogram.add(seconds)
+        counters.add(seconds)
 
     def _new(self, name: str) -> _Counters:
         if len(self._counters) >= MAX_NAMES:
@@ -95,7 +95,7 @@ class QueryStats:
             ours.rows += theirs.rows
             ours.seconds += theirs.seconds
             ours.slowest = max(ours.slowest, theirs.slowest)
-            ours.histogram.include(theirs.histogram)
+            ours.include(theirs)
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return for each name its ``count``, ``errors``, ``rows``, and in seconds ``seconds`` (the
@@ -107,8 +107,8 @@ class QueryStats:
                 "rows": counters.rows,
                 "seconds": counters.seconds,
                 "mean": counters.seconds / counters.count,
-                "p50": counters.histogram.quantile(0.50),
-                "p99": counters.histogram.quantile(0.99),
+                "p50": counters.quantile(0.50),
+                "p99": counters.quantile(0.99),
                 "slowest": counters.slowest,
             }
             for name, counters in self._counters.items()

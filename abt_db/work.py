@@ -38,13 +38,13 @@ class Limits:
     """How long one job may run."""
 
 
-class Job(Generic[T]):
-    """A call: a function to be run on a connection, by itself in a hop or together with others."""
+class Job(Deadline, Generic[T]):
+    """A call: a function to be run on a connection, by itself in a hop or together with others;
+    and the end of the time that it has for that."""
 
     __slots__ = (
         "arguments",
         "began",
-        "deadline",
         "ended",
         "error",
         "function",
@@ -77,7 +77,9 @@ class Job(Generic[T]):
         """Called as ``function(session, *arguments)``."""
         self.arguments = arguments
         self.since = since = monotonic()
-        self.deadline = Deadline(None if timeout is None else since + timeout)
+        # As a `Deadline`, which could do all this, if it cost nothing to call it.
+        self.at = None if timeout is None else since + timeout
+        self.cancelled = False
         self.priority = priority
         self.writes = writes
         """Whether it is run in a transaction that is committed."""
@@ -104,18 +106,18 @@ class Job(Generic[T]):
     @property
     def gone(self) -> bool:
         """Whether nobody waits for it any more."""
-        return self.deadline.cancelled or (self.future is not None and self.future.done())
+        return self.cancelled or (self.future is not None and self.future.done())
 
     def begins(self, limits: Limits) -> bool:
         """Let its time count from now on; False if it must not begin: it has failed then."""
-        deadline, future = self.deadline, self.future
+        future = self.future
         if not self.began:
             self.began = monotonic()
             if limits.statement is not None:
-                deadline.limited(limits.statement)
-        if deadline.cancelled or (future is not None and future.done()):
+                self.limited(limits.statement)
+        if self.cancelled or (future is not None and future.done()):
             self.error = StoppedError(f"{self.label} was cancelled before it began")
-        elif deadline.at is not None and self.began >= deadline.at:
+        elif self.at is not None and self.began >= self.at:
             self.error = StatementTimeoutError(
                 f"{self.label} was stopped at its time limit, before it began"
             )
