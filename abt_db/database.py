@@ -14,17 +14,19 @@ import weakref
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from inspect import iscoroutinefunction
 from pathlib import Path
+from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .config import Config
 from .connection import MEMORY, Connect
-from .deadline import finish
+from .deadline import Deadline, finish
 from .errors import PoolClosedError, QueryError
-from .events import Listener, Listeners
+from .events import Checkpointed, Listener, Listeners
 from .pool import Pool
 from .query import Query, Statement
-from .session import Result, Session
+from .session import CHECKPOINTS, Result, Session
 from .transaction import Snapshot, Stream, Transaction
 from .work import Lease
 
@@ -285,6 +287,29 @@ class Database:
         snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
+    async def checkpoint(
+        self, mode: Literal["passive", "full", "restart", "truncate"] = "passive"
+    ) -> Checkpointed:
+        """Move pages of the write-ahead log into the database file, on the writer's connection.
+
+        SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
+        (https://www.sqlite.org/wal.html#ckpt). ``"passive"`` waits for nobody; the others wait a
+        moment for readers, and ``"truncate"`` leaves the log empty. Readers that go on longer are
+        no error: the result says that the checkpoint was `busy`, and how much it has `moved`.
+        """
+        if mode not in CHECKPOINTS:
+            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
+        lease = await self._opened().lend_writer(f"checkpoint {mode}")
+        try:
+            busy, pages, moved = await lease.run(
+                lambda session: session.checkpoint(mode), Deadline()
+            )
+        finally:
+            lease.give_back()
+        event = Checkpointed(mode, monotonic() - lease.began, busy, pages, moved)
+        self._listeners.tell(event)
+        return event
+
     async def resize(self, *, readers: int) -> None:
         """Have that many connections that read, from now on.
 
@@ -429,4 +454,9 @@ def _in_snapshot(
 
 def _name(function: Callable[..., object]) -> str:
     """What a function is called in errors and statistics."""
+    if iscoroutinefunction(function):
+        raise TypeError(
+            f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
+            " event loop: give a plain function, or use db.transaction()"
+        )
     return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from operator import attrgetter, itemgetter
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, overload
 
 from .errors import MappingError, ParameterError, QueryDefinitionError
 from .rows import MapRows, field_encoders, mapper
@@ -117,6 +117,13 @@ class Query(Generic[T_co]):
                 f"query {self.name!r} takes one mapping or dataclass, or keywords, not both"
             )
         return Statement(self, self.bind(row))
+
+    @property
+    def query(self) -> NoReturn:
+        """What a statement has: a query that was not called is given in place of one."""
+        raise TypeError(
+            f"query {self.name!r} is no statement yet: call it, with its parameters if it has any"
+        )
 
     def bind(self, row: object) -> Values:
         """Return the values that `row`, a mapping or a dataclass instance, gives the parameters."""

@@ -20,7 +20,10 @@ from .deadline import NEVER, Deadline
 from .errors import (
     AbtDbError,
     BusyError,
+    CantOpenError,
+    CorruptError,
     DeniedError,
+    DiskIOError,
     MappingError,
     QueryError,
     ReadOnlyError,
@@ -32,7 +35,7 @@ from .errors import (
 from .query import TELLING_PRAGMAS, Query, Statement, Values
 from .stats import Account
 
-__all__ = ["BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
+__all__ = ["CHECKPOINTS", "BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
 T = TypeVar("T")
 
@@ -80,6 +83,7 @@ class Session:
         "_denied",
         "_privileged",
         "_raw",
+        "_suspect",
         "_thousands",
         "_thread",
         "_unfit",
@@ -103,6 +107,7 @@ class Session:
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
         self._unfit = False  # a setting could not be put back
+        self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
@@ -297,7 +302,8 @@ class Session:
             )
 
     def reset(self) -> None:
-        """Close what a caller left open: cursors, then the transaction (invariant 7).
+        """Close what a caller left open: cursors, then the transaction (invariant 7); after an
+        error that may have been the connection's fault, see whether it still can read.
 
         Raises when the connection can't serve again; it has to be replaced then.
         """
@@ -305,6 +311,9 @@ class Session:
         self.rollback()
         if self._unfit:
             raise TransactionStateError("a setting of the connection could not be put back")
+        if self._suspect:
+            self.control("SELECT count(*) FROM sqlite_schema")
+            self._suspect = False
 
     def close_cursors(self) -> None:
         """Close what streams have left half read."""
@@ -343,6 +352,15 @@ class Session:
                 error.add_note(f"The foreign keys could not be put back either: {second}")
             raise
         put_back()
+
+    def checkpoint(self, mode: str) -> tuple[bool, int, int]:
+        """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
+
+        Returns whether somebody was in the way, how many pages are in the log (-1 without one) and
+        how many of them have been moved. Only on the writer, and outside a transaction.
+        """
+        [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
+        return bool(busy), pages, moved
 
     def run_sql(self, sql: str, *, doing: str) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
@@ -387,8 +405,8 @@ class Session:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is open: neither a transaction nor a cursor."""
-        return not (self._cursors or self._raw.in_transaction or self._unfit)
+        """Whether nothing is open, neither a transaction nor a cursor, and nothing seems broken."""
+        return not (self._cursors or self._raw.in_transaction or self._unfit or self._suspect)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -461,6 +479,8 @@ class Session:
     def fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
         told = self._told(error, query)
+        if isinstance(told, CorruptError | DiskIOError | CantOpenError):
+            self._suspect = True
         self._account.ran(query.name, monotonic() - began, 0, self._thousands, told)
         # What was left out of the message, for it may be a value, is not told as the cause either
         # (invariant 27).
@@ -558,6 +578,13 @@ class Reading(Generic[T]):
             self._session.forget(self._cursor)
             self._session.ran(self._query, self._seconds, self._count)
 
+
+CHECKPOINTS = {
+    "passive": "PRAGMA wal_checkpoint(PASSIVE)",
+    "full": "PRAGMA wal_checkpoint(FULL)",
+    "restart": "PRAGMA wal_checkpoint(RESTART)",
+    "truncate": "PRAGMA wal_checkpoint(TRUNCATE)",
+}
 
 _BEGIN = {
     "IMMEDIATE": "BEGIN IMMEDIATE",
