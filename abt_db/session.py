@@ -185,13 +185,17 @@ class Session:
         self.control("SAVEPOINT abt_db")
         try:
             yield
-        except BaseException:
-            # Otherwise SQLite has undone the whole transaction already (invariant 8).
-            if self.in_transaction:
-                self.control("ROLLBACK TO abt_db")
-                self.control("RELEASE abt_db")
+            self.control("RELEASE abt_db")
+        except BaseException as error:
+            try:
+                # Otherwise SQLite has undone the whole transaction already (invariant 8).
+                if self.in_transaction:
+                    self.control("ROLLBACK TO abt_db")
+                    self.control("RELEASE abt_db")
+            except Exception as second:
+                error.add_note(f"Its work could not be undone alone: {second}")
+                self.rollback()
             raise
-        self.control("RELEASE abt_db")
 
     # -- transactions: for the handles, not for callers' functions --------------------------------
 
