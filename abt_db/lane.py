@@ -395,7 +395,7 @@ class Lane:
             return
         try:
             await seat.connected()
-        except AbtDbError as error:
+        except Exception as error:
             for unserved in self._queue.take(monotonic()):
                 unserved.fail(error)
             return
@@ -418,8 +418,9 @@ class Lane:
         deadline = Deadline()
         try:
             await self._hop(seat, batch, deadline)
-        except AbtDbError as error:
-            # The thread has died. Whether it was before or after its COMMIT, nobody knows.
+        except Exception as error:
+            # The thread has died, or ran out of memory between two jobs. Whether it was before or
+            # after its COMMIT, nobody knows.
             batch.todo.clear()
             self._deliver(batch)
             for job in jobs:

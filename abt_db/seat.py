@@ -134,7 +134,7 @@ class Seat:
         """Replace a connection that has become old, if there is another to be had."""
         try:
             await finish(self._occupy())
-        except AbtDbError as error:
+        except Exception as error:
             LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
             self._expires = monotonic() + 1.0
         else:
