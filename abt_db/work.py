@@ -83,7 +83,7 @@ class Job(Generic[T]):
         self.queued: bool
         # Set on the connection's thread:
         self.began = 0.0
-        self.ended: float
+        self.ended = 0.0
         self.result: T
         self.error: BaseException | None = None
 
