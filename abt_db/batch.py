@@ -13,11 +13,11 @@ import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from time import monotonic
 from typing import Any
 
 from .errors import (
-    AbtDbError,
     BusyError,
     IntegrityError,
     QueryError,
@@ -49,7 +49,7 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "jobs", "limits", "todo")
+    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "limits", "todo")
 
     def __init__(self, jobs: Sequence[Job[Any]], limits: Limits) -> None:
         self.jobs = jobs
@@ -58,6 +58,8 @@ class Batch:
         self.done: deque[Job[Any]] = deque()
         self.current: Job[Any] | None = None
         """What was begun last."""
+        self.end = inf
+        """When those that write are to have done; known when they have the lock."""
         self.busy = False
         """Whether another process's lock was in the way: what is left is to be tried again."""
         self.began = monotonic()
@@ -88,8 +90,11 @@ class Batch:
         return None
 
     def put_back(self, jobs: Iterable[Job[Any]]) -> None:
-        """Have them, in their order, done next."""
-        self.todo.extendleft(reversed([*jobs]))
+        """Have them, in their order, done next, as if they had not been begun."""
+        jobs = [*jobs]
+        for job in jobs:
+            job.error = None
+        self.todo.extendleft(reversed(jobs))
 
     def may_wait(self, job: Job[Any]) -> bool:
         """Whether a job that met another process's lock may go on waiting for it."""
@@ -111,7 +116,6 @@ def _read(session: Session, batch: Batch) -> None:
         if not _do(session, job) and isinstance(job.error, BusyError):
             # A read has no effects, so it may meet the lock anywhere, and begin again.
             if batch.may_wait(job):
-                job.error = None
                 batch.put_back([job])
                 batch.busy = True
                 return
@@ -123,50 +127,49 @@ def _read(session: Session, batch: Batch) -> None:
 
 def _write(session: Session, batch: Batch) -> None:
     """Do the jobs in one transaction if nobody spoils it, else in several."""
-    end = monotonic() + batch.limits.batch
-    spoiled = 0
     while batch.todo and not batch.busy and session.settled:
-        # Who spoilt the first one is missing in the second; after that nobody is trusted.
-        spoiled += _transaction(session, batch, end, alone=spoiled > 1)
-        if monotonic() >= end:
+        _transaction(session, batch)
+        if monotonic() >= batch.end:
             return
 
 
-def _transaction(session: Session, batch: Batch, end: float, *, alone: bool) -> int:
+def _transaction(session: Session, batch: Batch) -> None:
     """Do jobs in one transaction and commit it.
 
-    If it is spoilt for all, the innocent wait in the batch again and nothing of theirs is in the
-    database. Returns 1 if the one who did it is known, and done; 2 if not; 0 if all is well.
+    If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
+    database, and whoever did it, or may have done it, is alone the next time.
     """
     job = batch.next()
     if job is None:
-        return 0
+        return
     try:
         session.begin("IMMEDIATE")
     except BeginBusyError as error:
         batch.put_back([job])
         _wait_or_give_up(batch, error)
-        return 0
-    except AbtDbError as error:
+        return
+    except Exception as error:
         batch.done.append(_failed(job, error))
-        return 0
+        return
 
-    well: list[Job[Any]] = []
+    if batch.end == inf:
+        batch.end = monotonic() + batch.limits.batch  # not counting the wait for the lock
+
+    # Also those that failed: what they ran into may be another's row, and is not committed yet.
+    jobs: list[Job[Any]] = []
     while job is not None:
+        jobs.append(job)
         before = session.changes
-        if _do(session, job):
-            well.append(job)
-        else:
-            batch.done.append(job)
+        if not _do(session, job):
             # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
             undone = session.in_transaction and (job.savepoint or session.changes == before)
             if not (undone and job.shares):
                 _roll_back(session, job.error)
-                batch.put_back(well)
-                return 1 if well else 0
-        if alone or not job.shares or monotonic() >= end:
+                _apart(batch, jobs, [job])
+                return
+        if not job.shares or monotonic() >= batch.end or (batch.todo and not batch.todo[0].shares):
             break
         job = batch.next()
 
@@ -174,13 +177,22 @@ def _transaction(session: Session, batch: Batch, end: float, *, alone: bool) -> 
         session.commit()
     except BaseException as error:
         _roll_back(session, error)
-        if isinstance(error, IntegrityError) and len(well) > 1:
+        if isinstance(error, IntegrityError) and len(jobs) > 1:
             # A deferred foreign key, and there is no telling whose.
-            batch.put_back(well)
-            return 2
-        well = [_failed(job, error) for job in well]
-    batch.done.extend(well)
-    return 0
+            _apart(batch, jobs, jobs)
+            return
+        jobs = [_failed(job, error) for job in jobs]
+    batch.done.extend(jobs)
+
+
+def _apart(batch: Batch, jobs: list[Job[Any]], suspects: list[Job[Any]]) -> None:
+    """Have jobs done once more, the suspects each alone; who was alone has failed."""
+    if len(jobs) == 1:
+        batch.done.extend(jobs)
+        return
+    for job in suspects:
+        job.shares = False
+    batch.put_back(jobs)
 
 
 def _do(session: Session, job: Job[Any]) -> bool:
@@ -200,7 +212,7 @@ def _roll_back(session: Session, first: BaseException | None) -> None:
     try:
         session.close_cursors()
         session.rollback()
-    except AbtDbError as error:
+    except Exception as error:
         if first is not None:
             first.add_note(f"The rollback failed as well: {error}")
 
