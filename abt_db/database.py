@@ -287,10 +287,11 @@ class Database:
         New ones are open when this returns; those that are too many are closed as they come free.
         Raises as `open` does, and nothing has changed then.
         """
-        self.config = replace(self.config, readers=readers)
+        config = replace(self.config, readers=readers)
         pool = self._opened()
         if pool.readers is not pool.writer:
             await pool.readers.resize(readers)
+        self.config = config
 
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Lease]:
         """Return the writer's connection while nobody reads or writes: for changes of the schema.
