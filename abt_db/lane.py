@@ -304,7 +304,9 @@ class Lane:
         if batch.jobs[0].shares:
             seat.shares = True
             self._sharing += 1
-        if self._timer is None:
+        if len(batch.jobs) > 1:
+            self._wake_at(self._loop.time() + self._limits.batch)
+        elif self._timer is None:
             self._wake_at(self._loop.time() + WATCH)
 
     def _end(self, seat: Seat) -> None:
@@ -475,7 +477,7 @@ class Lane:
         """Do what is due: look after threads, part the quick from the slow, end waiting."""
         self._timer, self._timer_at = None, inf
         now = self._loop.time()
-        working = False
+        working = gathering = False
         for seat in self._seats:
             if seat.work is not None:
                 working = True
@@ -483,10 +485,11 @@ class Lane:
                     seat.connection.look_after()
                 if seat.shares and isinstance(seat.work, Batch):
                     self._part(seat, seat.work)
+                    gathering |= bool(self._queue or seat.work.todo)
         if now >= self._next_expiry:
             self._expire(now)
         if self._queue or working:
-            soon = self._limits.batch if self._sharing and self._queue else WATCH
+            soon = self._limits.batch if gathering else WATCH
             # A little later, so that many limits that are close to each other are one look.
             self._wake_at(min(max(self._next_expiry, now + 0.005), now + soon))
 
