@@ -311,7 +311,7 @@ class Database:
           ``longest_wait``, ``wait_p50``, ``wait_p99``), and what was done: ``jobs`` in ``hops``,
           ``leases``, ``commits``, and in ``batches`` how many hops had up to 1, 2, 4, 8 … jobs;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
-          ``errors``, ``rows``, ``mean``, ``p50``, ``p99``, ``slowest``;
+          ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``.
 
         Reading them costs nothing to those at work, and they take no more memory the longer the

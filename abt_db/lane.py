@@ -34,7 +34,7 @@ from .errors import (
 from .events import Listeners, Waited
 from .seat import Open, Seat
 from .session import StoppedError
-from .stats import Account, Costs, QueryStats
+from .stats import Account, Costs, Histogram, QueryStats
 from .work import Job, Lease, Queue, Wait, Waits, Work, waits_for_ever
 
 __all__ = ["Lane"]
@@ -94,6 +94,7 @@ class Lane:
         self._counters = {"hops": 0, "leases": 0, "waits": 0}
         self._batches: dict[int, int] = {}
         self._longest_wait = 0.0
+        self._waited = Histogram()
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -271,6 +272,7 @@ class Lane:
             if waits:
                 waits.pop(work.task, None)
             waited = (work.began or monotonic()) - work.since
+            self._waited.add(waited)
             if waited > self._longest_wait:
                 self._longest_wait = waited
             if self._listeners.present:
@@ -620,6 +622,8 @@ class Lane:
             "replaced": past["replaced"] + sum(seat.counters["replaced"] for seat in seats),
             "waiting": self.waiting,
             "longest_wait": self._longest_wait,
+            "wait_p50": self._waited.quantile(0.50),
+            "wait_p99": self._waited.quantile(0.99),
             "jobs": self._jobs,
             **self._counters,
             "batches": {size: self._batches[size] for size in sorted(self._batches)},
