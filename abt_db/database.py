@@ -316,10 +316,12 @@ class Database:
         New ones are open when this returns; those that are too many are closed as they come free.
         Raises as `open` does, and nothing has changed then.
         """
-        self.config = replace(self.config, readers=readers)
-        pool = self._opened()
-        if pool.readers is not pool.writer:
-            await pool.readers.resize(readers)
+        config = replace(self.config, readers=readers)
+        async with self._turn:
+            pool = self._opened()
+            if pool.readers is not pool.writer:
+                await pool.readers.resize(readers)
+            self.config = config
 
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Lease]:
         """Return the writer's connection while nobody reads or writes: for changes of the schema.
@@ -336,10 +338,10 @@ class Database:
 
         - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
           ``opened``, ``replaced``), the queue (``waiting`` now; how many ``waits`` there were,
-          ``longest_wait``, ``wait_p50``, ``wait_p99``), and what was done: ``jobs`` in ``hops``,
-          ``leases``, ``commits``, and in ``batches`` how many hops had up to 1, 2, 4, 8 … jobs;
+          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``leases``, ``commits``, and
+          in ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
-          ``errors``, ``rows``, ``mean``, ``p50``, ``p99``, ``slowest``;
+          ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``.
 
         Reading them costs nothing to those at work, and they take no more memory the longer the

@@ -110,36 +110,41 @@ class Lane:
     async def resize(self, size: int) -> None:
         """Have that many connections: new ones are open when this returns, those that are too many
         are closed as soon as they come free. If one can't be opened nothing changes."""
-        self._wanted = size
+        if self._closed:
+            raise _closed()
         staying = [seat for seat in self._seats if not seat.leaving]
-        for seat in staying[size:]:
+        self._dismiss(staying[size:])
+        await self._add_seats(size - len(staying))
+
+    def _dismiss(self, seats: list[Seat]) -> None:
+        for seat in seats:
             seat.leaving = True
             if seat in self._idle:
                 self._idle.remove(seat)
                 seat.rouse()
-        await self._add_seats(size - len(staying))
 
     async def _add_seats(self, count: int) -> None:
+        added: list[Seat] = []
         opened: list[asyncio.Future[None]] = []
         for _ in range(count):
             self._numbers += 1
             account = Account(f"{self.name} {self._numbers}", self._costs, self._listeners)
             seat = Seat(account, self._open_one, self._lifetime)
             self._seats.append(seat)
+            added.append(seat)
             opened.append(self._loop.create_future())
             seat.task = self._loop.create_task(
                 self._sit(seat, opened[-1]), name=f"abt_db {account.name}"
             )
-        # Every one is waited for, whatever happens to the first: an open can't be abandoned.
-        results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
-        errors = [result for result in results if isinstance(result, BaseException)]
-        if errors:
-            for seat in self._seats[-count:]:
-                seat.leaving = True
-                if seat in self._idle:
-                    self._idle.remove(seat)
-                    seat.rouse()
-            raise errors[0]
+        try:
+            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        except BaseException:
+            self._dismiss(added)
+            raise
 
     async def close(self, deadline: Deadline) -> None:
         """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
@@ -290,7 +295,9 @@ class Lane:
         if shares:
             seat.shares = True
             self._sharing += 1
-        if self._timer is None:
+        if isinstance(work, Batch) and len(work.jobs) > 1:
+            self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
+        elif self._timer is None:
             self._wake_in(WATCH)
 
     def _end(self, seat: Seat) -> None:
@@ -406,6 +413,7 @@ class Lane:
             await seat.leave()
             if not self._closed:
                 self._forget(seat)
+                self._stir()  # those who were to travel with this one
             self._tell_drained()
 
     async def _serve(self, seat: Seat) -> None:
@@ -493,16 +501,17 @@ class Lane:
     def _tick(self) -> None:
         """Do what is due: look after threads, part the quick from the slow, end waiting."""
         self._timer, self._timer_span = None, inf
-        working = False
+        working = gathering = False
         for seat in self._seats:
             if seat.work is not None:
                 working = True
                 if seat.connection is not None:
                     seat.connection.look_after()
                 if seat.shares and len(self._seats) > 1 and not isinstance(seat.work, Lease):
+                    gathering |= bool(self._queue.live or isinstance(seat.work, Batch))
                     self._part(seat, seat.work)
         if self._queue.live or working:
-            soon = self._limits.batch if self._sharing and self._queue.live else WATCH
+            soon = self._limits.batch if gathering else WATCH
             self._wake_in(min(self._expire(monotonic()), soon))
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
