@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from time import perf_counter
 
-from abt_db.builds import BuildStore, Level, Stream
+from abt_db.builds import BuildStore, Level, Stream, queries
 from abt_db.builds.output import Line
-from abt_db.builds.queries import ADD_LINE, LAST_LINE
 
 from .sample import Tuned, WrongWorkError
 from .systems import LIMIT
@@ -67,9 +66,9 @@ def _plain(path: Path, build: int, batches: int) -> float:
         for number in range(batches + 1):
             if number == 1:
                 began = perf_counter()
-            [(last,)] = db.execute(LAST_LINE.sql, {"build_id": build})
+            [(last,)] = db.execute(queries.LAST_LINE.sql, {"build_id": build})
             db.executemany(
-                ADD_LINE.sql,
+                queries.ADD_LINE.sql,
                 (
                     {
                         "build_id": build,

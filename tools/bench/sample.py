@@ -12,7 +12,10 @@ from pathlib import Path
 
 __all__ = [
     "BUILDS",
+    "BUILDS_ROWS",
+    "COUNT",
     "INSERT",
+    "PRAGMAS",
     "READ",
     "SCAN",
     "SETTINGS",
