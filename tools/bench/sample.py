@@ -16,6 +16,7 @@ __all__ = [
     "COUNT",
     "INSERT",
     "PRAGMAS",
+    "PROJECTS",
     "READ",
     "SCAN",
     "SETTINGS",
