@@ -385,6 +385,9 @@ class Lane:
             # By a loop that ends and cancels every task it has.
             self.refuse()
             seat.stop(_closed())
+            if isinstance(seat.work, Batch):
+                for job in seat.work.jobs:
+                    job.fail(_closed())  # nobody is left to tell more
             raise
         finally:
             if seat in self._idle:
