@@ -168,6 +168,15 @@ class Engine:
 
         self.driver.hook = fail
 
+    async def broken(self, how: tuple[int, bool, list[str]]) -> None:
+        """Make a few calls, alone, of which one meets that fault."""
+        *at, kinds = how
+        await self.wait(None)
+        await self.fault((at[0], at[1]))
+        for kind in kinds:
+            await self.call((kind, None))
+        await self.wait(None)
+
     async def quiet(self) -> None:
         """Wait until nothing goes on, and look at what is there."""
         await self.wait(None)
@@ -219,6 +228,17 @@ ACTIONS = st.one_of(
     st.tuples(st.just("resize"), st.integers(1, 4)),
     st.tuples(st.just("reopen"), st.none()),
     st.tuples(st.just("fault"), st.tuples(st.integers(0, 12), st.booleans())),
+    *[
+        st.tuples(
+            st.just("broken"),
+            st.tuples(
+                st.integers(0, 9),
+                st.booleans(),
+                st.lists(st.sampled_from(sorted(CALLS)), min_size=1, max_size=3),
+            ),
+        )
+    ]
+    * 2,
 )
 SETTINGS = st.fixed_dictionaries(
     {
