@@ -168,7 +168,7 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
                 _roll_back(session, job.error)
                 _part(batch, jobs, [job])
                 return
-        if not job.shares or monotonic() >= batch.end or (batch.todo and not batch.todo[0].shares):
+        if not job.shares or job.ended >= batch.end or (batch.todo and not batch.todo[0].shares):
             break
         job = batch.next(limits)
 

@@ -59,7 +59,7 @@ class Lane:
         open: Open,
         lifetime: float | None,
         waits: Waits,
-        costs: Costs,
+        costs: Costs | None,
         listeners: Listeners,
     ) -> None:
         self.name = name
@@ -90,6 +90,10 @@ class Lane:
         self._timer_span = inf  # the time it was set for, or less
         self._past = {"opened": 0, "replaced": 0, "commits": 0}  # of seats that were given up
         self._past_queries = QueryStats()
+        self.behind: Lane | None = None
+        """A lane whose quick hops are let end before one of this lane begins: two threads that run
+        Python at the same time hinder each other, and meanwhile more work comes to share the hop."""
+        self._calm: asyncio.Future[None] | None = None
         self._jobs = 0
         self._hops = self._leases = self._waited = 0
         self._batches: dict[int, int] = {}  # how many hops had so many jobs, rounded up to a power
@@ -304,6 +308,15 @@ class Lane:
         if seat.shares:
             seat.shares, seat.seen = False, None
             self._sharing -= 1
+            if self._calm is not None:
+                self._calm.set_result(None)
+                self._calm = None
+
+    async def calm(self) -> None:
+        """Return when the next of the quick hops that are under way has ended."""
+        if self._calm is None:
+            self._calm = self._loop.create_future()
+        await asyncio.shield(self._calm)
 
     async def _run_here(self, seat: Seat, job: Job[Any]) -> None:
         """Have a job done in the caller's own step, waiting in the event loop for another process's
@@ -406,6 +419,9 @@ class Lane:
             # By a loop that ends and cancels every task it has.
             self.refuse()
             seat.stop(_closed())
+            if isinstance(seat.work, Batch):
+                for job in seat.work.jobs:
+                    job.fail(_closed())  # nobody is left to tell more
             raise
         finally:
             if seat in self._idle:
@@ -429,6 +445,8 @@ class Lane:
             for unserved in self._queue.take(monotonic()):
                 unserved.fail(error)
             return
+        if self.behind is not None and self.behind._sharing:
+            await self.behind.calm()
         # What is still there: opening a connection may have taken longer than somebody's limit.
         work = self._queue.take(monotonic(), self._config.batch_size)
         if not work:

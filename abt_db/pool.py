@@ -69,7 +69,7 @@ class Pool:
                 # In memory, the database would go with its connection.
                 lifetime=None if path == MEMORY else config.max_lifetime,
                 waits=waits,
-                costs=self._costs,
+                costs=self._costs if name != "writer" or path == MEMORY else None,
                 listeners=listeners,
             )
 
@@ -79,6 +79,8 @@ class Pool:
             self.readers = self.writer
         else:
             self.readers = lane("follower" if read_only else "reader", config.readers)
+            if self.writer is not None:
+                self.writer.behind = self.readers
 
     async def open(self) -> None:
         """Open the writer, then the readers: a reader can't make the files it needs."""

@@ -84,13 +84,13 @@ class Seat:
             roused.set_result(None)
 
     def stop(self, error: AbtDbError) -> None:
-        """End what runs here; its callers get `error`."""
+        """End what runs here; a lease gets `error`, jobs what has become of them in their thread:
+        they may be in their COMMIT (invariant 28)."""
         if isinstance(self.work, Lease):
             self.work.revoke(error)
         elif self.work is not None:
             for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
                 job.cancel()
-                job.fail(error)
 
     async def connected(self) -> Connection:
         """Return the connection, opened again if it was lost; raises what opening it does."""

@@ -79,6 +79,7 @@ class Session:
         "_begun",
         "_busy_timeout",
         "_commands",
+        "_cursor",
         "_cursors",
         "_denied",
         "_privileged",
@@ -111,6 +112,7 @@ class Session:
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
+        self._cursor = raw.cursor()  # for every statement that is read to its end at once
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
@@ -413,7 +415,7 @@ class Session:
     def _fetch(self, statement: Statement[T], *, first: bool = False) -> list[T]:
         query = statement.query
         began = self.check(query)
-        cursor = self._raw.cursor()
+        cursor = self._cursor
         try:
             cursor.execute(query.text, statement.values)
             if not first:
@@ -421,29 +423,26 @@ class Session:
             else:
                 row = cursor.fetchone()
                 found = [] if row is None else [row]
+                if row is not None and cursor.fetchone() is not None:
+                    self._let_go()  # there are more: half-read, it would pin its snapshot
             rows = query.map_rows(cursor.description, found)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.fail(error, query, began)
         except MappingError as error:
             self._account.ran(query.name, monotonic() - began, 0, self._thousands, error)
             raise
-        finally:
-            # Closing resets the statement; one that is left half-read would pin its snapshot.
-            cursor.close()
         self._account.ran(query.name, monotonic() - began, len(rows), self._thousands)
         return rows
 
     def _write(self, query: Query[Any], values: Values) -> Result:
         began = self.check(query)
-        cursor = self._raw.cursor()
+        cursor = self._cursor
         try:
             cursor.execute(query.text, values)
             if cursor.description is not None:
                 cursor.fetchall()  # RETURNING: SQLite counts the rows at the end
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             self.fail(error, query, began)
-        finally:
-            cursor.close()
         rowcount = cursor.rowcount
         if not query.counted:
             # sqlite3 goes by the first word, and does not count behind a WITH.
@@ -478,6 +477,7 @@ class Session:
 
     def fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
+        self._let_go()
         told = self._told(error, query)
         if isinstance(told, CorruptError | DiskIOError | CantOpenError):
             self._suspect = True
@@ -486,6 +486,11 @@ class Session:
         # (invariant 27).
         cause = error if str(error) in str(told) or isinstance(told, DeniedError) else None
         raise told from cause
+
+    def _let_go(self) -> None:
+        """Reset the statement that was run last, wherever it stands."""
+        self._cursor.close()
+        self._cursor = self._raw.cursor()
 
     def _told(self, error: _Failure, query: Query[Any]) -> AbtDbError:
         reason, self._denied = self._denied, None

@@ -74,9 +74,10 @@ class QueryStats:
         """Count one run of a query, which took `seconds` on its connection."""
         counters = self._counters.get(name) or self._new(name)
         counters.count += 1
-        counters.errors += failed
         counters.rows += rows
         counters.seconds += seconds
+        if failed:
+            counters.errors += 1
         if seconds > counters.slowest:
             counters.slowest = seconds
         counters.add(seconds)
@@ -150,9 +151,10 @@ class Account:
 
     __slots__ = ("commits", "costs", "events", "listeners", "name", "queries")
 
-    def __init__(self, name: str, costs: Costs, listeners: Listeners) -> None:
+    def __init__(self, name: str, costs: Costs | None, listeners: Listeners) -> None:
         self.name = name
         self.costs = costs
+        """Where to note what reads cost; None: they are not asked for."""
         self.listeners = listeners
         self.queries = QueryStats()
         self.commits = 0
@@ -170,7 +172,8 @@ class Account:
         """Note one run of a query: how long it took, how many rows it read or changed, and how many
         thousand steps it had."""
         self.queries.record(query, seconds, rows, error is not None)
-        self.costs.record(query, thousands)
+        if self.costs is not None:
+            self.costs.record(query, thousands)
         if self.listeners.present:
             kind = None if error is None else type(error).__name__
             self.events.append(Ran(query, self.name, seconds, rows, kind))

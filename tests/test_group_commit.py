@@ -42,6 +42,7 @@ from abt_db import (
     FullError,
     IntegrityError,
     MappingError,
+    PoolClosedError,
     PoolTimeoutError,
     Query,
     Session,
@@ -635,6 +636,44 @@ class TestWhoLeaves:
             assert isinstance(results[3], StatementTimeoutError)
             assert await db.fetch_all(NAMES()) == ["first", "a", "c", "e"]
             await witness.whole()
+
+
+class TestClose:
+    """invariants 23, 28: a group that is at work when the time of `close` is over is stopped, and
+    each member is told the truth."""
+
+    async def test_in_the_commit_of_a_group_all_are_told_that_it_was_done(
+        self, path: Path, no_leaks: None
+    ) -> None:
+        """Found: they were refused, and committed."""
+        driver = Driver()
+        async with tables(path, connect=driver.connect, close_timeout=0.0) as db:
+            gate = Gate(driver)
+            async with Group(db, *(db.execute(ADD(name=name)) for name in "abc")) as group:
+                gate.stop_at("COMMIT")
+                group.let_go()
+                await gate.reached.wait()
+                ending = asyncio.create_task(db.close())
+                await asyncio.wait([ending], timeout=0.1)  # it has nothing left to do but wait
+                gate.open()
+                await ending
+            with closing(sqlite3.connect(path)) as raw:
+                names = {name for (name,) in raw.execute("SELECT name FROM items")}
+            for name, result in zip("abc", group.results, strict=True):
+                assert (name in names) == isinstance(result, Result), result
+
+    async def test_in_a_statement_of_a_group_all_are_refused(
+        self, path: Path, no_leaks: None
+    ) -> None:
+        async with tables(path, close_timeout=0.0) as db:
+            calls = [ADD(name="a"), ADD_ENDLESSLY(), ADD(name="b")]
+            async with Group(db, *(db.execute(call) for call in calls)) as group:
+                group.let_go()
+                await until(lambda: db.stats()["writer"]["batches"].get(4))
+                await db.close()
+            assert {type(result) for result in group.results} == {PoolClosedError}
+            with closing(sqlite3.connect(path)) as raw:
+                assert raw.execute("SELECT name FROM items").fetchall() == [("first",)]
 
 
 class TestOtherProcesses:
