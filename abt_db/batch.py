@@ -16,7 +16,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
-from .errors import BusyError, IntegrityError, QueryError
+from .errors import BusyError, QueryError
 from .session import BeginBusyError, Session
 from .work import Job, Limits
 
@@ -143,11 +143,15 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
         return
     try:
         session.begin("IMMEDIATE")
+        # Who breaks a deferred foreign key could be saved by another's row, or be the undoing of
+        # all, and there would be no telling who it was.
+        shared = bool(batch.todo) and job.shares and not session.has_deferred_keys()
     except BeginBusyError as error:
         batch.put_back([job])
         _wait_together(batch, error, limits)
         return
     except Exception as error:
+        _roll_back(session, error)
         _fail(job, error)
         batch.done.append(job)
         return
@@ -166,9 +170,9 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
             undone = session.in_transaction and (job.savepoint or session.changes == before)
             if not undone or not job.shares:
                 _roll_back(session, job.error)
-                _part(batch, jobs, [job])
+                _put_apart(batch, jobs, job)
                 return
-        if not job.shares or job.ended >= batch.end or (batch.todo and not batch.todo[0].shares):
+        if not shared or job.ended >= batch.end or not (batch.todo and batch.todo[0].shares):
             break
         job = batch.next(limits)
 
@@ -176,24 +180,19 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
         session.commit()
     except BaseException as error:
         _roll_back(session, error)
-        if isinstance(error, IntegrityError) and len(jobs) > 1:
-            # A deferred foreign key, and there is no telling whose.
-            _part(batch, jobs, jobs)
-            return
         for job in jobs:
             _fail(job, error)
     batch.done.extend(jobs)
 
 
-def _part(batch: Batch, jobs: list[Job[Any]], suspects: list[Job[Any]]) -> None:
-    """Have jobs done once more, the suspects each alone; who was alone has failed."""
+def _put_apart(batch: Batch, jobs: list[Job[Any]], spoiler: Job[Any]) -> None:
+    """Have jobs done once more, and who has spoilt it for the others alone; who was has failed."""
     if len(jobs) == 1:
         batch.done.extend(jobs)
         return
     for job in jobs:
         job.error = None
-    for job in suspects:
-        job.shares = False
+    spoiler.shares = False
     batch.put_back(jobs)
 
 

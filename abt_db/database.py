@@ -176,8 +176,9 @@ class Database:
         sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
         the database, whatever has become of the others.
         """
+        query = statement.query
         return await self._opened().write(
-            statement.query, Session.execute, (statement,), timeout, priority, shares=True
+            query, Session.execute, (statement,), timeout, priority, shares=not query.alters
         )
 
     async def execute_batch(
@@ -195,7 +196,7 @@ class Database:
             (batch,),
             timeout,
             priority,
-            shares=True,
+            shares=not any(statement.query.alters for statement in batch),
             savepoint=True,
         )
 

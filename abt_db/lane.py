@@ -92,7 +92,7 @@ class Lane:
         self._past_queries = QueryStats()
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
-        Python at the same time hinder each other, and meanwhile more work comes to share the hop."""
+        Python at once hinder each other, and meanwhile more work comes to share the hop."""
         self._calm: asyncio.Future[None] | None = None
         self._jobs = 0
         self._hops = self._leases = self._waited = 0

@@ -69,6 +69,7 @@ class Query(Generic[T_co]):
         "_names",
         "_pick",
         "_positional",
+        "alters",
         "counted",
         "inserts",
         "mapper",
@@ -95,6 +96,8 @@ class Query(Generic[T_co]):
         """The names of the parameters, in the order of their first use."""
         self.writes = outline.writes
         """Whether it needs the writer."""
+        self.alters = outline.writes and outline.verb not in _WRITING
+        """Whether it may change the schema or a setting of the file, not only rows."""
         self.inserts = outline.verb in ("INSERT", "REPLACE")
         """Whether it may add a row."""
         self.counted = outline.text[:4].upper() != "WITH" and not outline.returns

@@ -84,6 +84,7 @@ class Session:
         "_denied",
         "_privileged",
         "_raw",
+        "_schema",
         "_suspect",
         "_thousands",
         "_thread",
@@ -108,6 +109,7 @@ class Session:
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
         self._unfit = False  # a setting could not be put back
+        self._schema = (-1, False)  # its version, and whether it has deferred keys
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
@@ -260,6 +262,14 @@ class Session:
             except AbtDbError as second:
                 error.add_note(f"The rollback failed as well: {second}")
             raise
+
+    def has_deferred_keys(self) -> bool:
+        """Whether the schema may have foreign keys that are checked at COMMIT only."""
+        [(version,)] = self.control("PRAGMA schema_version")
+        if version != self._schema[0]:
+            found = self.control("SELECT 1 FROM sqlite_schema WHERE sql LIKE '%deferred%' LIMIT 1")
+            self._schema = version, bool(found)
+        return self._schema[1]
 
     @contextmanager
     def view(self) -> Iterator[None]:
