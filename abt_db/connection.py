@@ -101,6 +101,11 @@ class _Driver(sqlite3.Connection):
             busy_timeout=owner.config.busy_timeout,
         )
 
+    def close(self) -> None:
+        if "session" in vars(self):
+            self.session.end()
+        super().close()
+
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         if type(sql) is not _Call:
             return super().execute(sql, parameters)

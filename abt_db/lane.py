@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from math import inf
 from time import monotonic
 from typing import Any, TypeVar, cast
@@ -61,6 +62,7 @@ class Lane:
         waits: Waits,
         costs: Costs | None,
         listeners: Listeners,
+        crowded: Callable[[], bool],
     ) -> None:
         self.name = name
         self._config = config
@@ -71,6 +73,7 @@ class Lane:
         self._lifetime = lifetime
         self._costs = costs
         self._listeners = listeners
+        self._crowded = crowded
         self._waits = waits  # of all tasks, on every lane of the pool
         self._wait_for_one = Wait(self)
         self._seats: list[Seat] = []
@@ -132,7 +135,8 @@ class Lane:
         opened: list[asyncio.Future[None]] = []
         for _ in range(count):
             self._numbers += 1
-            account = Account(f"{self.name} {self._numbers}", self._costs, self._listeners)
+            name = f"{self.name} {self._numbers}"
+            account = Account(name, self._costs, self._listeners, self._crowded)
             seat = Seat(account, self._open_one, self._lifetime)
             self._seats.append(seat)
             added.append(seat)

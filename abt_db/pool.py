@@ -71,6 +71,7 @@ class Pool:
                 waits=waits,
                 costs=self._costs if name != "writer" or path == MEMORY else None,
                 listeners=listeners,
+                crowded=self._is_crowded,
             )
 
         self.writer = None if read_only else lane("writer", 1)
@@ -198,6 +199,10 @@ class Pool:
     def waiting(self) -> int:
         """How many calls wait for a connection."""
         return sum(lane.waiting for lane in self._lanes())
+
+    def _is_crowded(self) -> bool:
+        """Whether more than one connection is at work; asked by their threads."""
+        return sum(lane.busy for lane in self._lanes()) > 1
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """What was counted of each query, on all connections."""

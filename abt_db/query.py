@@ -139,6 +139,22 @@ class Query(Generic[T_co]):
             f" not a {type(row).__name__}"
         )
 
+    def bind_all(self, rows: Iterable[object]) -> list[Values]:
+        """Return `bind` of each row; made for many."""
+        names, pick = self._names, self._pick
+        if not self._positional:
+            return [self.bind(row) for row in rows]
+        bound: list[Values] = []
+        for row in rows:
+            if type(row) is dict and row.keys() == names:
+                try:
+                    bound.append(encode_all(pick(row)))
+                    continue
+                except ValueError:
+                    pass  # `bind` says what is wrong with it
+            bound.append(self.bind(row))
+        return bound
+
     def _bind_mapping(self, values: Mapping[Any, object]) -> Values:
         if values.keys() != self._names:
             raise self._wrong_names(values)
@@ -175,17 +191,18 @@ class Query(Generic[T_co]):
         """Return NULL for each parameter."""
         return self._arranged([None] * len(self.parameters))
 
-    def map_rows(self, description: Any, rows: list[tuple[Any, ...]]) -> list[T_co]:
+    def map_rows(self, description: Any, rows: list[tuple[Any, ...]], start: int = 1) -> list[T_co]:
         """Return `rows` as the row type; `description` is that of the cursor which read them.
 
-        No rows still check that the columns fit. Raises `MappingError`.
+        No rows still check that the columns fit. Raises `MappingError`, in which the first row has
+        the number `start`.
         """
         known, mapped = self._bound
         try:
             if mapped is None or known != description:
                 mapped = self.mapper.bind(tuple(column[0] for column in description or ()))
                 self._bound = description, mapped
-            return mapped(rows)
+            return mapped(rows, start)
         except MappingError as error:
             raise MappingError(f"query {self.name!r}: {error}") from error.__cause__
 

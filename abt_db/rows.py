@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache, lru_cache
 from inspect import Parameter, signature
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar, overload
 
 from .errors import MappingError
 from .values import SQLiteValue, constructor_fields, decoder, encoder, field_types, type_name
@@ -25,8 +25,13 @@ __all__ = ["MapRows", "Mapper", "field_encoders", "mapper"]
 T = TypeVar("T")
 Columns: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[tuple[Any, ...]]
-MapRows: TypeAlias = Callable[[Rows], list[T]]
 Decode: TypeAlias = Callable[[Any], Any] | None
+
+
+class MapRows(Protocol[T]):
+    """Maps a list of rows, of which the first has the number `start` in what errors say."""
+
+    def __call__(self, rows: Rows, start: int = 1) -> list[T]: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,16 +98,20 @@ def _field_encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
 @cache
 def _of_class(row_type: type) -> Mapper[Any]:
     if row_type is tuple:
-        return Mapper(tuple, None, frozenset(), lambda columns: list)
+        return Mapper(tuple, None, frozenset(), lambda columns: _as_they_are)
     if row_type is dict:
         return Mapper(dict, None, frozenset(), _bind_dicts)
     return _dataclasses(row_type) if is_dataclass(row_type) else _scalars(row_type)
 
 
+def _as_they_are(rows: Rows, start: int = 1) -> list[tuple[Any, ...]]:
+    return list(rows)
+
+
 def _bind_dicts(columns: Columns) -> MapRows[dict[str, Any]]:
     if twice := _repeated(columns):
         raise MappingError(f"dict: {twice}")
-    return lambda rows: [dict(zip(columns, row, strict=True)) for row in rows]
+    return lambda rows, start=1: [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def _scalars(row_type: Any) -> Mapper[Any]:
@@ -112,7 +121,7 @@ def _scalars(row_type: Any) -> Mapper[Any]:
         if len(columns) != 1:
             raise MappingError(f"{name} takes a single column, and the result has {len(columns)}")
         if decode is None:
-            return lambda rows: [value for (value,) in rows]
+            return lambda rows, start=1: [value for (value,) in rows]
 
         def read(value: Any) -> Any:
             return None if value is None else decode(value)
@@ -246,18 +255,20 @@ def _repeated(columns: Columns) -> str | None:
     return f"{_listed('column', twice)} more than once; name them apart with AS" if twice else None
 
 
-def _explaining(make: MapRows[T], name: str, readers: Sequence[tuple[str, Decode]]) -> MapRows[T]:
+def _explaining(
+    make: Callable[[Rows], list[T]], name: str, readers: Sequence[tuple[str, Decode]]
+) -> MapRows[T]:
     """Return `make` with its errors told as `MappingError`."""
 
-    def map_rows(rows: Rows) -> list[T]:
+    def map_rows(rows: Rows, start: int = 1) -> list[T]:
         try:
             return make(rows)
         except Exception as error:
-            raise MappingError(explain(rows)) from error
+            raise MappingError(explain(rows, start)) from error
 
     # The rows are gone through once more, so that the way without errors need not keep count.
-    def explain(rows: Rows) -> str:
-        for number, row in enumerate(rows, 1):
+    def explain(rows: Rows, start: int) -> str:
+        for number, row in enumerate(rows, start):
             for (place, decode), value in zip(readers, row, strict=True):
                 try:
                     if decode is not None:

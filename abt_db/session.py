@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
 from typing import Any, Generic, NoReturn, TypeVar
 
@@ -42,8 +43,15 @@ T = TypeVar("T")
 # sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
 _Failure = sqlite3.Error | UnicodeDecodeError
 
-PROGRESS_STEPS = 1_000
-"""Virtual machine steps between two looks at the deadline: some tens of microseconds."""
+PROGRESS_STEPS = 10_000
+"""Virtual machine steps between two looks at the deadline: some hundred microseconds. Each look
+takes Python's global lock, for which two scans at the same time would have to wait."""
+
+CHUNK = 200
+"""Rows that are fetched and mapped at a time: what they were made of is in the cache still."""
+
+MANY = 250
+"""Rows that `execute_many` binds and writes at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,15 +162,19 @@ class Session:
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
             began = monotonic()
+            count, rows = 0, iter(rows)
             cursor = self._raw.cursor()
             try:
-                cursor.executemany(query.text, map(query.bind, rows))
-            except sqlite3.Error as error:
+                while chunk := query.bind_all(islice(rows, MANY)):
+                    cursor.executemany(query.text, chunk)
+                    count += cursor.rowcount
+                    self._account.give_way()
+            except (sqlite3.Error, UnicodeDecodeError) as error:
                 self.fail(error, query, began)
             finally:
-                cursor.close()
-            self._account.ran(query.name, monotonic() - began, cursor.rowcount)
-            return cursor.rowcount
+                cursor.close()  # unlike execute, executemany keeps its statement
+            self._account.ran(query.name, monotonic() - began, count)
+            return count
 
     def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
         """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
@@ -334,6 +346,12 @@ class Session:
                 cursor.close()
             self._cursors.clear()
 
+    def end(self) -> None:
+        """Let go of all statements: one that is left keeps a closed connection's file open."""
+        self.close_cursors()
+        self._cursor.close()
+        self._commands.close()
+
     def ran(self, query: Query[Any], seconds: float, rows: int) -> None:
         """Count what a `Reading` has read."""
         self._account.ran(query.name, seconds, rows, self._thousands)
@@ -428,14 +446,14 @@ class Session:
         cursor = self._cursor
         try:
             cursor.execute(query.text, statement.values)
-            if not first:
-                found = cursor.fetchall()
-            else:
-                row = cursor.fetchone()
-                found = [] if row is None else [row]
-                if row is not None and cursor.fetchone() is not None:
-                    self._let_go()  # there are more: half-read, it would pin its snapshot
+            found = cursor.fetchmany(2 if first else CHUNK)
+            if first and len(found) == 2:
+                self._let_go()  # half-read, it would pin its snapshot
+                found.pop()
             rows = query.map_rows(cursor.description, found)
+            while len(found) == CHUNK:
+                found = cursor.fetchmany(CHUNK)
+                rows += query.map_rows(cursor.description, found, len(rows) + 1)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self.fail(error, query, began)
         except MappingError as error:
@@ -527,7 +545,7 @@ class Session:
         return StatementTimeoutError(f"{what} was stopped at its time limit")
 
     def _progress(self) -> int:
-        self._thousands += 1
+        self._thousands += PROGRESS_STEPS // 1_000
         return self.deadline.passed()
 
     def _authorize(
@@ -581,7 +599,7 @@ class Reading(Generic[T]):
         if not rows:
             self.close()
             return []
-        mapped = self._query.map_rows(self._cursor.description, rows)
+        mapped = self._query.map_rows(self._cursor.description, rows, self._count + 1)
         self._count += len(mapped)
         self._seconds += monotonic() - began
         return mapped

@@ -7,7 +7,9 @@ them counted is added up when somebody asks.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from math import frexp, ldexp
+from time import sleep
 from typing import Any
 
 from .events import Listeners, Ran
@@ -136,7 +138,7 @@ class Costs:
         means = self._means
         mean = means.get(name)
         if mean is not None:
-            means[name] = mean + (thousands - mean) / 8
+            means[name] = mean + (thousands - mean) / 16
         elif len(means) < MAX_NAMES:
             means[name] = thousands
 
@@ -149,13 +151,21 @@ class Costs:
 class Account:
     """What one connection does: written on its thread, read by the event loop."""
 
-    __slots__ = ("commits", "costs", "events", "listeners", "name", "queries")
+    __slots__ = ("commits", "costs", "crowded", "events", "listeners", "name", "queries")
 
-    def __init__(self, name: str, costs: Costs | None, listeners: Listeners) -> None:
+    def __init__(
+        self,
+        name: str,
+        costs: Costs | None,
+        listeners: Listeners,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.name = name
         self.costs = costs
         """Where to note what reads cost; None: they are not asked for."""
         self.listeners = listeners
+        self.crowded = crowded
+        """Whether others are at work as well."""
         self.queries = QueryStats()
         self.commits = 0
         self.events: deque[Ran] = deque()
@@ -177,6 +187,15 @@ class Account:
         if self.listeners.present:
             kind = None if error is None else type(error).__name__
             self.events.append(Ran(query, self.name, seconds, rows, kind))
+
+    def give_way(self) -> None:
+        """Between the pieces of long work: let others run Python, if there are any.
+
+        A thread that takes the global lock again right after each statement keeps it, in effect,
+        until the interpreter forces it to give way, after five milliseconds.
+        """
+        if self.crowded():
+            sleep(0.0001)
 
     def tell(self) -> None:
         """Tell the listeners what has happened since the last time."""
