@@ -21,6 +21,7 @@ __all__ = [
     "leading_comments",
     "pragma_name",
     "split",
+    "words",
 ]
 
 
@@ -104,6 +105,33 @@ def pragma_name(sql: str) -> str:
     """
     pragma = _PRAGMA.match(sql)
     return pragma[1].strip("\"'`[]").lower() if pragma else ""
+
+
+_TOKEN = re.compile(
+    rf"""
+      (?P<gap>    [ \t\r\n\f\ufeff]++ | {_COMMENT} )
+    | (?P<string> '(?:[^']|'')*+' )
+    | (?P<name>   "(?:[^"]|"")*+" | `(?:[^`]|``)*+` | \[[^\]]*+\] )
+    | (?P<word>   [^\W\d][\w$]*+ )
+    | (?P<rest>   [\d.]++(?:[eE][+-]?\d++)? | \|\| | ->>? | [<>=!]=? | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def words(sql: str) -> list[str]:
+    """Return what SQLite reads of a text: keywords and names in lower case and without quotes,
+    strings as they are, numbers, signs. Spaces and comments are left out."""
+    found = []
+    for token in _TOKEN.finditer(sql):
+        kind, text = token.lastgroup, token[0]
+        if kind == "name":
+            text = text[1:-1].replace(text[0] * 2, text[0]).lower()
+        elif kind == "word":
+            text = text.lower()
+        if kind != "gap":
+            found.append(text)
+    return found
 
 
 def leading_comments(sql: str) -> Iterator[tuple[int, str]]:
