@@ -7,8 +7,8 @@ cascade, a trigger or a REPLACE has taken them, and nothing in SQLite would tell
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from abt_db.errors import MigrationFailedError, StatementError
 from abt_db.query import Query
@@ -16,21 +16,17 @@ from abt_db.session import Session
 
 from . import schema
 from .schema import quoted
-from .script import words
+from .script import folded, words
 
 __all__ = [
     "Census",
     "ColumnsGoneError",
     "Loss",
     "MigrationLossError",
-    "Touched",
-    "broken_keys",
-    "losses",
-    "require_empty",
-    "require_no_loss",
+    "Names",
+    "Watch",
     "require_sound",
     "take_census",
-    "touched",
 ]
 
 
@@ -58,8 +54,8 @@ class Loss:
     """Rows of a table that are gone; of a `column`, values that were not its default."""
 
     table: str
+    column: str | None
     rows: int
-    column: str | None = None
 
     def __str__(self) -> str:
         if self.column is not None:
@@ -69,7 +65,7 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Census:
-    """What is in each table at one moment."""
+    """What is in each table at one moment; names are in lower case."""
 
     rows: Mapping[str, int]
     columns: Mapping[str, Mapping[str, str | None]]
@@ -80,12 +76,14 @@ class Census:
 
 def take_census(session: Session) -> Census:
     """Count rows and violations: reads the smallest index of each table, and its foreign keys."""
-    rows = {}
-    columns = {}
-    for name in schema.tables(session):
-        count = Query(f"migrations.count of {name}", f"SELECT count(*) FROM {quoted(name)}", int)
-        rows[name] = session.fetch_one(count()) or 0
-        columns[name] = dict(session.fetch_all(_COLUMNS(name=name)))
+    tables = [folded(name) for name in schema.tables(session)]
+    columns = {
+        name: {
+            folded(column): default for column, default in session.fetch_all(_COLUMNS(name=name))
+        }
+        for name in tables
+    }
+    rows = {name: count_rows(session, name) for name in tables}
     violations: dict[str, int | str] = {}
     for name in session.fetch_all(_TABLES()):
         try:
@@ -96,52 +94,68 @@ def take_census(session: Session) -> Census:
     return Census(rows, columns, violations)
 
 
+def count_rows(session: Session, table: str) -> int:
+    """Return how many rows a table has."""
+    query = Query(f"migrations.rows of {table}", f"SELECT count(*) FROM {quoted(table)}", int)
+    return session.fetch_one(query()) or 0
+
+
 # -- what a script says itself -------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Touched:
-    """Which tables a script names, each by the name that it had before."""
+class Names:
+    """Which tables a script names, each by the name that it had before the script."""
 
-    deleted: set[str] = field(default_factory=set)
-    dropped: set[str] = field(default_factory=set)
-    now: dict[str, str] = field(default_factory=dict)
-    """What a table is called behind the script, by what it was called before."""
-    columns: dict[tuple[str, str], str] = field(default_factory=dict)
-    """What a column is called behind the script, by the table's first name and its own."""
+    def __init__(self) -> None:
+        self.deleted: set[str] = set()
+        self.dropped: set[str] = set()
+        self._tables: dict[str, str] = {}  # first names by those of the moment; "": a new table
+        self._gone: dict[str, str] = {}  # first names of dropped tables, by those they had then
+        self._columns: dict[tuple[str, str], str] = {}
 
-
-def touched(statements: Iterable[str]) -> Touched:
-    """Read which tables the statements delete from, drop and rename. Bodies of triggers are what
-    others will do one day, so they are left out."""
-    found = Touched()
-    before: dict[str, str] = {}  # by the name at this point of the script
-
-    def first(name: str) -> str:
-        return before.get(name, name)
-
-    for statement in statements:
+    def see(self, statement: str) -> None:
+        """Read what a statement deletes from, drops, makes and renames. The bodies of triggers are
+        what others will do one day, so they are left out."""
         text = words(statement)
-        if text[:1] == ["create"]:
-            continue
-        for place, word in enumerate(text):
-            if word == "delete" and text[place + 1 : place + 2] == ["from"]:
-                found.deleted.add(first(_name(text, place + 2)))
-            elif text[place : place + 2] == ["drop", "table"]:
-                skip = 4 if text[place + 2 : place + 4] == ["if", "exists"] else 2
-                name = _name(text, place + skip)
-                found.dropped.add(first(name))
-        if text[:2] == ["alter", "table"] and "rename" in text:
-            name = _name(text, 2)
-            rest = text[text.index("rename") + 1 :]
-            if rest[:1] == ["to"]:
-                before[rest[1]] = first(name)
-                before[name] = ""  # who has that name from now on is new
-            elif "to" in rest:
-                old, new = rest[rest.index("to") - 1], rest[rest.index("to") + 1]
-                found.columns[first(name), old] = new
-    found.now = {then: now for now, then in before.items() if then}
-    return found
+        match text:
+            case ["create", *_, "table", "if", "not", "exists", _] | ["create", "trigger", *_]:
+                pass
+            case ["create", *rest] if "table" in rest[:2]:
+                name = _name(rest, rest.index("table") + 1)
+                self._tables[name] = self._gone.get(name, "")
+            case ["drop", "table", *rest]:
+                name = _dropped(rest)
+                self.dropped.add(self.first(name))
+                self._gone[name] = self.first(name)
+            case ["alter", "table", *rest] if "rename" in rest:
+                self._rename(_name(rest, 0), rest[rest.index("rename") + 1 :])
+            case _:
+                for place, word in enumerate(text):
+                    if word == "delete" and text[place + 1 : place + 2] == ["from"]:
+                        self.deleted.add(self.first(_name(text, place + 2)))
+
+    def _rename(self, name: str, rest: list[str]) -> None:
+        old, new = rest[rest.index("to") - 1], rest[rest.index("to") + 1]
+        first = self.first(name)
+        if rest[0] == "to":
+            # A new table under the name of one that was dropped is that one, built again.
+            self._tables[new] = first or self._gone.get(new, "")
+            self._tables[name] = ""  # who is called so from now on is new
+        else:
+            self._columns[first, new] = self._columns.pop((first, old), old)
+
+    def first(self, name: str) -> str:
+        """Return what the table of this name was called before the script; "" for a new one."""
+        return self._tables.get(name, name)
+
+    def now(self, first: str) -> str:
+        """Return what a table is called by now."""
+        return next((name for name, its in self._tables.items() if its == first), first)
+
+    def column_now(self, table: str, first: str) -> str:
+        """Return what a column is called by now; `table` is the first name of its table."""
+        found = (new for (its, new), old in self._columns.items() if (its, old) == (table, first))
+        return next(found, first)
 
 
 def _name(text: list[str], place: int) -> str:
@@ -151,28 +165,26 @@ def _name(text: list[str], place: int) -> str:
     return "".join(text[place : place + 1])
 
 
+def _dropped(rest: list[str]) -> str:
+    """Return the name behind DROP TABLE."""
+    return _name(rest, 2 if rest[:2] == ["if", "exists"] else 0)
+
+
 # -- judging -------------------------------------------------------------------------------------
 
 
-def losses(before: Census, after: Census, names: Touched, *, but: set[str]) -> list[Loss]:
-    """Return which tables have fewer rows than before, those in `but` left out."""
-    left = {name.lower(): rows for name, rows in after.rows.items()}
-    found = []
-    for name, rows in before.rows.items():
-        key = name.lower()
-        now = left.get(names.now.get(key, key), 0)
-        if now < rows and key not in but:
-            found.append(Loss(name, rows - now))
-    return found
-
-
 def require_sound(
-    session: Session, origin: str, before: Census, after: Census, names: Touched
+    session: Session, origin: str, before: Census, after: Census, names: Names
 ) -> None:
     """Raise `MigrationFailedError` for new violations of foreign keys, and `MigrationLossError`
     for rows that are gone from tables which the script does not name (M7)."""
-    if lost := losses(before, after, names, but=names.deleted | names.dropped):
-        told = " and ".join(map(str, lost))
+    named = names.deleted | names.dropped
+    lost = [
+        Loss(table, None, rows - left)
+        for table, rows in before.rows.items()
+        if (left := after.rows.get(names.now(table), 0)) < rows and table not in named
+    ]
+    if lost:
         if session.fetch_one(_FOREIGN_KEYS()):
             why = (
                 "foreign keys are on in this script, and a DROP TABLE or DELETE then takes the rows"
@@ -183,11 +195,11 @@ def require_sound(
         else:
             why = "a trigger or a REPLACE takes them, probably"
         raise MigrationLossError(
-            f"{origin}: it would lose {told} without a DELETE or DROP of"
+            f"{origin}: it would lose {' and '.join(map(str, lost))} without a DELETE or DROP of"
             f" {'its' if len(lost) == 1 else 'their'} own; {why}. If they are to go, write"
             f" DELETE FROM {lost[0].table}"
         )
-    if broken := broken_keys(before.violations, after.violations):
+    if broken := _broken(before.violations, after.violations):
         raise MigrationFailedError(
             f"{origin}: it breaks foreign keys: {'; '.join(broken)}; statements that mend it"
             " belong into the same transaction, between BEGIN and COMMIT in a `-- no-transaction`"
@@ -195,58 +207,77 @@ def require_sound(
         )
 
 
-def require_no_loss(
-    origin: str,
-    before: Census,
-    after: Census,
-    names: Touched,
-    checked: frozenset[tuple[str, str]],
-) -> None:
-    """Raise `MigrationLossError` when a down script takes data along that no DELETE of it names.
+class Watch:
+    """Looks on as a down script runs: what a DROP takes along is data that is lost.
 
-    What a column held can't be seen when it is gone: the first time `ColumnsGoneError` is raised,
-    and the script has to be run again after `require_empty`, with those columns in `checked`.
+    Rows that a DELETE of the script names are meant to go. A table that is built again has lost
+    what it has less. Which columns will be gone is known at the end only, so that the script has to
+    run a second time, with these in `columns`, to see what they hold when they are dropped.
     """
-    if lost := losses(before, after, names, but=names.deleted):
-        raise _refused(origin, lost)
-    left = {name.lower(): {c.lower() for c in columns} for name, columns in after.columns.items()}
-    gone = frozenset(
-        (table, column)
-        for table, columns in before.columns.items()
-        if (now := left.get(names.now.get(table.lower(), table.lower()))) is not None
-        for column in columns
-        if names.columns.get((table.lower(), column.lower()), column.lower()) not in now
-    )
-    if gone - checked:
-        raise ColumnsGoneError(gone)
 
+    def __init__(self, before: Census, columns: frozenset[tuple[str, str]]) -> None:
+        self._before = before
+        self._columns = columns
+        self._rows: dict[str, int] = {}  # of tables when they were dropped
+        self._values: dict[tuple[str, str], int] = {}  # of columns
+        self.names = Names()
 
-def require_empty(
-    session: Session, origin: str, before: Census, columns: frozenset[tuple[str, str]]
-) -> None:
-    """Raise `MigrationLossError` if one of the columns holds anything but its default."""
-    lost = []
-    for table, column in sorted(columns):
-        default = before.columns[table][column] or "NULL"
+    def see(self, session: Session, statement: str) -> None:
+        """Look at what a statement is going to drop, before it runs."""
+        text = words(statement)
+        names = self.names
+        match text:
+            case ["drop", "table", *rest]:
+                table = _dropped(rest)
+                first = names.first(table)
+                if first in self._before.rows:
+                    self._rows[first] = count_rows(session, table)
+                    for column in self._columns:
+                        if column[0] == first:
+                            self._look(session, table, column)
+            case ["alter", "table", *rest] if "drop" in rest:
+                table = _name(rest, 0)
+                for column in self._columns:
+                    first, old = column
+                    if first == names.first(table) and names.column_now(first, old) in rest:
+                        self._look(session, table, column)
+        names.see(statement)
+
+    def _look(self, session: Session, table: str, column: tuple[str, str]) -> None:
+        default = self._before.columns[column[0]][column[1]] or "NULL"
+        name = self.names.column_now(*column)
         held = Query(
-            f"migrations.values of {table}.{column}",
-            f"SELECT count(*) FROM {quoted(table)} WHERE {quoted(column)} IS NOT ({default})",
+            f"migrations.values of {table}.{name}",
+            f"SELECT count(*) FROM {quoted(table)} WHERE {quoted(name)} IS NOT ({default})",
             int,
         )
-        if rows := session.fetch_one(held()):
-            lost.append(Loss(table, rows, column))
-    if lost:
-        raise _refused(origin, lost)
+        self._values[column] = session.fetch_one(held()) or 0
+
+    def require_no_loss(self, origin: str, after: Census) -> None:
+        """Raise `MigrationLossError` if anything is lost, `ColumnsGoneError` to run it again."""
+        lost = [
+            Loss(table, None, rows - left)
+            for table, rows in self._rows.items()
+            if (left := after.rows.get(self.names.now(table), 0)) < rows
+        ]
+        lost += [Loss(*pair, rows) for pair, rows in self._values.items() if rows]
+        if lost:
+            raise MigrationLossError(
+                f"{origin}: taking it back would lose {', '.join(map(str, lost))}; nothing was"
+                " changed, allow_data_loss (--allow-data-loss) permits it"
+            )
+        gone = frozenset(
+            (table, column)
+            for table, columns in self._before.columns.items()
+            if (there := after.columns.get(self.names.now(table))) is not None
+            for column in columns
+            if self.names.column_now(table, column) not in there
+        )
+        if gone - self._columns:
+            raise ColumnsGoneError(gone)
 
 
-def _refused(origin: str, lost: list[Loss]) -> MigrationLossError:
-    return MigrationLossError(
-        f"{origin}: taking it back would lose {', '.join(map(str, lost))}; nothing was changed."
-        " allow_data_loss (--allow-data-loss) permits it"
-    )
-
-
-def broken_keys(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[str]:
+def _broken(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[str]:
     """Say in which tables a step has violated foreign keys that were not violated before.
 
     They are counted, for a table that was built again has its rows elsewhere; and what was

@@ -16,7 +16,7 @@ from typing import Any
 from abt_db.query import Query
 from abt_db.session import Session
 
-from .script import words
+from .script import folded, words
 
 __all__ = [
     "Content",
@@ -223,7 +223,7 @@ def _differences(expected: Schema, found: Schema) -> Iterator[Difference]:
 
 
 def _by_name(objects: Iterable[SchemaObject]) -> dict[tuple[str, str], SchemaObject]:
-    return {(each.kind, each.name.lower()): each for each in objects}
+    return {(each.kind, folded(each.name)): each for each in objects}
 
 
 def _likeness(one: SchemaObject, other: SchemaObject) -> Likeness:
@@ -247,17 +247,17 @@ def _shape(session: Session, name: str, sql: str) -> tuple[Any, ...]:
         return ()
     text = words(sql)
     columns = tuple(
-        (column.lower(), kind.upper(), notnull, " ".join(words(default or "")), pk, hidden)
+        (folded(column), kind.upper(), notnull, " ".join(words(default or "")), pk, hidden)
         for column, kind, notnull, default, pk, hidden in session.fetch_all(_COLUMNS(name=name))
     )
     keys: dict[int, list[Any]] = {}
     for number, _, parent, child, to, *actions in session.fetch_all(_KEYS(name=name)):
         keys.setdefault(number, []).append(
-            (parent.lower(), child.lower(), to and to.lower(), *actions)
+            (folded(parent), folded(child), to and folded(to), *actions)
         )
     unique: dict[str, list[Any]] = {}
     for index, origin, column, down, collation in session.fetch_all(_CONSTRAINTS(name=name)):
-        unique.setdefault(index, []).append((origin, column.lower(), down, collation.lower()))
+        unique.setdefault(index, []).append((origin, folded(column), down, folded(collation)))
     return (
         columns,
         sorted(map(repr, keys.values())),
@@ -312,7 +312,7 @@ def dump(schema: Schema) -> str:
 
     def place(each: SchemaObject) -> tuple[Any, ...]:
         kinds = ("table", "view", "index", "trigger")
-        return each.table in views, each.table.lower(), kinds.index(each.kind), each.name.lower()
+        return each.table in views, folded(each.table), kinds.index(each.kind), folded(each.name)
 
     parts += [f"{each.sql};" for each in sorted(schema.objects, key=place)]
     return "\n\n".join(parts) + "\n" if parts else ""
@@ -323,14 +323,14 @@ def dump(schema: Schema) -> str:
 
 def _own_objects(session: Session) -> list[tuple[str, str, str, str]]:
     rows = session.fetch_all(_OBJECTS())
-    virtual = [name.lower() for kind, name, _, sql in rows if kind == "table" and _is_virtual(sql)]
+    virtual = [folded(name) for kind, name, _, sql in rows if kind == "table" and _is_virtual(sql)]
     shadows = {f"{name}_{part}" for name in virtual for part in _SHADOWS}
     return [
         (kind, name, table, sql)
         for kind, name, table, sql in rows
         if not _FOREIGN.fullmatch(table)
         and not _FOREIGN.fullmatch(name)
-        and table.lower() not in shadows
+        and folded(table) not in shadows
         and table != "migration_history"
     ]
 

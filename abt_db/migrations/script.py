@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from string import ascii_lowercase, ascii_uppercase
 
 from abt_db.errors import MigrationError
 
@@ -18,6 +19,7 @@ __all__ = [
     "ScriptError",
     "ScriptStatement",
     "first_keyword",
+    "folded",
     "leading_comments",
     "pragma_name",
     "split",
@@ -119,6 +121,14 @@ _TOKEN = re.compile(
 )
 
 
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def folded(name: str) -> str:
+    """Return a name in lower case, as SQLite folds it: A to Z, and no other letter."""
+    return name.translate(_LOWER)
+
+
 def words(sql: str) -> list[str]:
     """Return what SQLite reads of a text: keywords and names in lower case and without quotes,
     strings as they are, numbers, signs. Spaces and comments are left out."""
@@ -126,9 +136,9 @@ def words(sql: str) -> list[str]:
     for token in _TOKEN.finditer(sql):
         kind, text = token.lastgroup, token[0]
         if kind == "name":
-            text = text[1:-1].replace(text[0] * 2, text[0]).lower()
+            text = folded(text[1:-1].replace(text[0] * 2, text[0]))
         elif kind == "word":
-            text = text.lower()
+            text = folded(text)
         if kind != "gap":
             found.append(text)
     return found

@@ -116,17 +116,17 @@ class Step:
     def _inside(
         self, session: Session, unit: runner.Unit, units: list[runner.Unit]
     ) -> Record | None:
-        empty: frozenset[tuple[str, str]] = frozenset()
+        columns: frozenset[tuple[str, str]] = frozenset()
         while True:
             try:
                 with session.transaction("IMMEDIATE"):
                     record = self._standing(session)
                     if record is None or 0 < unit.end <= record.statements_done:
                         return record
-                    self._guarded(session, unit, units, empty)
+                    self._guarded(session, unit, units, columns)
                     return self._note(session, record, unit, units)
             except guard.ColumnsGoneError as error:
-                empty = error.columns  # found to be there; the next round looks into them first
+                columns = error.columns  # the next round looks what they hold
 
     def _outside(
         self, session: Session, unit: runner.Unit, units: list[runner.Unit]
@@ -149,7 +149,7 @@ class Step:
         session: Session,
         unit: runner.Unit,
         units: list[runner.Unit],
-        checked: frozenset[tuple[str, str]],
+        columns: frozenset[tuple[str, str]],
     ) -> None:
         """Run a unit between two looks at rows and foreign keys."""
         if all(map(_harmless, unit.statements)):
@@ -157,19 +157,26 @@ class Step:
             return
         began = monotonic()
         before = guard.take_census(session)
-        if checked:
-            guard.require_empty(session, self._origin, before, checked)
+        watch = guard.Watch(before, columns)
         self._guarding += monotonic() - began
-        self._run(session, unit, units)
+        self._run(session, unit, units, watch if self.down and not self._allow_data_loss else None)
         began = monotonic()
         after = guard.take_census(session)
-        names = guard.touched(statement.text for statement in unit.statements)
+        names = guard.Names()
+        for statement in unit.statements:
+            names.see(statement.text)
         guard.require_sound(session, self._origin, before, after, names)
         if self.down and not self._allow_data_loss:
-            guard.require_no_loss(self._origin, before, after, names, checked)
+            watch.require_no_loss(self._origin, after)
         self._guarding += monotonic() - began
 
-    def _run(self, session: Session, unit: runner.Unit, units: list[runner.Unit]) -> None:
+    def _run(
+        self,
+        session: Session,
+        unit: runner.Unit,
+        units: list[runner.Unit],
+        watch: guard.Watch | None = None,
+    ) -> None:
         done = unit.end - len(unit.statements)
         total = units[-1].end
         way = "down" if self.down else "up"
@@ -178,6 +185,8 @@ class Step:
             nonlocal done
             self._tell(Progress(self.migration.version, way, done, total, statement.line))
             done += 1
+            if watch is not None:
+                watch.see(session, statement.text)
 
         runner.run(session, unit, self._origin, tell)
 
