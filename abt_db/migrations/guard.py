@@ -46,6 +46,7 @@ _VIOLATIONS = Query(
     "migrations.violations", "SELECT count(*) FROM pragma_foreign_key_check(:name)", int
 )
 _COLUMNS = Query("migrations.column_names", "SELECT name, dflt_value FROM pragma_table_info(:name)")
+_DELETE = ["delete", "from"]
 _FOREIGN_KEYS = Query("migrations.foreign_keys_on", "PRAGMA foreign_keys", int)
 
 
@@ -130,9 +131,7 @@ class Names:
             case ["alter", "table", *rest] if "rename" in rest:
                 self._rename(_name(rest, 0), rest[rest.index("rename") + 1 :])
             case _:
-                for place, word in enumerate(text):
-                    if word == "delete" and text[place + 1 : place + 2] == ["from"]:
-                        self.deleted.add(self.first(_name(text, place + 2)))
+                self.deleted.update(map(self.first, _deletes(text)))
 
     def _rename(self, name: str, rest: list[str]) -> None:
         old, new = rest[rest.index("to") - 1], rest[rest.index("to") + 1]
@@ -163,6 +162,11 @@ def _name(text: list[str], place: int) -> str:
     if text[place + 1 : place + 2] == ["."]:
         place += 2
     return "".join(text[place : place + 1])
+
+
+def _deletes(text: list[str]) -> list[str]:
+    """Return the names behind DELETE FROM, which may stand behind a WITH."""
+    return [_name(text, n + 1) for n in range(1, len(text)) if text[n - 1 : n + 1] == _DELETE]
 
 
 def _dropped(rest: list[str]) -> str:
@@ -219,7 +223,7 @@ class Watch:
         self._before = before
         self._columns = columns
         self._rows: dict[str, int] = {}  # of tables when they were dropped
-        self._values: dict[tuple[str, str], int] = {}  # of columns
+        self._lost: list[Loss] = []
         self.names = Names()
 
     def see(self, session: Session, statement: str) -> None:
@@ -241,7 +245,17 @@ class Watch:
                     first, old = column
                     if first == names.first(table) and names.column_now(first, old) in rest:
                         self._look(session, table, column)
+            case _:
+                for table in _deletes(text):
+                    first = names.first(table)
+                    if first in self._rows:  # built again: what it lacks now was not deleted
+                        self._settle(first, count_rows(session, table))
         names.see(statement)
+
+    def _settle(self, first: str, left: int) -> None:
+        rows = self._rows.pop(first)
+        if left < rows:
+            self._lost.append(Loss(first, None, rows - left))
 
     def _look(self, session: Session, table: str, column: tuple[str, str]) -> None:
         default = self._before.columns[column[0]][column[1]] or "NULL"
@@ -251,19 +265,16 @@ class Watch:
             f"SELECT count(*) FROM {quoted(table)} WHERE {quoted(name)} IS NOT ({default})",
             int,
         )
-        self._values[column] = session.fetch_one(held()) or 0
+        if rows := session.fetch_one(held()):
+            self._lost.append(Loss(*column, rows))
 
     def require_no_loss(self, origin: str, after: Census) -> None:
         """Raise `MigrationLossError` if anything is lost, `ColumnsGoneError` to run it again."""
-        lost = [
-            Loss(table, None, rows - left)
-            for table, rows in self._rows.items()
-            if (left := after.rows.get(self.names.now(table), 0)) < rows
-        ]
-        lost += [Loss(*pair, rows) for pair, rows in self._values.items() if rows]
-        if lost:
+        for first in list(self._rows):
+            self._settle(first, after.rows.get(self.names.now(first), 0))
+        if self._lost:
             raise MigrationLossError(
-                f"{origin}: taking it back would lose {', '.join(map(str, lost))}; nothing was"
+                f"{origin}: taking it back would lose {', '.join(map(str, self._lost))}; nothing was"
                 " changed, allow_data_loss (--allow-data-loss) permits it"
             )
         gone = frozenset(
