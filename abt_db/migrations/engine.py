@@ -6,6 +6,7 @@ A step is one job on the writer, behind a barrier: nobody else reads or writes m
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
@@ -17,43 +18,41 @@ from abt_db.errors import (
     MigrationError,
     MigrationFailedError,
     MigrationIrreversibleError,
+    MigrationUnknownError,
 )
 from abt_db.session import BeginBusyError, Session
 from abt_db.work import Lease
 
-from . import history
+from . import history, schema
 from .chain import Chain, Status
-from .guard import MigrationLossError
+from .copying import copy_database
+from .guard import MigrationLossError, dropped
 from .history import Record, Reversibility
 from .model import Migration
 from .step import Progress, Step, Tell, require_whole
 
-__all__ = ["Migrator"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
 
 _NOT_TO_BE_UNDONE = (Reversibility.LOSSY, Reversibility.IRREVERSIBLE)
 
 
-class Migrator:
-    """The migrations of a program and the database that they are for.
-
-    `migrations` may be given in any order; `load_migrations` reads them from files. Two programs
-    may migrate the same file at the same time: each step is applied once. One of them waits for
-    the other's transaction for `lock_timeout` seconds at most. `progress` is told what is being
-    done, from the thread that does it: it must be quick, and not touch the event loop.
-    """
+class Engine:
+    """The part of `Migrator` that does what it is told; see there."""
 
     def __init__(
         self,
         db: Database,
         migrations: Iterable[Migration],
         *,
+        application_id: int | None = None,
         lock_timeout: float = 60.0,
         progress: Tell = lambda progress: None,
     ) -> None:
         self.db = db
         self._chain = Chain(migrations)
+        self._application_id = application_id
         self._lock_timeout = lock_timeout
         self._tell = progress
 
@@ -77,13 +76,41 @@ class Migrator:
         """Return what is still to be applied, in order; raises as `status` does."""
         return (await self.status()).pending
 
+    async def pending_until(self, target: int | None) -> list[Migration]:
+        """Return what `up(target)` would apply; raises as it does before it begins."""
+        steps = self._chain.until(target)
+        status = await self.status()
+        require_whole(status.applied)
+        return [migration for migration in status.pending if migration in steps]
+
+    def before(self, migration: Migration) -> int:
+        """Return the version that comes before one of the migrations, 0 for the first."""
+        return self._chain.before(migration)
+
     async def current_version(self) -> int | None:
         """Return the version applied last, None for a database without any."""
         return self._chain.latest((await self.status()).applied)
 
     async def history(self) -> list[Record]:
-        """Return all rows of the history, tries that failed among them."""
-        return await self.db.read(history.read)
+        """Return all rows of the history, tries that failed among them.
+
+        Raises `MigrationUnknownError` for a database with another `application_id`.
+        """
+        return await self.db.read(self._read)
+
+    def _read(self, session: Session) -> list[Record]:
+        records = history.read(session)
+        ours = self._application_id
+        if ours is not None:
+            found = schema.snapshot(session)
+            # One that is empty, or does not have the step yet that sets it, may become ours.
+            young = found.application_id == 0 and (records or not found.objects)
+            if found.application_id != ours and not young:
+                raise MigrationUnknownError(
+                    f"{self.db.path} belongs to another program: its application_id is"
+                    f" {found.application_id:#x} and not {ours:#x}"
+                )
+        return records
 
     # -- going -----------------------------------------------------------------------------------
 
@@ -92,6 +119,7 @@ class Migrator:
         target: int | None = None,
         *,
         reversibility: Mapping[int, Reversibility] | None = None,
+        backup_to: str | os.PathLike[str] | None = None,
     ) -> list[Record]:
         """Apply what is pending, up to and with version `target`; return what was applied here.
 
@@ -101,12 +129,10 @@ class Migrator:
         back and noted the failure in the history; the steps before it stay. `MigrationLossError`,
         one of its kinds, says that rows would have been lost which the script does not name. Raises
         as `status` does before anything is written. `reversibility` is what is known of the steps,
-        to be kept in the history.
+        to be kept in the history. The database is copied to the new file `backup_to` before the
+        first step that drops a table, or builds one again.
         """
-        steps = self._chain.until(target)
-        status = await self.status()
-        require_whole(status.applied)
-        pending = [migration for migration in status.pending if migration in steps]
+        pending = await self.pending_until(target)
         # Nothing to do is the usual case, at each start of a program: it disturbs nobody.
         if not pending:
             return []
@@ -114,6 +140,9 @@ class Migrator:
         records = []
         async with self.db.barrier(label="migrations, up") as lease:
             for migration in pending:
+                if backup_to is not None and dropped(migration.up):
+                    await copy_database(self.db.path, backup_to, self._copying)
+                    backup_to = None
                 step = self._step(
                     self._chain, migration, reversibility=known.get(migration.version)
                 )
@@ -170,10 +199,13 @@ class Migrator:
         if version is None:
             return []
         [last] = [migration for migration in self.migrations if migration.version == version]
-        await self.down(self._chain.before(last), allow_data_loss=allow_data_loss)
+        await self.down(self.before(last), allow_data_loss=allow_data_loss)
         return await self.up(version)
 
     # -- inside ----------------------------------------------------------------------------------
+
+    def _copying(self, done: int, total: int) -> None:
+        self._tell(Progress(None, "copying", done, total))
 
     def _step(
         self,

@@ -8,7 +8,7 @@ cascade, a trigger or a REPLACE has taken them, and nothing in SQLite would tell
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from abt_db.errors import MigrationFailedError, StatementError
 from abt_db.query import Query
@@ -16,15 +16,18 @@ from abt_db.session import Session
 
 from . import schema
 from .schema import quoted
-from .script import folded, words
+from .script import folded, split, words
 
 __all__ = [
+    "AgainError",
     "Census",
-    "ColumnsGoneError",
+    "Known",
     "Loss",
     "MigrationLossError",
     "Names",
     "Watch",
+    "dropped",
+    "read_names",
     "require_sound",
     "take_census",
 ]
@@ -34,11 +37,24 @@ class MigrationLossError(MigrationFailedError):
     """Rows or values would be lost, so the step was stopped before its commit."""
 
 
-class ColumnsGoneError(Exception):
-    """A script takes columns away, and whether they hold anything has to be looked at first."""
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a first run of a script has shown has to be looked at before the next one."""
 
-    def __init__(self, columns: frozenset[tuple[str, str]]) -> None:
-        self.columns = columns
+    violations: bool = False
+    """There are violated foreign keys behind it: were they there before?"""
+    columns: frozenset[tuple[str, str]] = frozenset()
+    """These columns are gone: did they hold anything?"""
+
+
+class AgainError(Exception):
+    """A script has to be undone and run again, when more is known of what was there before.
+
+    To look at everything each time would cost as much as many a step does.
+    """
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
 
 
 _TABLES = Query("migrations.tables", "SELECT name FROM sqlite_schema WHERE type = 'table'", str)
@@ -71,12 +87,14 @@ class Census:
     rows: Mapping[str, int]
     columns: Mapping[str, Mapping[str, str | None]]
     """The columns of each table with their defaults."""
-    violations: Mapping[str, int | str]
-    """How many foreign keys of each table are violated; or why that can't be checked."""
+    violations: Mapping[str, int | str] | None = None
+    """How many foreign keys of each table are violated, or why that can't be checked; None: not
+    known."""
 
 
-def take_census(session: Session) -> Census:
-    """Count rows and violations: reads the smallest index of each table, and its foreign keys."""
+def take_census(session: Session, *, violations: bool = True) -> Census:
+    """Count rows, for which the smallest index of each table is read, and violations, for which
+    each foreign key is sought in its parent."""
     tables = [folded(name) for name in schema.tables(session)]
     columns = {
         name: {
@@ -85,14 +103,19 @@ def take_census(session: Session) -> Census:
         for name in tables
     }
     rows = {name: count_rows(session, name) for name in tables}
-    violations: dict[str, int | str] = {}
+    return Census(rows, columns, _violations(session) if violations else None)
+
+
+def _violations(session: Session) -> dict[str, int | str]:
+    found: dict[str, int | str] = {}
     for name in session.fetch_all(_TABLES()):
         try:
-            violations[name] = session.fetch_one(_VIOLATIONS(name=name)) or 0
+            if count := session.fetch_one(_VIOLATIONS(name=name)):
+                found[name] = count
         except StatementError:
             # For instance because one refers to columns that are no key.
-            violations[name] = f"a foreign key of {name} can't be checked, it refers to no key"
-    return Census(rows, columns, violations)
+            found[name] = f"a foreign key of {name} can't be checked, it refers to no key"
+    return found
 
 
 def count_rows(session: Session, table: str) -> int:
@@ -125,7 +148,7 @@ class Names:
                 name = _name(rest, rest.index("table") + 1)
                 self._tables[name] = self._gone.get(name, "")
             case ["drop", "table", *rest]:
-                name = _dropped(rest)
+                name = _dropped_name(rest)
                 self.dropped.add(self.first(name))
                 self._gone[name] = self.first(name)
             case ["alter", "table", *rest] if "rename" in rest:
@@ -157,6 +180,19 @@ class Names:
         return next(found, first)
 
 
+def read_names(script: str) -> Names:
+    """Return the names of a whole script."""
+    names = Names()
+    for statement in split(script):
+        names.see(statement.text)
+    return names
+
+
+def dropped(script: str) -> tuple[str, ...]:
+    """Return the tables that a script drops, also those that it builds again."""
+    return tuple(sorted(read_names(script).dropped - {""}))
+
+
 def _name(text: list[str], place: int) -> str:
     """Return the name at `place`, without the schema in front of it."""
     if text[place + 1 : place + 2] == ["."]:
@@ -169,7 +205,7 @@ def _deletes(text: list[str]) -> list[str]:
     return [_name(text, n + 1) for n in range(1, len(text)) if text[n - 1 : n + 1] == _DELETE]
 
 
-def _dropped(rest: list[str]) -> str:
+def _dropped_name(rest: list[str]) -> str:
     """Return the name behind DROP TABLE."""
     return _name(rest, 2 if rest[:2] == ["if", "exists"] else 0)
 
@@ -178,10 +214,11 @@ def _dropped(rest: list[str]) -> str:
 
 
 def require_sound(
-    session: Session, origin: str, before: Census, after: Census, names: Names
+    session: Session, origin: str, before: Census, after: Census, names: Names, known: Known
 ) -> None:
     """Raise `MigrationFailedError` for new violations of foreign keys, and `MigrationLossError`
-    for rows that are gone from tables which the script does not name (M7)."""
+    for rows that are gone from tables which the script does not name (M7). Violations that may have
+    been there before raise `AgainError`."""
     named = names.deleted | names.dropped
     lost = [
         Loss(table, None, rows - left)
@@ -203,7 +240,11 @@ def require_sound(
             f" {'its' if len(lost) == 1 else 'their'} own; {why}. If they are to go, write"
             f" DELETE FROM {lost[0].table}"
         )
-    if broken := _broken(before.violations, after.violations):
+    if not after.violations:
+        return
+    if before.violations is None:
+        raise AgainError(replace(known, violations=True))
+    if broken := _broken(before, after):
         raise MigrationFailedError(
             f"{origin}: it breaks foreign keys: {'; '.join(broken)}; statements that mend it"
             " belong into the same transaction, between BEGIN and COMMIT in a `-- no-transaction`"
@@ -216,12 +257,12 @@ class Watch:
 
     Rows that a DELETE of the script names are meant to go. A table that is built again has lost
     what it has less. Which columns will be gone is known at the end only, so that the script has to
-    run a second time, with these in `columns`, to see what they hold when they are dropped.
+    run a second time to see what they hold when they are dropped.
     """
 
-    def __init__(self, before: Census, columns: frozenset[tuple[str, str]]) -> None:
+    def __init__(self, before: Census, known: Known) -> None:
         self._before = before
-        self._columns = columns
+        self._known = known
         self._rows: dict[str, int] = {}  # of tables when they were dropped
         self._lost: list[Loss] = []
         self.names = Names()
@@ -232,16 +273,16 @@ class Watch:
         names = self.names
         match text:
             case ["drop", "table", *rest]:
-                table = _dropped(rest)
+                table = _dropped_name(rest)
                 first = names.first(table)
                 if first in self._before.rows:
                     self._rows[first] = count_rows(session, table)
-                    for column in self._columns:
+                    for column in self._known.columns:
                         if column[0] == first:
                             self._look(session, table, column)
             case ["alter", "table", *rest] if "drop" in rest:
                 table = _name(rest, 0)
-                for column in self._columns:
+                for column in self._known.columns:
                     first, old = column
                     if first == names.first(table) and names.column_now(first, old) in rest:
                         self._look(session, table, column)
@@ -269,13 +310,13 @@ class Watch:
             self._lost.append(Loss(*column, rows))
 
     def require_no_loss(self, origin: str, after: Census) -> None:
-        """Raise `MigrationLossError` if anything is lost, `ColumnsGoneError` to run it again."""
+        """Raise `MigrationLossError` if anything is lost, `AgainError` to look closer."""
         for first in list(self._rows):
             self._settle(first, after.rows.get(self.names.now(first), 0))
         if self._lost:
             raise MigrationLossError(
-                f"{origin}: taking it back would lose {', '.join(map(str, self._lost))}; nothing was"
-                " changed, allow_data_loss (--allow-data-loss) permits it"
+                f"{origin}: taking it back would lose {', '.join(map(str, self._lost))}; nothing"
+                " was changed, allow_data_loss (--allow-data-loss) permits it"
             )
         gone = frozenset(
             (table, column)
@@ -284,30 +325,33 @@ class Watch:
             for column in columns
             if self.names.column_now(table, column) not in there
         )
-        if gone - self._columns:
-            raise ColumnsGoneError(gone)
+        if gone - self._known.columns:
+            raise AgainError(replace(self._known, columns=gone))
 
 
-def _broken(before: Mapping[str, int | str], after: Mapping[str, int | str]) -> list[str]:
+def _broken(before: Census, after: Census) -> list[str]:
     """Say in which tables a step has violated foreign keys that were not violated before.
 
     They are counted, for a table that was built again has its rows elsewhere; and what was
     violated in tables that are gone may be so in new ones, which may be the same under other names.
     """
+    then, now = before.violations or {}, after.violations or {}
     broken = []
     gone = sum(
-        count for name, count in before.items() if name not in after and isinstance(count, int)
+        count
+        for name, count in then.items()
+        if folded(name) not in after.rows and isinstance(count, int)
     )
-    for name, now in after.items():
-        then = before.get(name, 0)
-        if isinstance(then, str) or now == 0:
+    for name, count in now.items():
+        earlier = then.get(name, 0)
+        if isinstance(earlier, str):
             continue
-        if isinstance(now, str):
-            broken.append(now)
-        elif name in before and now > then:
-            broken.append(f"{now - then} of {name}")
-        elif name not in before:
-            gone -= now
+        if isinstance(count, str):
+            broken.append(count)
+        elif folded(name) in before.rows and count > earlier:
+            broken.append(f"{count - earlier} of {name}")
+        elif folded(name) not in before.rows:
+            gone -= count
             if gone < 0:
-                broken.append(f"{now} of {name}")
+                broken.append(f"{count} of {name}")
     return broken

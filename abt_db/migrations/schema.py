@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 from abt_db.query import Query
 from abt_db.session import Session
 
-from .script import folded, words
+from .script import brackets, folded, words
 
 __all__ = [
     "Content",
@@ -245,7 +246,6 @@ def _shape(session: Session, name: str, sql: str) -> tuple[Any, ...]:
     """Return the columns of a table in their order, then all the rest without any."""
     if _is_virtual(sql):
         return ()
-    text = words(sql)
     columns = tuple(
         (folded(column), kind.upper(), notnull, " ".join(words(default or "")), pk, hidden)
         for column, kind, notnull, default, pk, hidden in session.fetch_all(_COLUMNS(name=name))
@@ -262,33 +262,24 @@ def _shape(session: Session, name: str, sql: str) -> tuple[Any, ...]:
         columns,
         sorted(map(repr, keys.values())),
         sorted(map(repr, unique.values())),
-        sorted(_clauses(text)),
+        _clauses(sql),
     )
 
 
-def _clauses(text: list[str]) -> Iterator[str]:
-    """Yield what a table's text says and no PRAGMA tells: checks, collations, generated columns,
+@lru_cache(maxsize=256)
+def _clauses(sql: str) -> tuple[str, ...]:
+    """Return what a table's text says and no PRAGMA tells: checks, collations, generated columns,
     conflict clauses, and the options of the table."""
+    found = []
+    for word in ("check", "as"):
+        found += [f"{word} {' '.join(words(bracket))}" for bracket in brackets(sql, word)]
+    text = words(sql)
     for place, word in enumerate(text):
-        if word in ("check", "as") and text[place + 1 : place + 2] == ["("]:
-            yield f"{word} {' '.join(_group(text, place + 1))}"
-        elif word in ("collate", "conflict", "initially"):
-            yield " ".join(text[place - 1 : place + 2])
-        elif word in ("autoincrement", "stored", "strict") or text[place : place + 2] == [
-            "without",
-            "rowid",
-        ]:
-            yield word
-
-
-def _group(text: list[str], start: int) -> list[str]:
-    """Return the words of a bracket, which opens at `start`, to its end."""
-    depth = 0
-    for place in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start : place + 1]
-    return text[start:]
+        if word in ("collate", "conflict", "initially"):
+            found.append(" ".join(text[place - 1 : place + 2]))
+        elif word in ("autoincrement", "stored", "strict", "rowid"):
+            found.append(word)
+    return tuple(sorted(found))
 
 
 # -- writing down --------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
 
 from abt_db.errors import MigrationError
@@ -18,6 +19,7 @@ from abt_db.errors import MigrationError
 __all__ = [
     "ScriptError",
     "ScriptStatement",
+    "brackets",
     "first_keyword",
     "folded",
     "leading_comments",
@@ -126,12 +128,17 @@ _LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 def folded(name: str) -> str:
     """Return a name in lower case, as SQLite folds it: A to Z, and no other letter."""
-    return name.translate(_LOWER)
+    return name.lower() if name.isascii() else name.translate(_LOWER)
 
 
 def words(sql: str) -> list[str]:
     """Return what SQLite reads of a text: keywords and names in lower case and without quotes,
     strings as they are, numbers, signs. Spaces and comments are left out."""
+    return list(_words(sql))
+
+
+@lru_cache(maxsize=256)
+def _words(sql: str) -> tuple[str, ...]:
     found = []
     for token in _TOKEN.finditer(sql):
         kind, text = token.lastgroup, token[0]
@@ -141,6 +148,27 @@ def words(sql: str) -> list[str]:
             text = folded(text)
         if kind != "gap":
             found.append(text)
+    return tuple(found)
+
+
+def brackets(sql: str, word: str) -> list[str]:
+    """Return the text of each bracket that stands behind `word`: the CHECKs of a table."""
+    found = []
+    before, depth, start = "", 0, -1
+    for token in _TOKEN.finditer(sql):
+        if token.lastgroup == "gap":
+            continue
+        text = token[0]
+        if text == "(":
+            if start < 0 and before == word:
+                start, depth = token.start(), 0
+            depth += 1
+        elif text == ")":
+            depth -= 1
+            if start >= 0 and depth == 0:
+                found.append(sql[start : token.end()])
+                start = -1
+        before = folded(text)
     return found
 
 

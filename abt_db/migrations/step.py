@@ -116,17 +116,17 @@ class Step:
     def _inside(
         self, session: Session, unit: runner.Unit, units: list[runner.Unit]
     ) -> Record | None:
-        columns: frozenset[tuple[str, str]] = frozenset()
+        known = guard.Known()
         while True:
             try:
                 with session.transaction("IMMEDIATE"):
                     record = self._standing(session)
                     if record is None or 0 < unit.end <= record.statements_done:
                         return record
-                    self._guarded(session, unit, units, columns)
+                    self._guarded(session, unit, units, known)
                     return self._note(session, record, unit, units)
-            except guard.ColumnsGoneError as error:
-                columns = error.columns  # the next round looks what they hold
+            except guard.AgainError as again:
+                known = again.known
 
     def _outside(
         self, session: Session, unit: runner.Unit, units: list[runner.Unit]
@@ -149,15 +149,15 @@ class Step:
         session: Session,
         unit: runner.Unit,
         units: list[runner.Unit],
-        columns: frozenset[tuple[str, str]],
+        known: guard.Known,
     ) -> None:
         """Run a unit between two looks at rows and foreign keys."""
         if all(map(_harmless, unit.statements)):
             self._run(session, unit, units)
             return
         began = monotonic()
-        before = guard.take_census(session)
-        watch = guard.Watch(before, columns)
+        before = guard.take_census(session, violations=known.violations)
+        watch = guard.Watch(before, known)
         self._guarding += monotonic() - began
         self._run(session, unit, units, watch if self.down and not self._allow_data_loss else None)
         began = monotonic()
@@ -165,7 +165,7 @@ class Step:
         names = guard.Names()
         for statement in unit.statements:
             names.see(statement.text)
-        guard.require_sound(session, self._origin, before, after, names)
+        guard.require_sound(session, self._origin, before, after, names, known)
         if self.down and not self._allow_data_loss:
             watch.require_no_loss(self._origin, after)
         self._guarding += monotonic() - began
