@@ -20,6 +20,7 @@ Where things are, each building on those above it:
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
     tools        its command line, `abt-db`
+    testing      for the tests of applications that bring migrations of their own
 
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
