@@ -12,6 +12,7 @@ step      one step, up or down, decided inside its transaction
 copying   a copy of a database that is in use
 engine    what applies steps and takes them back
 lint      what the text of a script tells
+scaffold  a new pair of files
 seed      made-up rows
 trial     steps tried in memory, and a round trip of one step
 planner   what would be done
@@ -28,6 +29,7 @@ from .migrator import Drift, Migrator
 from .model import Migration, MigrationFileError, MigrationOrderError
 from .planner import Plan, PlannedStep, Validation
 from .rehearsal import Rehearsal
+from .scaffold import new_migration
 from .schema import Difference, Likeness
 from .script import ScriptError
 from .seed import Seeded
@@ -58,4 +60,5 @@ __all__ = [
     "Trial",
     "Validation",
     "load_migrations",
+    "new_migration",
 ]

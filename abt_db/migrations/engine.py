@@ -195,7 +195,8 @@ class Engine:
 
     async def redo(self, *, allow_data_loss: bool = False) -> list[Record]:
         """Take the last step back and apply it again: for a migration that is being written."""
-        version = await self.current_version()
+        status = await self.status()
+        version = self._chain.latest(status.applied)
         if version is None:
             return []
         [last] = [migration for migration in self.migrations if migration.version == version]

@@ -291,7 +291,8 @@ def dump(schema: Schema) -> str:
     Each table stands with its indexes and triggers, views at the end; all by name, so that the
     order in which they were made does not show.
     """
-    parts = [
+    parts = ["-- The schema that the migrations make, by `abt-db migrate dump`; not to be edited."]
+    parts += [
         f"PRAGMA {name} = {number};"
         for name, number in (
             ("application_id", schema.application_id),
@@ -306,7 +307,7 @@ def dump(schema: Schema) -> str:
         return each.table in views, folded(each.table), kinds.index(each.kind), folded(each.name)
 
     parts += [f"{each.sql};" for each in sorted(schema.objects, key=place)]
-    return "\n\n".join(parts) + "\n" if parts else ""
+    return "\n\n".join(parts) + "\n"
 
 
 # -- inside --------------------------------------------------------------------------------------
