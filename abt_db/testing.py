@@ -78,15 +78,21 @@ async def _walk(
         stuck = [versions.index(m.version) for m in chain if m.down is None or m.version in allow]
         lowest = max(stuck, default=0)
         seen: dict[int, schema.Schema] = {}
+        here = 0
         for _ in range(walks):
-            for place in (len(versions) - 1, chance.randint(lowest, len(versions) - 1)):
-                await migrator.to(versions[place], allow_data_loss=True)
+            for there in (len(versions) - 1, chance.randint(lowest, len(versions) - 1)):
+                # One step at a time: rows refer to those that were there when they were made, and
+                # so to none that is taken back before them.
+                for version in versions[here + 1 : there + 1]:
+                    await migrator.up(version)
+                    await db.write(seed.seed, rows, number=number)
+                await migrator.down(versions[there], allow_data_loss=True)
+                here = there
                 found = await db.read(schema.snapshot)
-                _, differences = schema.compare(seen.setdefault(place, found), found)
+                _, differences = schema.compare(seen.setdefault(here, found), found)
                 problems += [
-                    f"at version {versions[place]}, reached another time: {each}"
+                    f"at version {versions[here]}, reached another time: {each}"
                     for each in differences
                     if each.likeness is schema.Likeness.DIFFERENT
                 ]
-                await db.write(seed.seed, rows, number=number)
     return problems

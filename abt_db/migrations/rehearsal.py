@@ -40,8 +40,8 @@ class Rehearsal:
 
     @property
     def passed(self) -> bool:
-        """Whether every step could be applied."""
-        return all(step.error is None for step in self.steps)
+        """Whether every step could be applied, and again after it was taken back."""
+        return all(step.error is None and not step.stuck for step in self.steps)
 
 
 async def rehearse(
@@ -72,7 +72,7 @@ async def rehearse(
                         if each.rows or each.problem:
                             seeded[each.table] = each
                 trials.append(await round_trip(spoilt, engine, migration))
-                if trials[-1].error is not None:
+                if trials[-1].error is not None or trials[-1].stuck:
                     break
     tried = {trial.version for trial in trials}
     return Rehearsal(

@@ -50,6 +50,8 @@ class Trial:
     down_seconds: float
     error: str | None
     """Why `up` failed."""
+    stuck: bool = False
+    """It could not be applied again, so that the database was left in between."""
     findings: tuple[Finding, ...] = ()
 
 
@@ -124,14 +126,17 @@ async def try_out(
             trials.append(trial)
             if trial.error is not None:
                 break
+            if trial.stuck:
+                db = await stack.enter_async_context(_in_memory(before, done))
+                await Engine(db, migrations).up(migration.version)
     return trials
 
 
 async def round_trip(db: Database, engine: Engine, migration: Migration) -> Trial:
     """Apply the next step, take it back and apply it again, and tell what that did.
 
-    Reads every row of the database three times. What `up` needs and can't do is in `error`; the
-    database is left behind `up` otherwise.
+    Reads every row of the database three times, and leaves it behind `up`, unless `error` or
+    `stuck` say otherwise.
     """
 
     async def up() -> Record:
@@ -170,6 +175,7 @@ async def round_trip(db: Database, engine: Engine, migration: Migration) -> Tria
                 reason = f"it can't be applied again: {error}"
             else:
                 found, reason = _judge(before, after, back, await db.read(_look))
+    whole = [each.version for each in (await engine.status()).applied if not each.statements_done]
     return Trial(
         version=migration.version,
         description=migration.description,
@@ -181,6 +187,7 @@ async def round_trip(db: Database, engine: Engine, migration: Migration) -> Tria
         guard_seconds=round(record.guard_time_ms / 1000, 6),
         down_seconds=round(monotonic() - began, 6),
         error=None,
+        stuck=migration.version not in whole,
     )
 
 
