@@ -52,6 +52,8 @@ async def copy_database(
             )
         except asyncio.CancelledError:
             stop.set()
+            thread.shutdown()
+            file.unlink(missing_ok=True)  # it may have been finished at this very moment
             raise
 
 
