@@ -131,6 +131,9 @@ NAMED = {
     "a rebuild from the old one": "ALTER TABLE u RENAME TO old; CREATE TABLE u (x);"
     " INSERT INTO u SELECT x FROM old WHERE x = 1; DROP TABLE old;",
     "another name": "ALTER TABLE u RENAME TO v; ALTER TABLE v RENAME TO w;",
+    "odd names": 'ALTER TABLE u ADD COLUMN rename; ALTER TABLE main.u ADD "to"; ALTER TABLE u ADD'
+    ' "drop"; ALTER TABLE u RENAME COLUMN rename TO "column"; ALTER TABLE u RENAME "column" TO z;'
+    " CREATE TABLE IF NOT EXISTS u (x); CREATE TEMP TABLE u (x); DROP TABLE temp.u;",
 }
 
 

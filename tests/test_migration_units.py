@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from test_migrations import SMALL, applied, ask, foreign_keys, notes, step
 
 from abt_db import Database
 from abt_db.errors import MigrationChangedError, MigrationFailedError
-from abt_db.migrations import MigrationOrderError, Migrator, history
+from abt_db.migrations import MigrationOrderError, Migrator, Progress, history
 
 THREE = "CREATE TABLE t (x);\nINSERT INTO t VALUES (1);\nINSERT INTO t VALUES ({});"
 
@@ -107,6 +109,22 @@ class TestOutside:
             [note] = await db.read(history.read)
             assert note.statements_done == 2
             assert await foreign_keys(db) == 1
+
+    async def test_vacuum_waits_for_the_lock_of_another_process(self, path: Path) -> None:
+        ask(path, "CREATE TABLE t (x)")
+        told: list[str] = []
+        other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+        def tell(progress: Progress) -> None:
+            told.append(progress.doing)
+            if progress.doing == "waiting":
+                other.rollback()
+
+        with closing(other):
+            async with Database(path, config=SMALL) as db:
+                other.execute("BEGIN IMMEDIATE")
+                assert len(await Migrator(db, [free(1, "VACUUM;")], progress=tell).up()) == 1
+        assert told == ["up", "waiting", "up"]
 
     @pytest.mark.parametrize(
         ("sql", "told"),

@@ -142,28 +142,31 @@ class Names:
         what others will do one day, so they are left out."""
         text = words(statement)
         match text:
-            case ["create", *_, "table", "if", "not", "exists", _] | ["create", "trigger", *_]:
-                pass
-            case ["create", *rest] if "table" in rest[:2]:
-                name = _name(rest, rest.index("table") + 1)
-                self._tables[name] = self._gone.get(name, "")
+            case ["create", *rest]:
+                # IF NOT EXISTS leaves it open which table it is: nothing is known then.
+                if "table" in rest[:2] and rest[rest.index("table") + 1] != "if":
+                    name = _name(rest, rest.index("table") + 1)
+                    self._tables[name] = self._gone.get(name, "")
             case ["drop", "table", *rest]:
                 name = _dropped_name(rest)
                 self.dropped.add(self.first(name))
                 self._gone[name] = self.first(name)
-            case ["alter", "table", *rest] if "rename" in rest:
-                self._rename(_name(rest, 0), rest[rest.index("rename") + 1 :])
+            case ["alter", "table", *rest]:
+                name, verb, tail = _altered(rest)
+                if verb == "rename":
+                    self._rename(name, tail)
             case _:
                 self.deleted.update(map(self.first, _deletes(text)))
 
-    def _rename(self, name: str, rest: list[str]) -> None:
-        old, new = rest[rest.index("to") - 1], rest[rest.index("to") + 1]
+    def _rename(self, name: str, tail: list[str]) -> None:
         first = self.first(name)
-        if rest[0] == "to":
+        if tail[0] == "to":
             # A new table under the name of one that was dropped is that one, built again.
-            self._tables[new] = first or self._gone.get(new, "")
+            self._tables[tail[1]] = first or self._gone.get(tail[1], "")
             self._tables[name] = ""  # who is called so from now on is new
         else:
+            to = tail.index("to", 1)  # RENAME old TO new, RENAME COLUMN old TO new
+            old, new = tail[to - 1], tail[to + 1]
             self._columns[first, new] = self._columns.pop((first, old), old)
 
     def first(self, name: str) -> str:
@@ -194,8 +197,10 @@ def dropped(script: str) -> tuple[str, ...]:
 
 
 def _name(text: list[str], place: int) -> str:
-    """Return the name at `place`, without the schema in front of it."""
+    """Return the name at `place`, without the schema in front of it; "" for a temporary table."""
     if text[place + 1 : place + 2] == ["."]:
+        if text[place] in ("temp", "temporary"):
+            return ""
         place += 2
     return "".join(text[place : place + 1])
 
@@ -203,6 +208,12 @@ def _name(text: list[str], place: int) -> str:
 def _deletes(text: list[str]) -> list[str]:
     """Return the names behind DELETE FROM, which may stand behind a WITH."""
     return [_name(text, n + 1) for n in range(1, len(text)) if text[n - 1 : n + 1] == _DELETE]
+
+
+def _altered(rest: list[str]) -> tuple[str, str, list[str]]:
+    """Return the table, the verb and the rest of what stands behind ALTER TABLE."""
+    verb = 3 if rest[1:2] == ["."] else 1
+    return _name(rest, 0), rest[verb], rest[verb + 1 :]
 
 
 def _dropped_name(rest: list[str]) -> str:
@@ -280,11 +291,12 @@ class Watch:
                     for column in self._known.columns:
                         if column[0] == first:
                             self._look(session, table, column)
-            case ["alter", "table", *rest] if "drop" in rest:
-                table = _name(rest, 0)
+            case ["alter", "table", *rest]:
+                table, verb, tail = _altered(rest)
                 for column in self._known.columns:
                     first, old = column
-                    if first == names.first(table) and names.column_now(first, old) in rest:
+                    gone = verb == "drop" and names.column_now(first, old) in tail
+                    if gone and first == names.first(table):
                         self._look(session, table, column)
             case _:
                 for table in _deletes(text):

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abt_db.errors import AbtDbError, MigrationFailedError
-from abt_db.session import Session
+from abt_db.errors import AbtDbError, BusyError, MigrationFailedError
+from abt_db.session import BeginBusyError, Session
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words
 
@@ -121,7 +121,8 @@ def refusal(sql: str, *, transactional: bool, inside: bool = False) -> str | Non
 def run(session: Session, unit: Unit, origin: str, tell: Callable[[ScriptStatement], None]) -> None:
     """Run the statements of a unit; `tell` is called before each.
 
-    Raises `MigrationFailedError` with file and line.
+    Raises `MigrationFailedError` with file and line; `BeginBusyError` if it runs outside of
+    transactions and another process is in the way.
     """
     for statement in unit.statements:
         tell(statement)
@@ -131,4 +132,9 @@ def run(session: Session, unit: Unit, origin: str, tell: Callable[[ScriptStateme
         try:
             session.run_sql(statement.text, doing=where, privileged=privileged)
         except AbtDbError as error:
+            if isinstance(error, BusyError) and unit.outside:
+                # Nothing of it has been done, so it is waited for as if it were a BEGIN.
+                raise BeginBusyError(
+                    str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
+                ) from error
             raise MigrationFailedError(str(error)) from error
