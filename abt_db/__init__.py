@@ -19,8 +19,8 @@ Where things are, each building on those above it:
     migrations   versioned SQL scripts, and the engine that applies them
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
-    tools        its command line, `abt-db`
     testing      for the tests of applications that bring migrations of their own
+    tools        its command line, `abt-db`
 
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
