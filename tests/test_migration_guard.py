@@ -227,6 +227,21 @@ class TestDown:
         await migrate(path, step(1, "CREATE TABLE t (x);"), fill, down=1)
         assert applied(path) == [1]
 
+    async def test_a_column_that_goes_before_its_table_is_built_again_is_looked_at_once(
+        self, path: Path
+    ) -> None:
+        make = step(1, "CREATE TABLE t (x); INSERT INTO t VALUES (1), (2);")
+        again = "CREATE TABLE n (x); INSERT INTO n SELECT * FROM t; DROP TABLE t;"
+        rebuild = f"{again} ALTER TABLE n RENAME TO t;"
+        more = step(
+            2,
+            f"{rebuild} ALTER TABLE t ADD COLUMN y;",
+            f"ALTER TABLE t DROP COLUMN y; {rebuild}",
+        )
+        await migrate(path, make, more)
+        await migrate(path, make, more, down=1)
+        assert ask(path, "SELECT * FROM t") == [(1,), (2,)]
+
     async def test_other_names_are_no_loss(self, path: Path) -> None:
         rename = step(
             2,

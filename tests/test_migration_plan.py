@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -116,7 +117,6 @@ SCRIPTS: dict[str, tuple[Migration, list[tuple[Level, str]]]] = {
     "page_size": (free(1, "PRAGMA page_size = 8192; VACUUM;"), [(Level.WARNING, "page-size")]),
     "VACUUM": (step(1, "VACUUM;"), [(Level.ERROR, "refused")]),
     "no down": (step(1, "SELECT 1;", None), [(Level.NOTE, "irreversible")]),
-    "too new": (step(1, "SELECT jsonb_array(1), 'jsonb(';"), [(Level.ERROR, "sqlite-version")]),
 }  # fmt: skip
 
 NEEDS = {
@@ -157,6 +157,12 @@ class TestLint:
                     await Migrator(db, [migration]).up()
             else:
                 assert await Migrator(db, [migration]).up()
+
+    def test_what_this_sqlite_is_too_old_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 36, 0))
+        [finding] = lint(step(1, "SELECT 'STRICT';\nCREATE TABLE t (x INT) STRICT;"))
+        assert (finding.level, finding.rule) == (Level.ERROR, "sqlite-version")
+        assert "line 2" in finding.where and "STRICT tables need SQLite 3.37" in finding.message
 
     @pytest.mark.parametrize(("sql", "version"), NEEDS.items(), ids=list(NEEDS))
     def test_the_oldest_sqlite_that_understands_it(

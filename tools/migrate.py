@@ -6,14 +6,12 @@ Exit codes: 0 fine; 1 failed, or something that was asked about is not as it sho
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib.util
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import monotonic
 
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, MigrationError
@@ -22,7 +20,6 @@ from abt_db.migrations import (
     Level,
     Likeness,
     Migrator,
-    Progress,
     Record,
     Trial,
     load_migrations,
@@ -30,6 +27,7 @@ from abt_db.migrations import (
 )
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CONFIG, CliError, run_tool
+from abt_db.tools.meter import Meter
 from abt_db.tools.output import age, colour, print_json, print_table
 
 OWN = "abt_db.schema"
@@ -138,7 +136,7 @@ async def _opened(arguments: argparse.Namespace, *, writes: bool) -> AsyncIterat
     application = arguments.application_id
     if application is None and arguments.migrations == OWN:
         application = APPLICATION_ID
-    meter = _Meter()
+    meter = Meter()
 
     def migrator(db: Database) -> Migrator:
         return Migrator(db, migrations, application_id=application, progress=meter.tell)
@@ -153,54 +151,6 @@ async def _opened(arguments: argparse.Namespace, *, writes: bool) -> AsyncIterat
     async with Database(path, config=CONFIG, read_only=not writes) as db:
         async with meter:
             yield migrator(db)
-
-
-class _Meter:
-    """Tells on standard error what is being done, when it takes longer than a second."""
-
-    def __init__(self) -> None:
-        self._latest: Progress | None = None
-        self._since = 0.0
-        self._task: asyncio.Task[None] | None = None
-        self._terminal = sys.stderr.isatty()
-
-    def tell(self, progress: Progress) -> None:
-        """Take note; called in the thread that is at work."""
-        if self._latest is None or progress.version != self._latest.version:
-            self._since = monotonic()
-        self._latest = progress
-
-    async def __aenter__(self) -> None:
-        self._task = asyncio.create_task(self._show())
-
-    async def __aexit__(self, *_error: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-
-    async def _show(self) -> None:
-        shown: Progress | None = None
-        while True:
-            await asyncio.sleep(1.0)
-            latest = self._latest
-            # On a terminal the line is written over each second, elsewhere once for each change.
-            if latest is None or (latest == shown and not self._terminal):
-                continue
-            shown = latest
-            text = f"{_doing(latest)}, {monotonic() - self._since:.0f} s"
-            print(text, file=sys.stderr, end="\r" if self._terminal else "\n", flush=True)
-
-
-def _doing(progress: Progress) -> str:
-    if progress.doing == "copying":
-        return f"copying: {progress.done:,} of {progress.total:,} pages"
-    if progress.doing == "waiting":
-        return f"{progress.version}: another process holds the lock"
-    line = f", line {progress.line}" if progress.line else ""
-    return (
-        f"{progress.version} {progress.doing}: statement {progress.done + 1} of"
-        f" {progress.total}{line}"
-    )
 
 
 # -- verbs ---------------------------------------------------------------------------------------

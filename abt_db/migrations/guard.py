@@ -264,46 +264,48 @@ def require_sound(
 
 
 class Watch:
-    """Looks on as a down script runs: what a DROP takes along is data that is lost.
+    """Looks on as a script runs. On the way down, what a DROP takes along is data that is lost.
 
     Rows that a DELETE of the script names are meant to go. A table that is built again has lost
     what it has less. Which columns will be gone is known at the end only, so that the script has to
     run a second time to see what they hold when they are dropped.
     """
 
-    def __init__(self, before: Census, known: Known) -> None:
+    def __init__(self, before: Census, known: Known, *, counts: bool) -> None:
         self._before = before
         self._known = known
+        self._counts = counts  # otherwise only the names are read
+        self._unseen = set(known.columns)
         self._rows: dict[str, int] = {}  # of tables when they were dropped
         self._lost: list[Loss] = []
         self.names = Names()
 
     def see(self, session: Session, statement: str) -> None:
         """Look at what a statement is going to drop, before it runs."""
-        text = words(statement)
-        names = self.names
+        if self._counts:
+            self._count(session, words(statement))
+        self.names.see(statement)
+
+    def _count(self, session: Session, text: list[str]) -> None:
         match text:
             case ["drop", "table", *rest]:
                 table = _dropped_name(rest)
-                first = names.first(table)
+                first = self.names.first(table)
                 if first in self._before.rows:
                     self._rows[first] = count_rows(session, table)
-                    for column in self._known.columns:
-                        if column[0] == first:
-                            self._look(session, table, column)
+                    for column in [each for each in self._unseen if each[0] == first]:
+                        self._look(session, table, column)
             case ["alter", "table", *rest]:
                 table, verb, tail = _altered(rest)
-                for column in self._known.columns:
-                    first, old = column
-                    gone = verb == "drop" and names.column_now(first, old) in tail
-                    if gone and first == names.first(table):
+                first = self.names.first(table)
+                for column in [each for each in self._unseen if each[0] == first]:
+                    if verb == "drop" and self.names.column_now(*column) in tail:
                         self._look(session, table, column)
             case _:
                 for table in _deletes(text):
-                    first = names.first(table)
+                    first = self.names.first(table)
                     if first in self._rows:  # built again: what it lacks now was not deleted
                         self._settle(first, count_rows(session, table))
-        names.see(statement)
 
     def _settle(self, first: str, left: int) -> None:
         rows = self._rows.pop(first)
@@ -311,6 +313,7 @@ class Watch:
             self._lost.append(Loss(first, None, rows - left))
 
     def _look(self, session: Session, table: str, column: tuple[str, str]) -> None:
+        self._unseen.discard(column)
         default = self._before.columns[column[0]][column[1]] or "NULL"
         name = self.names.column_now(*column)
         held = Query(
@@ -323,6 +326,8 @@ class Watch:
 
     def require_no_loss(self, origin: str, after: Census) -> None:
         """Raise `MigrationLossError` if anything is lost, `AgainError` to look closer."""
+        if not self._counts:
+            return
         for first in list(self._rows):
             self._settle(first, after.rows.get(self.names.now(first), 0))
         if self._lost:

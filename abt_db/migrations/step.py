@@ -79,6 +79,7 @@ class Step:
         self._reversibility = reversibility
         self._script = (migration.down or "") if down else migration.up
         self._origin = down_origin(migration) if down else migration.origin
+        self._units: list[runner.Unit] = []
         self._patience = patience
         self.limit = Deadline.after(patience)
         """How long another process's lock may be in the way; set anew behind each unit."""
@@ -88,11 +89,13 @@ class Step:
     def run(self, session: Session) -> Record | None:
         """Do what is still to be done; return the record, or None if another process did it."""
         self._since = monotonic()
-        units = runner.units(self._script, self._origin, transactional=self.migration.transactional)
+        self._units = runner.units(
+            self._script, self._origin, transactional=self.migration.transactional
+        )
         record: Record | None = None
         with session.foreign_keys_off():
-            for unit in units:
-                record = (self._outside if unit.outside else self._inside)(session, unit, units)
+            for unit in self._units:
+                record = (self._outside if unit.outside else self._inside)(session, unit)
                 if record is None:
                     break
         return record
@@ -113,9 +116,7 @@ class Step:
 
     # -- one unit --------------------------------------------------------------------------------
 
-    def _inside(
-        self, session: Session, unit: runner.Unit, units: list[runner.Unit]
-    ) -> Record | None:
+    def _inside(self, session: Session, unit: runner.Unit) -> Record | None:
         known = guard.Known()
         while True:
             try:
@@ -123,66 +124,48 @@ class Step:
                     record = self._standing(session)
                     if record is None or 0 < unit.end <= record.statements_done:
                         return record
-                    self._guarded(session, unit, units, known)
-                    return self._note(session, record, unit, units)
+                    self._guarded(session, unit, known)
+                    return self._note(session, record, unit)
             except guard.AgainError as again:
                 known = again.known
 
-    def _outside(
-        self, session: Session, unit: runner.Unit, units: list[runner.Unit]
-    ) -> Record | None:
+    def _outside(self, session: Session, unit: runner.Unit) -> Record | None:
         record = self._standing(session)
         if record is None:
             return None
         if unit.setting or record.statements_done < unit.end:
-            self._run(session, unit, units)
-        if unit.setting and unit is not units[-1]:
+            self._run(session, unit)
+        if unit.setting and unit is not self._units[-1]:
             return record  # of no effect but on what comes behind it
         with session.transaction("IMMEDIATE"):
             record = self._standing(session)
             if record is None or record.statements_done >= unit.end:
                 return record
-            return self._note(session, record, unit, units)
+            return self._note(session, record, unit)
 
-    def _guarded(
-        self,
-        session: Session,
-        unit: runner.Unit,
-        units: list[runner.Unit],
-        known: guard.Known,
-    ) -> None:
+    def _guarded(self, session: Session, unit: runner.Unit, known: guard.Known) -> None:
         """Run a unit between two looks at rows and foreign keys."""
         if all(map(_harmless, unit.statements)):
-            self._run(session, unit, units)
+            self._run(session, unit)
             return
         began = monotonic()
         before = guard.take_census(session, violations=known.violations)
-        watch = guard.Watch(before, known)
         self._guarding += monotonic() - began
-        self._run(session, unit, units, watch if self.down and not self._allow_data_loss else None)
+        watch = guard.Watch(before, known, counts=self.down and not self._allow_data_loss)
+        self._run(session, unit, watch)
         began = monotonic()
         after = guard.take_census(session)
-        names = guard.Names()
-        for statement in unit.statements:
-            names.see(statement.text)
-        guard.require_sound(session, self._origin, before, after, names, known)
-        if self.down and not self._allow_data_loss:
-            watch.require_no_loss(self._origin, after)
+        guard.require_sound(session, self._origin, before, after, watch.names, known)
+        watch.require_no_loss(self._origin, after)
         self._guarding += monotonic() - began
 
-    def _run(
-        self,
-        session: Session,
-        unit: runner.Unit,
-        units: list[runner.Unit],
-        watch: guard.Watch | None = None,
-    ) -> None:
+    def _run(self, session: Session, unit: runner.Unit, watch: guard.Watch | None = None) -> None:
         done = unit.end - len(unit.statements)
-        total = units[-1].end
         way = "down" if self.down else "up"
 
         def tell(statement: ScriptStatement) -> None:
             nonlocal done
+            total = self._units[-1].end
             self._tell(Progress(self.migration.version, way, done, total, statement.line))
             done += 1
             if watch is not None:
@@ -241,13 +224,11 @@ class Step:
             schema_fingerprint=None,
         )
 
-    def _note(
-        self, session: Session, record: Record, unit: runner.Unit, units: list[runner.Unit]
-    ) -> Record:
+    def _note(self, session: Session, record: Record, unit: runner.Unit) -> Record:
         """Write that a unit is done, in the transaction that did it (M1)."""
         now = monotonic()
         self.limit.at = now + self._patience
-        last = unit is units[-1]
+        last = unit is self._units[-1]
         if self.down:
             if last:
                 history.forget(session, record.version)
@@ -263,7 +244,7 @@ class Step:
             # Of a step that is half done, what is still to come may be mended.
             checksum=self.migration.checksum if last else self._checksum(unit.end),
             error_message=(
-                None if last else f"stopped behind statement {unit.end} of {units[-1].end}"
+                None if last else f"stopped behind statement {unit.end} of {self._units[-1].end}"
             ),
             schema_fingerprint=schema.fingerprint(session) if last else None,
             statements_done=0 if last else unit.end,
