@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,16 @@ class TestPlan:
         assert (warning.level, warning.rule) == (Level.WARNING, "fails-with-rows")
         assert "non-constant default" in warning.message
         assert plan.errors == ()
+
+    async def test_a_schema_that_can_not_be_made_in_memory_is_told(self, path: Path) -> None:
+        with closing(sqlite3.connect(path)) as plain:
+            plain.create_function("special", 1, lambda x: x, deterministic=True)
+            plain.execute("CREATE TABLE t (x CHECK (special(x)))")
+        async with Database(path, config=SMALL) as db:
+            [planned] = (await Migrator(db, [step(1, "CREATE TABLE u (x);")]).plan()).steps
+        assert rules(planned.findings) == ["not-tried"]
+        assert "no such function: special" in planned.findings[0].message
+        assert planned.reversibility is None
 
     async def test_a_history_that_does_not_fit_is_an_error_as_in_status(self, path: Path) -> None:
         async with Database(path, config=SMALL) as db:

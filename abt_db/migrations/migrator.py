@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from abt_db.errors import MigrationError
+from abt_db.errors import MigrationError, QueryError
 from abt_db.session import Session
 
 from . import history, planner, rehearsal, schema, trial
@@ -57,11 +57,18 @@ class Migrator(Engine):
             steps = [planner.planned(m, down=True, reversibility=known[m.version]) for m in back]
             return Plan(tuple(steps), planner.oldest_sqlite(m.down or "" for m in back))
         pending = await self.pending_until(target)
-        trials = {each.version: each for each in await self._tried(status, target)}
+        general: tuple[Finding, ...] = ()
+        trials: dict[int, Trial] = {}
+        try:
+            trials = {each.version: each for each in await self._tried(status, target)}
+        except QueryError as error:
+            # The schema needs a function or a module of the application's, for instance.
+            message = f"the steps could not be tried in memory: {error}"
+            general = (Finding(Level.WARNING, "not-tried", self.db.path, message),)
         found: list[PlannedStep] = []
         for migration in pending:
             tried = trials.get(migration.version)
-            findings = tried.findings if tried else ()
+            findings = tried.findings if tried else general
             if tried and tried.error is not None:
                 findings += (Finding(Level.ERROR, "fails", migration.origin, tried.error),)
             found.append(
