@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
-from test_migration_crashes import FREE_ROWS, Processes, family, free_family, migrated
-from test_migrations import applied, ask, replayed, state
+from engine import Driver, Gate
+from test_migration_crashes import FREE_ROWS, Faults, Processes, family, free_family, migrated
+from test_migrations import SMALL, applied, ask, foreign_keys, replayed, state
+
+from abt_db import AbtDbError, Database
+from abt_db.migrations import Migrator
 
 ROWS = 400
 STATES = replayed(family(ROWS))
@@ -81,6 +87,60 @@ class TestAtOnce:
             assert sorted(taken) == [0] * 7 + [1]
             assert ask(path, "SELECT count(*) FROM parents") == [(5 * ROWS,)]
             assert statements_done(path) == len(FREE_ROWS)
+
+
+class TestFaults:
+    """Whichever statement fails, of the step or of the engine, and wherever it is cancelled: the
+    history tells the truth, and `up` finishes (M1, M3)."""
+
+    async def finishes(self, path: Path, db: Database, where: str) -> None:
+        done = statements_done(path)
+        if done:
+            rows = ask(path, "SELECT count(*) FROM parents")
+            assert rows == [(FREE_ROWS[done - 1] * 3,)], where
+        await Migrator(db, free_family(3)).up()
+        assert await foreign_keys(db) == 1, where
+        assert ask(path, "SELECT count(*) FROM parents") == [(5 * 3,)], where
+        assert statements_done(path) == len(FREE_ROWS), where
+
+    @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+    async def test_one_statement_fails_and_then_the_next(
+        self, tmp_path: Path, lasting: bool
+    ) -> None:
+        for number in count(step=3):
+            path = tmp_path / f"{number}.db"
+            driver = Driver()
+            async with Database(path, config=SMALL, connect=driver.connect) as db:
+                faults = Faults(driver, number, lasting=lasting)
+                try:
+                    await Migrator(db, free_family(3)).up()
+                except AbtDbError as error:
+                    assert faults.failed, error
+                faults.end()
+                await self.finishes(path, db, f"statement {number}: {faults.failed[:1]}")
+            if not faults.failed:
+                break
+        assert number > 100
+
+    async def test_cancelled_at_one_statement_and_then_the_next(self, tmp_path: Path) -> None:
+        for number in count(step=5):
+            path = tmp_path / f"{number}.db"
+            driver = Driver()
+            async with Database(path, config=SMALL, connect=driver.connect) as db:
+                gate = Gate(driver)
+                gate.stop_at_number(number)
+                task = asyncio.create_task(Migrator(db, free_family(3)).up())
+                reached = asyncio.create_task(gate.reached.wait())
+                await asyncio.wait([task, reached], return_when=asyncio.FIRST_COMPLETED)
+                fell = not task.done()
+                task.cancel()
+                gate.open()
+                await asyncio.wait([task])
+                reached.cancel()
+                await self.finishes(path, db, f"statement {number}")
+            if not fell:
+                break
+        assert number > 100
 
 
 def statements_done(path: Path) -> int:
