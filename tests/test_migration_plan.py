@@ -11,7 +11,7 @@ from test_migration_guard import free
 from test_migrations import FAMILY, REBUILD, SMALL, ask, nothing_written, step
 
 from abt_db import Database
-from abt_db.errors import MigrationFailedError
+from abt_db.errors import MigrationFailedError, MigrationUnknownError
 from abt_db.migrations import (
     Finding,
     Level,
@@ -228,7 +228,10 @@ class TestOthers:
         ask(path, "PRAGMA application_id = 7")
         async with Database(path, config=SMALL) as db:
             migrator = Migrator(db, [step(1, "PRAGMA application_id = 9;")], application_id=9)
-            with nothing_written(path), pytest.raises(Exception, match="0x7 and not 0x9"):
+            with (
+                nothing_written(path),
+                pytest.raises(MigrationUnknownError, match="0x7 and not 0x9"),
+            ):
                 await migrator.up()
 
     async def test_one_that_has_none_yet_becomes_ours(self, path: Path) -> None:
@@ -241,5 +244,5 @@ class TestOthers:
     async def test_tables_without_a_history_are_another_programs(self, path: Path) -> None:
         ask(path, "CREATE TABLE t (x)")
         async with Database(path, config=SMALL) as db:
-            with pytest.raises(Exception, match="belongs to another program"):
+            with pytest.raises(MigrationUnknownError, match="belongs to another program"):
                 await Migrator(db, [step(1, "")], application_id=9).up()

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 import pytest
 from test_migrations import FAMILY, SMALL, applied, ask, nothing_written, state, step
 
-from abt_db import Database, Query
+from abt_db import BusyError, CorruptError, Database, Query
 from abt_db.errors import MigrationError, MigrationFailedError
 from abt_db.migrations import Loss, Migrator, Progress, Reversibility
 from abt_db.migrations.copying import copy_database
@@ -55,7 +55,7 @@ class TestRehearse:
             ]
             assert report.steps[1].lost == (Loss("nephews", None, 1),)
             assert report.minimum_sqlite == "3.0"
-            assert report.bytes_copied == path.stat().st_size or report.bytes_copied > 0
+            assert report.bytes_copied > 0
             assert all(trial.up_seconds > trial.guard_seconds >= 0 for trial in report.steps)
             assert list(room.iterdir()) == []
             assert applied(path) == [1]
@@ -169,7 +169,7 @@ class TestCopy:
     async def test_a_source_that_is_no_database_is_an_error(self, tmp_path: Path) -> None:
         noise = tmp_path / "noise.db"
         noise.write_bytes(b"noise" * 2000)
-        with pytest.raises(Exception, match="not a database"):
+        with pytest.raises(CorruptError, match="not a database"):
             await copy_database(str(noise), tmp_path / "copy.db", quiet)
         assert list(tmp_path.glob("copy*")) == []
 
@@ -232,7 +232,7 @@ class TestProgress:
             migrator = Migrator(db, [FIRST], progress=told.append, lock_timeout=0.3)
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("BEGIN IMMEDIATE")
-                with pytest.raises(Exception, match="another process holds the lock"):
+                with pytest.raises(BusyError, match="another process holds the lock"):
                     await migrator.up()
             assert {each.doing for each in told} == {"waiting"}
             assert len(await migrator.up()) == 1

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from test_migrations import Author, Part, Table, step
 
 from abt_db import Database
-from abt_db.migrations import Migration, Migrator, Reversibility, load_migrations
+from abt_db.migrations import (
+    Migration,
+    MigrationLossError,
+    Migrator,
+    Reversibility,
+    load_migrations,
+)
 from abt_db.migrations.schema import contents
 from abt_db.migrations.seed import seed
 from abt_db.migrations.trial import try_out
@@ -220,7 +226,9 @@ class TestReversibility:
                 Reversibility.IRREVERSIBLE,
                 Reversibility.LOSSY,
             ]
-            with pytest.raises(Exception, match=r"migration 2 is lossy: .*allow_data_loss"):
+            with pytest.raises(
+                MigrationLossError, match=r"migration 2 is lossy: .*allow_data_loss"
+            ):
                 await migrator.down(1)
             assert await migrator.down(1, allow_data_loss=True) == [2]
 

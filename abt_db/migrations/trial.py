@@ -22,7 +22,7 @@ from .guard import Loss, read_names
 from .history import Record, Reversibility
 from .lint import Finding, Level
 from .model import Migration
-from .schema import Content, Likeness, Schema, SchemaObject
+from .schema import Content, Difference, Likeness, Schema, SchemaObject
 from .script import folded, split, words
 
 __all__ = ["Replay", "Trial", "replay", "round_trip", "try_out"]
@@ -120,6 +120,7 @@ async def try_out(
                     migration.origin,
                     f"it fails where tables have rows, made up as they are here: {trial.error}",
                 )
+                await stack.aclose()
                 db = await stack.enter_async_context(_in_memory(before, done))
                 empty = await round_trip(db, Engine(db, migrations), migration)
                 trial = trial if empty.error else replace(empty, findings=(failed,))
@@ -127,6 +128,7 @@ async def try_out(
             if trial.error is not None:
                 break
             if trial.stuck:
+                await stack.aclose()
                 db = await stack.enter_async_context(_in_memory(before, done))
                 await Engine(db, migrations).up(migration.version)
     return trials
@@ -157,24 +159,27 @@ async def round_trip(db: Database, engine: Engine, migration: Migration) -> Tria
         for table, content in before.content.items()
         if (left := after.rows(names.now(folded(table)))) < content.rows
     ]
-    began = monotonic()
     likeness: Likeness | None = None
+    down_seconds = 0.0
     found = Reversibility.IRREVERSIBLE
     reason: str | None = "it has no down script"
     if migration.down is not None:
+        began = monotonic()
         try:
             await engine.down(engine.before(migration), allow_data_loss=True)
         except MigrationError as error:
             reason = f"its down script fails: {error}"
         else:
+            down_seconds = monotonic() - began
             back = await db.read(_look)
-            likeness, _ = schema.compare(before.schema, back.schema)
+            likeness, differences = schema.compare(before.schema, back.schema)
             try:
                 await up()
             except MigrationError as error:
                 reason = f"it can't be applied again: {error}"
             else:
-                found, reason = _judge(before, after, back, await db.read(_look))
+                again = await db.read(_look)
+                found, reason = _judge(likeness, differences, before, after, back, again)
     whole = [each.version for each in (await engine.status()).applied if not each.statements_done]
     return Trial(
         version=migration.version,
@@ -185,7 +190,7 @@ async def round_trip(db: Database, engine: Engine, migration: Migration) -> Tria
         lost=tuple(lost),
         up_seconds=round(up_seconds, 6),
         guard_seconds=round(record.guard_time_ms / 1000, 6),
-        down_seconds=round(monotonic() - began, 6),
+        down_seconds=round(down_seconds, 6),
         error=None,
         stuck=migration.version not in whole,
     )
@@ -226,10 +231,14 @@ _CLASSES = {
 
 
 def _judge(
-    before: _State, after: _State, back: _State, again: _State
+    likeness: Likeness,
+    differences: tuple[Difference, ...],
+    before: _State,
+    after: _State,
+    back: _State,
+    again: _State,
 ) -> tuple[Reversibility, str | None]:
     """Return the class of a step that went up, down and up again, and why it is not exact."""
-    likeness, differences = schema.compare(before.schema, back.schema)
     told = "; ".join(map(str, differences))
     if likeness is Likeness.DIFFERENT:
         return Reversibility.IRREVERSIBLE, f"its down script leads elsewhere: {told}"
