@@ -100,6 +100,15 @@ class TestPlan:
         assert "non-constant default" in warning.message
         assert plan.errors == ()
 
+    async def test_a_step_that_is_half_done_is_tried_from_there(self, path: Path) -> None:
+        script = "CREATE TABLE t (x); CREATE TABLE u (y {});"
+        async with Database(path, config=SMALL) as db:
+            with pytest.raises(MigrationFailedError):
+                await Migrator(db, [free(1, script.format("CHECK"))]).up()
+            down = "DROP TABLE u; DROP TABLE t;"
+            plan = await Migrator(db, [free(1, script.format("CHECK (y)"), down)]).plan()
+        assert (plan.errors, plan.steps[0].findings) == ((), ())
+
     async def test_a_schema_that_can_not_be_made_in_memory_is_told(self, path: Path) -> None:
         with closing(sqlite3.connect(path)) as plain:
             plain.create_function("special", 1, lambda x: x, deterministic=True)

@@ -93,7 +93,7 @@ class Migrator(Engine):
         return await trial.try_out(
             self.migrations,
             start=await self.db.read(schema.snapshot),
-            applied=status.applied,
+            applied=[*status.applied, *(r for r in status.failed if r.statements_done)],
             target=target,
         )
 
