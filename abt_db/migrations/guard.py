@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from abt_db.errors import MigrationFailedError, StatementError
 from abt_db.query import Query
@@ -120,8 +121,12 @@ def _violations(session: Session) -> dict[str, int | str]:
 
 def count_rows(session: Session, table: str) -> int:
     """Return how many rows a table has."""
-    query = Query(f"migrations.rows of {table}", f"SELECT count(*) FROM {quoted(table)}", int)
-    return session.fetch_one(query()) or 0
+    return session.fetch_one(_counting(table)()) or 0
+
+
+@lru_cache(maxsize=256)
+def _counting(table: str) -> Query[int]:
+    return Query(f"migrations.rows of {table}", f"SELECT count(*) FROM {quoted(table)}", int)
 
 
 # -- what a script says itself -------------------------------------------------------------------

@@ -112,7 +112,8 @@ async def try_out(
             engine = Engine(db, migrations)
             before = await db.read(schema.snapshot)
             done = await engine.history()
-            trial = await _with_rows(db, engine, migration, rows, number)
+            await db.write(seed.seed, rows, number=number)
+            trial = await _with_findings(db, engine, migration, before)
             if trial.error is not None:
                 failed = Finding(
                     Level.WARNING,
@@ -254,12 +255,10 @@ def _judge(
     return _CLASSES[likeness], told or None
 
 
-async def _with_rows(
-    db: Database, engine: Engine, migration: Migration, rows: int, number: int
+async def _with_findings(
+    db: Database, engine: Engine, migration: Migration, before: Schema
 ) -> Trial:
-    """Try one step on a database that has rows, as this engine does it and as others would."""
-    await db.write(seed.seed, rows, number=number)
-    before = await db.read(schema.snapshot)
+    """Try one step, as this engine does it and as others would."""
     half = migration.version in {record.version for record in await engine.history()}
     findings = [] if half else await _as_others_do(db, migration)
     trial = await round_trip(db, engine, migration)
