@@ -203,6 +203,26 @@ class TestOwnSchema:
         assert path.read_bytes() == before
 
 
+class TestAtOnce:
+    """Eight processes run `up` on the same new file: each step is applied once, and all exit with 0
+    (M2; faults.md 64)."""
+
+    def test_eight_processes_on_a_new_file(self, tmp_path: Path) -> None:
+        command = ["abt-db", "migrate", "up", "--json", "--db", "new.db"]
+        command += ["--migrations", "abt_db.schema"]
+        running = [
+            subprocess.Popen(
+                command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            )
+            for _ in range(8)
+        ]
+        said = [process.communicate(timeout=60) for process in running]
+        assert [process.returncode for process in running] == [0] * 8, said
+        versions = [json.loads(line)["version"] for out, _ in said for line in out.splitlines()]
+        assert sorted(versions) == [1, 2, 3, 4]
+        assert ask(tmp_path / "new.db", "SELECT count(*) FROM migration_history") == [(4,)]
+
+
 class TestBadInput:
     """One sentence on stderr; 1 for what failed, 2 for what can't be understood."""
 
