@@ -22,6 +22,7 @@ Where things are, each building on those above it:
     migrations   versioned SQL scripts, and the engine that applies them
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
+    testing      for the tests of applications that bring migrations of their own
     tools        its command line, `abt-db`
 
 To understand the engine, read `database`, then `pool`, then `lane`.

@@ -392,21 +392,26 @@ class Session:
         [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
         return bool(busy), pages, moved
 
-    def run_sql(self, sql: str, *, doing: str) -> None:
+    def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
 
-        It may do what a caller's query may, and is stopped at the job's deadline.
+        It may do what a caller's query may (`privileged`: anything), and is stopped at the job's
+        deadline.
         """
         if self.deadline.passed():
             raise self._stopped(doing)
+        self._privileged = privileged
         try:
-            for _ in self._raw.execute(sql):
+            # The comment makes it a text that no caller's statement can have, see `_authorize`.
+            for _ in self._raw.execute(f"/* privileged */ {sql}" if privileged else sql):
                 pass  # what returns rows has done its work at the end of them
         except (sqlite3.Error, UnicodeDecodeError) as error:
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise self._stopped(doing) from None
             raise translate(error, sql=sql, doing=doing, reason=reason) from error
+        finally:
+            self._privileged = False
 
     def control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
         """Run the library's own SQL, which may do what callers may not, and return its rows."""

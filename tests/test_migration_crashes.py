@@ -98,6 +98,27 @@ def family(rows: int) -> list[Migration]:
     ]
 
 
+def free_family(rows: int) -> list[Migration]:
+    """A step that is committed statement by statement, each of which leaves its mark just once."""
+    filled = f"INSERT INTO parents {NUMBERS.format(rows=rows)} SELECT NULL, 'name ' || x FROM n;"
+    up = f"""
+        CREATE TABLE parents (id INTEGER PRIMARY KEY, name);
+        {filled}
+        {filled}
+        VACUUM;
+        BEGIN; {filled} {filled} COMMIT;
+        CREATE INDEX parents_by_name ON parents (name);
+        BEGIN; {rebuild("name TEXT NOT NULL DEFAULT ''")} COMMIT;
+        {filled}
+        VACUUM;
+    """
+    return [step(1, up, None, transactional=False)]
+
+
+FREE_ROWS = (0, 1, 2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 4, 4, 5, 5)
+"""How often the rows of `free_family` are there behind each statement."""
+
+
 FAMILY = family(rows=20)
 STATES = replayed(FAMILY)
 
@@ -143,6 +164,7 @@ def forked(
     processes: int,
     kill_at: int | None,
     kill_after: float | None,
+    free: bool,
 ) -> list[int]:
     ready, go = os.pipe()
     children = []
@@ -153,7 +175,7 @@ def forked(
             try:
                 os.close(go)
                 os.read(ready, 1)  # the end of it, when all of them are there
-                code = asyncio.run(migrate(Path(path), rows, target, kill_at))
+                code = asyncio.run(migrate(Path(path), rows, target, kill_at, free))
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -168,7 +190,9 @@ def forked(
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
-async def migrate(path: Path, rows: int, target: int | None, kill_at: int | None) -> int:
+async def migrate(
+    path: Path, rows: int, target: int | None, kill_at: int | None, free: bool
+) -> int:
     """Migrate and return how many steps that took; kill this process at moment `kill_at`.
 
     A moment is each statement before it runs, and each look at the deadline: SQLite asks for one
@@ -187,7 +211,7 @@ async def migrate(path: Path, rows: int, target: int | None, kill_at: int | None
     driver = Driver()
     async with Database(path, config=SMALL, connect=driver.connect) as db:
         driver.hook = moment
-        migrator = Migrator(db, family(rows))
+        migrator = Migrator(db, free_family(rows) if free else family(rows))
         with patch.object(Deadline, "passed", passed):
             return len(await (migrator.up() if target is None else migrator.down(target)))
 
@@ -215,6 +239,7 @@ class Processes:
         processes: int = 1,
         kill_at: int | None = None,
         kill_after: float | None = None,
+        free: bool = False,
     ) -> tuple[list[int], float]:
         """Let that many processes migrate at once; return how many steps each took, and the time.
 
@@ -227,6 +252,7 @@ class Processes:
             "processes": processes,
             "kill_at": kill_at,
             "kill_after": kill_after,
+            "free": free,
         }
         assert self._server.stdin is not None
         assert self._server.stdout is not None

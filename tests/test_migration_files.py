@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from abt_db import Database
+from abt_db.errors import MigrationFailedError
+from abt_db.migrations import Migrator
 from abt_db.migrations.loader import load_migrations
 from abt_db.migrations.model import (
     Migration,
@@ -510,3 +514,70 @@ class TestSources:
         fill(on_path / "shop_four", {"__init__.py": "import no_such_module"})
         with pytest.raises(ModuleNotFoundError, match="no_such_module"):
             load_migrations("shop_four")
+
+
+class TestOfOthers:
+    """Files that were written for other tools load, or are refused with the reason; none is passed
+    over in silence (faults.md 68, 70)."""
+
+    NAMES = (
+        "20240131120000_create-users.up.sql",
+        "20240131120000_create-users.down.sql",
+        "20240201080000_v1.2.add_index.up.sql",
+        "20240301080000_Mixed.Case-and_more.up.sql",
+        "20240301080000_Mixed.Case-and_more.down.sql",
+    )
+
+    async def test_dates_gaps_dots_and_dashes_load_and_are_applied(self, tmp_path: Path) -> None:
+        for name in self.NAMES:
+            table = name.partition("_")[0]
+            what = "CREATE TABLE" if ".up." in name else "DROP TABLE"
+            end = " (x);" if ".up." in name else ";"
+            (tmp_path / name).write_text(f'{what} "t{table}"{end}')
+        migrations = load_migrations(tmp_path)
+        assert [m.version for m in migrations] == [20240131120000, 20240201080000, 20240301080000]
+        assert [m.description for m in migrations] == [
+            "create users",
+            "v1.2.add index",
+            "Mixed.Case and more",
+        ]
+        assert [m.down is None for m in migrations] == [False, True, False]
+        async with Database(":memory:") as db:
+            migrator = Migrator(db, migrations)
+            assert len(await migrator.up()) == 3
+            assert await migrator.down(20240201080000) == [20240301080000]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "V1__flyway_names.sql",
+            "20240131120000_goose_or_dbmate.sql",
+            "0080_x_up.sql",
+            "0080.up.sql",
+            "0080-dash.up.sql",
+            "20240131T120000Z_name.up.sql",
+            "1.2_name.up.sql",
+            "0001_name.up.sql.bak",
+            "0001_name.UP.SQL",
+            "notes.txt",
+        ],
+    )
+    def test_other_names_are_refused_by_name(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / name).write_text("SELECT 1;")
+        with pytest.raises(MigrationFileError, match=re.escape(name)):
+            load_migrations(tmp_path)
+
+    OWN = "BEGIN;\nCREATE TABLE t (x);\nINSERT INTO t VALUES (1);\nCOMMIT;\n"
+
+    async def test_a_transaction_of_its_own_is_refused_or_obeyed_and_always_said(
+        self, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "1_own.up.sql"
+        file.write_text(self.OWN)
+        async with Database(":memory:") as db:
+            with pytest.raises(
+                MigrationFailedError, match=r"1_own\.up\.sql, line 1: .*`-- no-transaction`"
+            ):
+                await Migrator(db, load_migrations(tmp_path)).up()
+            file.write_text(f"-- no-transaction\n{self.OWN}")
+            assert len(await Migrator(db, load_migrations(tmp_path)).up()) == 1

@@ -32,8 +32,8 @@ from abt_db.migrations import (
     MigrationOrderError,
     Migrator,
     Record,
-    history,
     load_migrations,
+    schema,
 )
 
 SMALL = Config(readers=1)
@@ -189,7 +189,7 @@ class TestUp:
         # Nor does it matter whether there is a history: one that was made by hand can be compared.
         ask(tmp_path / "d", make)
         async with Database(tmp_path / "d", config=SMALL) as db:
-            assert await db.read(history.fingerprint) == made
+            assert await db.read(schema.fingerprint) == made
 
     async def test_nothing_to_do_writes_nothing_and_waits_for_nobody(self, path: Path) -> None:
         async with Database(path, config=SMALL) as db:

@@ -21,6 +21,7 @@ from abt_db.config import Config
 from abt_db.errors import AbtDbError
 
 __all__ = [
+    "CONFIG",
     "CliError",
     "UsageError",
     "main",
@@ -37,7 +38,7 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects", "bench")
+COMMANDS = ("record", "builds", "logs", "projects", "migrate", "bench")
 WITHOUT_DATABASE = ("bench",)  # it makes its own
 
 

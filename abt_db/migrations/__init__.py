@@ -3,23 +3,62 @@
 script    splits a script into statements, where SQLite would
 model     `Migration`, one step, and the order of several
 loader    `load_migrations`, from a directory or a package
+schema    the schema of a database as a value: compared, fingerprinted, dumped
 history   the table `migration_history`
-engine    `Migrator`: status, up, down
+chain     migrations in their order, held against a history
+guard     lost rows and violated foreign keys
+runner    runs a script in one transaction, or unit by unit
+step      one step, up or down, decided inside its transaction
+copying   a copy of a database that is in use
+engine    what applies steps and takes them back
+lint      what the text of a script tells
+scaffold  a new pair of files
+seed      made-up rows
+trial     steps tried in memory, and a round trip of one step
+planner   what would be done
+rehearsal the same on a copy of the real database
+migrator  `Migrator`, which has all the verbs
 """
 
-from .engine import Migrator, Status
-from .history import Record
+from .chain import Status
+from .guard import Loss, MigrationLossError
+from .history import Record, Reversibility
+from .lint import Finding, Level
 from .loader import load_migrations
+from .migrator import Drift, Migrator
 from .model import Migration, MigrationFileError, MigrationOrderError
+from .planner import Plan, PlannedStep, Validation
+from .rehearsal import Rehearsal
+from .scaffold import new_migration
+from .schema import Difference, Likeness
 from .script import ScriptError
+from .seed import Seeded
+from .step import Progress
+from .trial import Trial
 
 __all__ = [
+    "Difference",
+    "Drift",
+    "Finding",
+    "Level",
+    "Likeness",
+    "Loss",
     "Migration",
     "MigrationFileError",
+    "MigrationLossError",
     "MigrationOrderError",
     "Migrator",
+    "Plan",
+    "PlannedStep",
+    "Progress",
     "Record",
+    "Rehearsal",
+    "Reversibility",
     "ScriptError",
+    "Seeded",
     "Status",
+    "Trial",
+    "Validation",
     "load_migrations",
+    "new_migration",
 ]

@@ -6,9 +6,8 @@ A step is one job on the writer, behind a barrier: nobody else reads or writes m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from time import monotonic
+import os
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from abt_db.connection import while_busy
@@ -16,63 +15,53 @@ from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
     AbtDbError,
-    MigrationChangedError,
     MigrationError,
     MigrationFailedError,
     MigrationIrreversibleError,
     MigrationUnknownError,
-    StatementError,
 )
-from abt_db.query import Query
 from abt_db.session import BeginBusyError, Session
 from abt_db.work import Lease
 
-from . import history
-from .history import Record
-from .model import Migration, MigrationOrderError, in_order
-from .script import first_keyword, split
+from . import history, schema
+from .chain import Chain, Status
+from .copying import copy_database
+from .guard import MigrationLossError, dropped
+from .history import Record, Reversibility
+from .model import Migration
+from .step import Progress, Step, Tell, require_whole
 
-__all__ = ["Migrator", "Status"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
 
-_TABLES = Query("migrations.tables", "SELECT name FROM sqlite_schema WHERE type = 'table'", str)
-_VIOLATIONS = Query(
-    "migrations.violations", "SELECT count(*) FROM pragma_foreign_key_check(:name)", int
-)
-
-# A step has a transaction of its own, and one file.
-_REFUSED = frozenset(
-    ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "ATTACH", "DETACH", "VACUUM")
-)
+_NOT_TO_BE_UNDONE = (Reversibility.LOSSY, Reversibility.IRREVERSIBLE)
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
-    """Where a database stands."""
+class Engine:
+    """The part of `Migrator` that does what it is told; see there."""
 
-    applied: tuple[Record, ...]
-    """What is in it, in the order in which it was applied."""
-    failed: tuple[Record, ...]
-    """The last tries that failed; nothing of them is in the database."""
-    pending: tuple[Migration, ...]
-    """What is still to be applied, in order."""
-
-
-class Migrator:
-    """The migrations of a program and the database that they are for.
-
-    `migrations` may be given in any order; `load_migrations` reads them from files. Two programs
-    may migrate the same file at the same time: each step is applied once.
-    """
-
-    def __init__(self, db: Database, migrations: Iterable[Migration]) -> None:
+    def __init__(
+        self,
+        db: Database,
+        migrations: Iterable[Migration],
+        *,
+        application_id: int | None = None,
+        lock_timeout: float = 60.0,
+        progress: Tell = lambda progress: None,
+    ) -> None:
         self.db = db
-        self.migrations = in_order(migrations)
-        self._by_version = {migration.version: migration for migration in self.migrations}
-        # Where each stands in the order of application, which dependencies may make another one
-        # than that of the numbers. 0 is the empty database.
-        self._place = {version: place for place, version in enumerate((0, *self._by_version))}
+        self._chain = Chain(migrations)
+        self._application_id = application_id
+        self._lock_timeout = lock_timeout
+        self._tell = progress
+
+    @property
+    def migrations(self) -> tuple[Migration, ...]:
+        """All migrations, in the order of application."""
+        return self._chain.migrations
+
+    # -- looking ---------------------------------------------------------------------------------
 
     async def status(self) -> Status:
         """Return what is applied, failed and pending. Never writes (M6).
@@ -81,217 +70,201 @@ class Migrator:
         have, `MigrationChangedError` when an applied one was edited since, `MigrationOrderError`
         when one is pending that should have come before an applied one.
         """
-        return self._compare(await self.db.read(history.read))
+        return self._chain.compare(await self.history())
 
     async def pending(self) -> tuple[Migration, ...]:
         """Return what is still to be applied, in order; raises as `status` does."""
         return (await self.status()).pending
 
+    async def pending_until(self, target: int | None) -> list[Migration]:
+        """Return what `up(target)` would apply; raises as it does before it begins."""
+        steps = self._chain.until(target)
+        status = await self.status()
+        require_whole(status.applied)
+        return [migration for migration in status.pending if migration in steps]
+
+    def before(self, migration: Migration) -> int:
+        """Return the version that comes before one of the migrations, 0 for the first."""
+        return self._chain.before(migration)
+
     async def current_version(self) -> int | None:
         """Return the version applied last, None for a database without any."""
-        applied = (await self.status()).applied
-        return max((r.version for r in applied), key=self._place.__getitem__, default=None)
+        return self._chain.latest((await self.status()).applied)
 
     async def history(self) -> list[Record]:
-        """Return all rows of the history, tries that failed among them."""
-        return await self.db.read(history.read)
+        """Return all rows of the history, tries that failed among them.
 
-    async def up(self, target: int | None = None) -> list[Record]:
+        Raises `MigrationUnknownError` for a database with another `application_id`.
+        """
+        return await self.db.read(self._read)
+
+    def _read(self, session: Session) -> list[Record]:
+        records = history.read(session)
+        ours = self._application_id
+        if ours is not None:
+            found = schema.snapshot(session)
+            # One that is empty, or does not have the step yet that sets it, may become ours.
+            young = found.application_id == 0 and (records or not found.objects)
+            if found.application_id != ours and not young:
+                raise MigrationUnknownError(
+                    f"{self.db.path} belongs to another program: its application_id is"
+                    f" {found.application_id:#x} and not {ours:#x}"
+                )
+        return records
+
+    # -- going -----------------------------------------------------------------------------------
+
+    async def up(
+        self,
+        target: int | None = None,
+        *,
+        reversibility: Mapping[int, Reversibility] | None = None,
+        backup_to: str | os.PathLike[str] | None = None,
+    ) -> list[Record]:
         """Apply what is pending, up to and with version `target`; return what was applied here.
 
         Each step has the time limit of its migration, is in the database whole or not at all, and
-        is skipped when another process was first. Raises `MigrationFailedError`, having rolled the
-        step back and noted the failure in the history; the steps before it stay. Raises as `status`
-        does before anything is written.
+        is skipped when another process was first. A `-- no-transaction` step that stopped half-way
+        goes on behind its last statement. Raises `MigrationFailedError`, having rolled the step
+        back and noted the failure in the history; the steps before it stay. `MigrationLossError`,
+        one of its kinds, says that rows would have been lost which the script does not name. Raises
+        as `status` does before anything is written. `reversibility` is what is known of the steps,
+        to be kept in the history. The database is copied to the new file `backup_to` before the
+        first step that drops a table, or builds one again.
         """
-        last = len(self.migrations) if target is None else self._placed(target)
-        pending = [m for m in await self.pending() if self._place[m.version] <= last]
+        pending = await self.pending_until(target)
         # Nothing to do is the usual case, at each start of a program: it disturbs nobody.
         if not pending:
             return []
+        known = reversibility or {}
+        records = []
         async with self.db.barrier(label="migrations, up") as lease:
-            records = [await self._step(lease, migration, self._up) for migration in pending]
+            for migration in pending:
+                if backup_to is not None and dropped(migration.up):
+                    await copy_database(self.db.path, backup_to, self._copying)
+                    backup_to = None
+                step = self._step(
+                    self._chain, migration, reversibility=known.get(migration.version)
+                )
+                records.append(await self._run(lease, step))
         return [record for record in records if record is not None]
 
-    async def down(self, target: int) -> list[int]:
+    async def down(
+        self, target: int, *, allow_data_loss: bool = False, use_history: bool = False
+    ) -> list[int]:
         """Take back every version that was applied after `target`, the last first; return them.
 
         0 takes back all. Raises `MigrationIrreversibleError` before anything is written when one
-        of the steps has no down script, otherwise as `up`.
+        of the steps has no down script, otherwise as `up`. Rows that a DROP would take along,
+        values of columns that would go, and steps that the history calls lossy or irreversible
+        raise `MigrationLossError`, unless `allow_data_loss`; what was taken back before that stays
+        so. With `use_history` migrations that
+        only a newer program has are taken back by the script that the history keeps.
         """
-        first = self._placed(target)
-        steps = [
-            self._by_version[record.version]
-            for record in reversed((await self.status()).applied)
-            if self._place[record.version] > first
-        ]
+        records = await self.history()
+        chain = self._chain.with_stored(records) if use_history else self._chain
+        status = chain.compare(records)
+        steps = chain.applied_after(status, target)
+        classes = {record.version: record.reversibility for record in status.applied}
         for migration in steps:
             if migration.down is None:
                 raise MigrationIrreversibleError(
                     f"{migration.origin} has no down script: it can't be taken back"
                 )
+            found = classes[migration.version]
+            if found in _NOT_TO_BE_UNDONE and not allow_data_loss:
+                raise MigrationLossError(
+                    f"{migration.origin} is {found.value}: taking it back does not lead to what was"
+                    " there before; allow_data_loss (--allow-data-loss) permits it"
+                )
         if not steps:
             return []
+        gone = []
         async with self.db.barrier(label="migrations, down") as lease:
-            return [m.version for m in steps if await self._step(lease, m, self._down)]
+            for migration in steps:
+                step = self._step(chain, migration, down=True, allow_data_loss=allow_data_loss)
+                if await self._run(lease, step):
+                    gone.append(migration.version)
+        return gone
+
+    async def to(self, target: int, *, allow_data_loss: bool = False) -> list[int]:
+        """Go up or down to `target`; return the versions that were applied or taken back."""
+        applied = {record.version for record in (await self.status()).applied}
+        if target != 0 and target not in applied:
+            return [record.version for record in await self.up(target)]
+        return await self.down(target, allow_data_loss=allow_data_loss)
+
+    async def redo(self, *, allow_data_loss: bool = False) -> list[Record]:
+        """Take the last step back and apply it again: for a migration that is being written."""
+        status = await self.status()
+        version = self._chain.latest(status.applied)
+        if version is None:
+            return []
+        [last] = [migration for migration in self.migrations if migration.version == version]
+        await self.down(self.before(last), allow_data_loss=allow_data_loss)
+        return await self.up(version)
 
     # -- inside ----------------------------------------------------------------------------------
 
-    def _placed(self, target: int) -> int:
-        """Return where `target` stands in the order."""
-        try:
-            return self._place[target]
-        except KeyError:
-            raise MigrationUnknownError(f"there is no migration {target} to go to") from None
+    def _copying(self, done: int, total: int) -> None:
+        self._tell(Progress(None, "copying", done, total))
 
-    def _compare(self, records: list[Record]) -> Status:
-        """Hold the history against the program's migrations (M4)."""
-        applied = tuple(record for record in records if record.success)
-        for record in applied:
-            migration = self._by_version.get(record.version)
-            if migration is None:
-                raise MigrationUnknownError(
-                    f"the database has migration {record.version} ({record.description}), which"
-                    " this program does not have; it was made by a newer version of it, probably"
-                )
-            if migration.checksum != record.checksum:
-                raise MigrationChangedError(
-                    f"{migration.origin} was changed after it had been applied on"
-                    f" {record.applied_at:%Y-%m-%d}; put it back and write a new migration"
-                )
-        versions = {record.version for record in applied}
-        pending = tuple(m for m in self.migrations if m.version not in versions)
-        if pending and versions:
-            latest = max(versions, key=self._place.__getitem__)
-            if self._place[pending[0].version] < self._place[latest]:
-                raise MigrationOrderError(
-                    f"{pending[0].origin} is not applied, but version {latest}, which comes after"
-                    " it, is; give it a higher number"
-                )
-        failed = tuple(record for record in records if not record.success)
-        return Status(applied, failed, pending)
+    def _step(
+        self,
+        chain: Chain,
+        migration: Migration,
+        *,
+        down: bool = False,
+        allow_data_loss: bool = False,
+        reversibility: Reversibility | None = None,
+    ) -> Step:
+        return Step(
+            chain,
+            migration,
+            tell=self._tell,
+            patience=self._lock_timeout,
+            down=down,
+            allow_data_loss=allow_data_loss,
+            reversibility=reversibility,
+        )
 
-    async def _step(
-        self, lease: Lease, migration: Migration, step: Callable[[Session, Migration], T]
-    ) -> T:
-        began = monotonic()
-
-        def run(session: Session) -> T:
+    async def _run(self, lease: Lease, step: Step) -> Record | None:
+        def run(session: Session) -> Record | None:
             try:
-                with session.foreign_keys_off(), session.transaction("IMMEDIATE"):
-                    return step(session, migration)
-            except (BeginBusyError, MigrationError):
+                return step.run(session)
+            except BeginBusyError:
+                self._tell(Progress(step.migration.version, "waiting", 0, 0))
+                raise
+            except MigrationError:
                 raise
             except AbtDbError as error:
-                raise MigrationFailedError(f"{migration.origin}: {error}") from error
+                raise MigrationFailedError(f"{step.migration.origin}: {error}") from error
 
         try:
-            return await while_busy(
-                lambda: lease.run(run, Deadline.after(migration.timeout)),
-                Deadline.after(self.db.config.busy_timeout),
-                kind=BeginBusyError,
+            return await self._when_free(
+                lease, run, step.limit, lambda: Deadline.after(step.migration.timeout)
             )
-        except MigrationFailedError as error:
-            if step == self._up:
-                await self._note_failure(lease, migration, monotonic() - began, error)
+        except MigrationFailedError as failure:
+            if not step.down:
+                await self._note_failure(lease, step, failure)
             raise
 
-    async def _note_failure(
-        self, lease: Lease, migration: Migration, seconds: float, failure: MigrationFailedError
-    ) -> None:
-        """Write to the history that a try failed, unless another process has succeeded."""
-
-        def note(session: Session) -> None:
-            with session.transaction("IMMEDIATE"):
-                applied = {record.version for record in history.read(session) if record.success}
-                if migration.version not in applied:
-                    history.record(session, migration, seconds, error=str(failure))
-
+    async def _note_failure(self, lease: Lease, step: Step, failure: MigrationFailedError) -> None:
+        limit = Deadline.after(self.db.config.busy_timeout)
         try:
-            await while_busy(
-                lambda: lease.run(note, Deadline()),
-                Deadline.after(self.db.config.busy_timeout),
-                kind=BeginBusyError,
+            await self._when_free(
+                lease, lambda session: step.note_failure(session, failure), limit, Deadline
             )
         except AbtDbError as error:
             # The first error wins (invariant 10).
             failure.add_note(f"It could not be noted in the history: {error}")
 
-    def _up(self, session: Session, migration: Migration) -> Record | None:
-        began = monotonic()
-        pending = self._compare(history.read(session)).pending
-        if migration not in pending:
-            return None  # another process was first (M2)
-        if migration is not pending[0]:
-            raise MigrationOrderError(
-                f"{migration.origin}: version {pending[0].version}, which comes before it, was"
-                " taken back meanwhile"
-            )
-        self._run_script(session, migration.origin, migration.up)
-        return history.record(session, migration, monotonic() - began)
-
-    def _down(self, session: Session, migration: Migration) -> bool:
-        applied = [record.version for record in self._compare(history.read(session)).applied]
-        if migration.version not in applied:
-            return False
-        if migration.version != max(applied, key=self._place.__getitem__):
-            raise MigrationOrderError(
-                f"{migration.origin} can't be taken back: a later version was applied meanwhile"
-            )
-        origin = migration.origin.replace(".up.sql", ".down.sql")
-        self._run_script(session, origin, migration.down or "")
-        history.forget(session, migration.version)
-        return True
-
-    def _run_script(self, session: Session, origin: str, script: str) -> None:
-        before = _violations(session)
-        for statement in split(script):
-            where = f"{origin}, line {statement.line}"
-            keyword = first_keyword(statement.text)
-            if keyword in _REFUSED:
-                raise MigrationFailedError(
-                    f"{where}: {keyword} is refused, for the step runs in a transaction of its own"
-                )
-            try:
-                session.run_sql(statement.text, doing=where)
-            except AbtDbError as error:
-                raise MigrationFailedError(str(error)) from error
-        if broken := _broken(before, _violations(session)):
-            raise MigrationFailedError(f"{origin}: it breaks foreign keys: {'; '.join(broken)}")
-
-
-def _violations(session: Session) -> dict[str, int | str]:
-    """How many foreign keys of each table are violated; or why that can't be checked, for instance
-    because one refers to columns that are no key."""
-    violations: dict[str, int | str] = {}
-    for name in session.fetch_all(_TABLES()):
-        try:
-            violations[name] = session.fetch_one(_VIOLATIONS(name=name)) or 0
-        except StatementError:
-            violations[name] = f"a foreign key of {name} can't be checked, it refers to no key"
-    return violations
-
-
-def _broken(before: dict[str, int | str], after: dict[str, int | str]) -> list[str]:
-    """Say in which tables a step has violated foreign keys that were not violated before.
-
-    They are counted, for a table that was built again has its rows elsewhere; and what was
-    violated in tables that are gone may be so in new ones, which may be the same under other names.
-    """
-    broken = []
-    gone = sum(
-        count for name, count in before.items() if name not in after and isinstance(count, int)
-    )
-    for name, now in after.items():
-        then = before.get(name, 0)
-        if isinstance(then, str) or now == 0:
-            continue
-        if isinstance(now, str):
-            broken.append(now)
-        elif name in before and now > then:
-            broken.append(f"{now - then} of {name}")
-        elif name not in before:
-            gone -= now
-            if gone < 0:
-                broken.append(f"{now} of {name}")
-    return broken
+    async def _when_free(
+        self,
+        lease: Lease,
+        function: Callable[[Session], T],
+        limit: Deadline,
+        deadline: Callable[[], Deadline],
+    ) -> T:
+        """Run a function, again while another process's lock is in the way of its BEGIN."""
+        return await while_busy(lambda: lease.run(function, deadline()), limit, kind=BeginBusyError)

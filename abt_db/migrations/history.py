@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from enum import Enum
 
 from abt_db.query import Query
 from abt_db.session import Session
 
-from .model import Migration
+__all__ = ["Record", "Reversibility", "forget", "put", "read"]
 
-__all__ = ["Record", "fingerprint", "forget", "read", "record"]
+
+class Reversibility(Enum):
+    """What `down` leads back to, as it was found by running the step both ways."""
+
+    EXACT = "exact"
+    """The same schema, word for word, and the same rows."""
+    ORDER_ONLY = "order only"
+    """The same but for the order of columns."""
+    STRUCTURAL = "structural"
+    """The same tables, written in another way."""
+    LOSSY = "lossy"
+    """The schema comes back, and some of the rows or values do not."""
+    IRREVERSIBLE = "irreversible"
+    """There is no down script, it fails, or it leads to another schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One row of the history: a migration that was applied, or whose last try failed."""
+    """One row of the history: a migration that was applied, or whose last try failed.
+
+    `down_sql` is kept so that an older program can go down as well, and `schema_fingerprint`, the
+    schema after the step, tells after which step a database drifted. `guard_time_ms` is the part of
+    `execution_time_ms` that went into counting rows and foreign keys. `statements_done` is not 0
+    for a `-- no-transaction` step that stopped half-way, on its way up or (`success`) down: the
+    next try goes on behind those. On its way up `checksum` is that of these statements alone.
+    """
 
     version: int
     description: str
@@ -27,6 +47,9 @@ class Record:
     checksum: str
     down_sql: str | None
     schema_fingerprint: str | None
+    guard_time_ms: float = 0.0
+    statements_done: int = 0
+    reversibility: Reversibility | None = None
 
 
 _EXISTS = Query(
@@ -47,12 +70,27 @@ _CREATE = Query(
         error_message TEXT,
         checksum TEXT NOT NULL,
         down_sql TEXT,
-        schema_fingerprint TEXT
+        schema_fingerprint TEXT,
+        guard_time_ms REAL NOT NULL DEFAULT 0,
+        statements_done INTEGER NOT NULL DEFAULT 0,
+        reversibility TEXT
     )
     """,
 )
-_ALL = Query(
-    "migrations.history",
+# Columns that the first version of this table did not have.
+_LATER = {
+    name: Query(f"migrations.add_{name}", f"ALTER TABLE migration_history ADD COLUMN {name} {kind}")
+    for name, kind in (
+        ("guard_time_ms", "REAL NOT NULL DEFAULT 0"),
+        ("statements_done", "INTEGER NOT NULL DEFAULT 0"),
+        ("reversibility", "TEXT"),
+    )
+}
+_COLUMNS = Query(
+    "migrations.history_columns", "SELECT name FROM pragma_table_info('migration_history')", str
+)
+_FIRST_COLUMNS = Query(
+    "migrations.first_history",
     """
     SELECT version, description, applied_at, execution_time_ms, success, error_message,
            checksum, down_sql, schema_fingerprint
@@ -60,52 +98,45 @@ _ALL = Query(
     """,
     Record,
 )
+_ALL = Query(
+    "migrations.history",
+    """
+    SELECT version, description, applied_at, execution_time_ms, success, error_message,
+           checksum, down_sql, schema_fingerprint, guard_time_ms, statements_done, reversibility
+    FROM migration_history ORDER BY id
+    """,
+    Record,
+)
 _FORGET = Query("migrations.forget", "DELETE FROM migration_history WHERE version = :version")
-_RECORD = Query(
-    "migrations.record",
+_PUT = Query(
+    "migrations.put",
     """
     INSERT INTO migration_history (version, description, applied_at, execution_time_ms, success,
-                                   error_message, checksum, down_sql, schema_fingerprint)
+                                   error_message, checksum, down_sql, schema_fingerprint,
+                                   guard_time_ms, statements_done, reversibility)
     VALUES (:version, :description, :applied_at, :execution_time_ms, :success,
-            :error_message, :checksum, :down_sql, :schema_fingerprint)
+            :error_message, :checksum, :down_sql, :schema_fingerprint,
+            :guard_time_ms, :statements_done, :reversibility)
     """,
-)
-_SCHEMA = Query(
-    "migrations.schema",
-    """
-    SELECT sql FROM sqlite_schema
-    WHERE sql IS NOT NULL AND name <> 'migration_history' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'
-    ORDER BY type, name
-    """,
-    str,
 )
 
 
 def read(session: Session) -> list[Record]:
     """Return the history in the order of its making; [] where there is none yet."""
-    return session.fetch_all(_ALL()) if session.fetch_one(_EXISTS()) else []
+    if not session.fetch_one(_EXISTS()):
+        return []
+    return session.fetch_all(_FIRST_COLUMNS() if _missing(session) else _ALL())
 
 
-def record(
-    session: Session, migration: Migration, seconds: float, *, error: str | None = None
-) -> Record:
-    """Note a try, in place of an earlier one of the same version."""
+def put(session: Session, record: Record) -> Record:
+    """Write a row, in place of an earlier one of the same version; return it."""
     session.execute(_CREATE())
-    row = Record(
-        version=migration.version,
-        description=migration.description,
-        applied_at=datetime.now(UTC),
-        execution_time_ms=round(seconds * 1000, 3),
-        success=error is None,
-        error_message=error,
-        checksum=migration.checksum,
-        down_sql=migration.down,
-        schema_fingerprint=fingerprint(session) if error is None else None,
-    )
+    for name in _missing(session):
+        session.execute(_LATER[name]())
     # Deleted and inserted, so that `id` tells the order in which they succeeded.
-    forget(session, migration.version)
-    session.execute(_RECORD(row))
-    return row
+    forget(session, record.version)
+    session.execute(_PUT(record))
+    return record
 
 
 def forget(session: Session, version: int) -> None:
@@ -113,6 +144,6 @@ def forget(session: Session, version: int) -> None:
     session.execute(_FORGET(version=version))
 
 
-def fingerprint(session: Session) -> str:
-    """Return SHA-256 over the schema, without the history itself."""
-    return hashlib.sha256("\0".join(session.fetch_all(_SCHEMA())).encode()).hexdigest()
+def _missing(session: Session) -> list[str]:
+    there = session.fetch_all(_COLUMNS())
+    return [name for name in _LATER if name not in there]

@@ -11,16 +11,21 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from string import ascii_lowercase, ascii_uppercase
 
 from abt_db.errors import MigrationError
 
 __all__ = [
     "ScriptError",
     "ScriptStatement",
+    "brackets",
     "first_keyword",
+    "folded",
     "leading_comments",
     "pragma_name",
     "split",
+    "words",
 ]
 
 
@@ -104,6 +109,67 @@ def pragma_name(sql: str) -> str:
     """
     pragma = _PRAGMA.match(sql)
     return pragma[1].strip("\"'`[]").lower() if pragma else ""
+
+
+_TOKEN = re.compile(
+    rf"""
+      (?P<gap>    [ \t\r\n\f\ufeff]++ | {_COMMENT} )
+    | (?P<string> '(?:[^']|'')*+' )
+    | (?P<name>   "(?:[^"]|"")*+" | `(?:[^`]|``)*+` | \[[^\]]*+\] )
+    | (?P<word>   [^\W\d][\w$]*+ )
+    | (?P<rest>   [\d.]++(?:[eE][+-]?\d++)? | \|\| | ->>? | [<>=!]=? | . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
+def folded(name: str) -> str:
+    """Return a name in lower case, as SQLite folds it: A to Z, and no other letter."""
+    return name.lower() if name.isascii() else name.translate(_LOWER)
+
+
+def words(sql: str) -> list[str]:
+    """Return what SQLite reads of a text: keywords and names in lower case and without quotes,
+    strings as they are, numbers, signs. Spaces and comments are left out."""
+    return list(_words(sql))
+
+
+@lru_cache(maxsize=256)
+def _words(sql: str) -> tuple[str, ...]:
+    found = []
+    for token in _TOKEN.finditer(sql):
+        kind, text = token.lastgroup, token[0]
+        if kind == "name":
+            text = folded(text[1:-1].replace(text[0] * 2, text[0]))
+        elif kind == "word":
+            text = folded(text)
+        if kind != "gap":
+            found.append(text)
+    return tuple(found)
+
+
+def brackets(sql: str, word: str) -> list[str]:
+    """Return the text of each bracket that stands behind `word`: the CHECKs of a table."""
+    found = []
+    before, depth, start = "", 0, -1
+    for token in _TOKEN.finditer(sql):
+        if token.lastgroup == "gap":
+            continue
+        text = token[0]
+        if text == "(":
+            if start < 0 and before == word:
+                start, depth = token.start(), 0
+            depth += 1
+        elif text == ")":
+            depth -= 1
+            if start >= 0 and depth == 0:
+                found.append(sql[start : token.end()])
+                start = -1
+        before = folded(text)
+    return found
 
 
 def leading_comments(sql: str) -> Iterator[tuple[int, str]]:

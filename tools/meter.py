@@ -1,0 +1,59 @@
+"""What a long migration says of itself on standard error."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from time import monotonic
+
+from abt_db.migrations import Progress
+
+__all__ = ["Meter"]
+
+
+class Meter:
+    """Tells on standard error what is being done, when it takes longer than a second."""
+
+    def __init__(self) -> None:
+        self._latest: Progress | None = None
+        self._since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self._terminal = sys.stderr.isatty()
+
+    def tell(self, progress: Progress) -> None:
+        """Take note; called in the thread that is at work."""
+        if self._latest is None or progress.version != self._latest.version:
+            self._since = monotonic()
+        self._latest = progress
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._show())
+
+    async def __aexit__(self, *_error: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _show(self) -> None:
+        shown: Progress | None = None
+        while True:
+            await asyncio.sleep(1.0)
+            latest = self._latest
+            # On a terminal the line is written over each second, elsewhere once for each change.
+            if latest is None or (latest == shown and not self._terminal):
+                continue
+            shown = latest
+            text = f"{_doing(latest)}, {monotonic() - self._since:.0f} s"
+            print(text, file=sys.stderr, end="\r" if self._terminal else "\n", flush=True)
+
+
+def _doing(progress: Progress) -> str:
+    if progress.doing == "copying":
+        return f"copying: {progress.done:,} of {progress.total:,} pages"
+    if progress.doing == "waiting":
+        return f"{progress.version}: another process holds the lock"
+    line = f", line {progress.line}" if progress.line else ""
+    return (
+        f"{progress.version} {progress.doing}: statement {progress.done + 1} of"
+        f" {progress.total}{line}"
+    )
