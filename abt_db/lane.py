@@ -200,13 +200,16 @@ class Lane:
         if self._may_start(job):
             await self._run_here(self._idle.pop(), job)
         else:
+            at = job.at
+            patience = self._patience if at is None else min(self._patience, at - job.since)
+            future = self._line_up(job, patience)
             try:
-                at = job.at
-                patience = self._patience if at is None else min(self._patience, at - job.since)
-                await self._wait(job, patience)
-            except asyncio.CancelledError:
+                await future
+            except BaseException:
                 job.cancel()
                 raise
+            finally:
+                self._leave_line(job)
         if job.error is None:
             return job.result
         if self._closed and isinstance(job.error, StoppedError):
@@ -219,14 +222,17 @@ class Lane:
         if self._may_start(lease):
             self._lend(self._idle.pop(), lease)
             return lease
+        future = self._line_up(lease, self._patience)
         try:
-            await self._wait(lease, self._patience)
+            await future
             if lease.error is not None:
                 raise lease.error
         except BaseException:
             # Also when it was lent at the very moment of the cancellation (invariant 13).
             lease.give_back()
             raise
+        finally:
+            self._leave_line(lease)
         return lease
 
     def _may_start(self, work: Work) -> bool:
@@ -245,9 +251,9 @@ class Lane:
             and self._idle[-1].ready
         )
 
-    async def _wait(self, work: Work, patience: float) -> None:
-        """Put work into the queue and return when it is done, or lent, or has failed: when it has
-        waited for `patience` seconds, if not before."""
+    def _line_up(self, work: Work, patience: float) -> asyncio.Future[None]:
+        """Put work into the queue; the future is done when it is done, or lent, or has failed: when
+        it has waited for `patience` seconds, if not before."""
         waits = self._waits
         if waits.held or self._queue.live >= self._config.max_pending:
             self._refuse(work)
@@ -265,19 +271,19 @@ class Lane:
             self._stir()
         if patience < WATCH:
             self._wake_in(patience)
-        try:
-            await future
-        except BaseException:
+        return future
+
+    def _leave_line(self, work: Work) -> None:
+        """Note that work has waited, whatever the outcome."""
+        if work.queued:
             self._queue.discard(work)
-            raise
-        finally:
-            if waits:
-                waits.pop(work.task, None)
-            waited = (work.began or monotonic()) - work.since
-            if waited > self._longest_wait:
-                self._longest_wait = waited
-            if self._listeners.present:
-                self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
+        if self._waits:
+            self._waits.pop(work.task, None)
+        waited = (work.began or monotonic()) - work.since
+        if waited > self._longest_wait:
+            self._longest_wait = waited
+        if self._listeners.present:
+            self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""

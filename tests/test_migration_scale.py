@@ -57,8 +57,8 @@ def million(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class TestAMillionLines:
-    """`status` and `plan` don't go through the lines, and the guard goes through them once. How long
-    they take is printed (`pytest -s`), and no test's business."""
+    """`status` and `plan` don't go through the lines, and a rebuild is guarded. How long that takes
+    is printed (`pytest -s`), and no test's business."""
 
     async def test_looking_is_quick(self, million: Path) -> None:
         async with Database(million, config=Config(readers=1)) as db:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import shlex
 import subprocess
@@ -84,3 +85,13 @@ class TestReadme:
             ["abt-db", "logs"],
         ]
         assert second.split("&&")[-1].strip() == "pytest"
+
+    def test_its_figures_are_those_of_the_committed_result(self) -> None:
+        result = json.loads((ROOT / "tools" / "bench" / "result.json").read_text())
+        workloads = ["P1", "P2", "P2 full", "P3 read", "P3 write", "P4"]
+        for name, label in ("abt_db", "**abt_db**"), ("aiosqlite, one hop", "aiosqlite, one hop"):
+            figures = [
+                result["workloads"][workload]["systems"][name]["per second"]["median"]
+                for workload in workloads
+            ]
+            assert f"| {label} | {' | '.join(f'{figure:,.0f}' for figure in figures)} |" in README
