@@ -76,7 +76,7 @@ class TestReadme:
 
     def test_its_first_command_records_a_build_of_this_package(self) -> None:
         # Run whole only in a fresh clone: here, that its parts are what the CLI understands.
-        [first, second] = blocks("sh")
+        [first, second, *_] = blocks("sh")
         steps = [shlex.split(step) for step in first.split("&&")]
         assert [step[:2] for step in steps] == [
             ["pip", "install"],
