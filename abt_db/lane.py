@@ -323,9 +323,11 @@ class Lane:
                 self._calm = None
 
     async def calm(self) -> None:
-        """Return when the next of the quick hops that are under way has ended."""
+        """Return when the next of the quick hops that are under way has ended, or has turned out
+        not to be quick."""
         if self._calm is None:
             self._calm = self._loop.create_future()
+            self._wake_in(self._limits.batch)
         await asyncio.shield(self._calm)
 
     async def _run_here(self, seat: Seat, job: Job[Any]) -> None:
@@ -535,8 +537,10 @@ class Lane:
                 working = True
                 if seat.connection is not None:
                     seat.connection.look_after()
-                if seat.shares and len(self._seats) > 1 and not isinstance(seat.work, Lease):
-                    gathering |= bool(self._queue.live or isinstance(seat.work, Batch))
+                if seat.shares and not isinstance(seat.work, Lease):
+                    gathering |= bool(
+                        self._queue.live or self._calm or isinstance(seat.work, Batch)
+                    )
                     self._part(seat, seat.work)
         if self._queue.live or working:
             soon = self._limits.batch if gathering else WATCH

@@ -220,6 +220,22 @@ class TestSlow:
                 pass
             assert set(behind.ended[-2:]) == {5, 10}
 
+    @pytest.mark.parametrize("readers", [1, 2])
+    async def test_writes_do_not_wait_for_it(self, path: Path, readers: int) -> None:
+        """They let quick reads go first, and this one was taken for quick."""
+        async with items(path, readers=readers) as db:
+            await learn(db, *[NUMBERS(count=1)] * 20)
+            slow = asyncio.create_task(db.fetch_all(NUMBERS(count=50_000_000), timeout=30.0))
+            await until(lambda: db.stats()["readers"]["busy"] == 1)
+            async with asyncio.timeout(SOON):
+                for start in range(0, 50, 10):
+                    names = [str(number) for number in range(start, start + 10)]
+                    await asyncio.gather(*(db.execute(ADD(name=name)) for name in names))
+            assert not slow.done()
+            slow.cancel()
+            await asyncio.wait([slow])
+            assert len(await db.fetch_all(NAMES())) == 50
+
     async def test_its_time_limit_is_its_own(self, path: Path) -> None:
         async with items(path, readers=1) as db, Witness(db) as witness:
             await learn(db, ONE(n=1))
