@@ -32,7 +32,7 @@ class Config:
     acquire_timeout: float | None = 30.0
     """How long a call may wait for a connection before `PoolTimeoutError`; None: for ever."""
     statement_timeout: float | None = None
-    """How long one call may run before it is stopped; `timeout=` of the call goes before."""
+    """How long one call may run before it is stopped; `timeout=` of a call counts beside it."""
     transaction_timeout: float | None = 60.0
     """How long a transaction may stay open; `transaction(timeout=…)` goes before."""
     busy_timeout: float = 5.0
