@@ -18,6 +18,7 @@ __all__ = ["Account", "Costs", "Histogram", "QueryStats"]
 
 MAX_NAMES = 1_000
 OTHERS = "(others)"
+MAX_EVENTS = 100_000
 
 
 class Histogram:
@@ -168,8 +169,8 @@ class Account:
         """Whether others are at work as well."""
         self.queries = QueryStats()
         self.commits = 0
-        self.events: deque[Ran] = deque()
-        """To be told to the listeners, in the event loop."""
+        self.events: deque[Ran] = deque(maxlen=MAX_EVENTS)
+        """To be told to the listeners, in the event loop, after the hop."""
 
     def ran(
         self,

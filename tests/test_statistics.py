@@ -30,7 +30,14 @@ from engine import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abt_db import Database, IntegrityError, PoolTimeoutError, Query, StatementTimeoutError
+from abt_db import (
+    Database,
+    IntegrityError,
+    PoolTimeoutError,
+    Query,
+    Session,
+    StatementTimeoutError,
+)
 from abt_db.events import Checkpointed, Event, Ran, Transacted, Waited
 from abt_db.stats import Histogram, QueryStats
 
@@ -397,3 +404,18 @@ class TestListeners:
 
 
 TOUCHED = Query("items.touched", "UPDATE items SET name = name RETURNING id", int)
+
+
+async def test_events_of_one_hop_are_bounded(path: Path) -> None:
+    """What a function does in one go is told after it, so it is kept until then."""
+    told: list[object] = []
+
+    def many(cx: Session) -> None:
+        for _ in range(100_500):
+            cx.fetch_one(COUNT())
+
+    async with items(path) as db:
+        db.add_listener(told.append)
+        await db.read(many)
+        db.remove_listener(told.append)
+    assert len(told) == 100_000
