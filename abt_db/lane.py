@@ -33,6 +33,7 @@ from .errors import (
     TransactionStateError,
 )
 from .events import Listeners, Waited
+from .query import Query
 from .seat import Open, Seat
 from .session import Session, StoppedError
 from .stats import Account, Costs, QueryStats
@@ -304,6 +305,16 @@ class Lane:
             self._idle.pop().rouse()
             wanted -= 1
 
+    def _is_quick(self, work: Work) -> bool:
+        """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
+        return (
+            isinstance(work, Job)
+            and isinstance(work.what, Query)
+            and not work.writes
+            and self._costs is not None
+            and self._costs.are_low(work.what.name)
+        )
+
     def _begin(self, seat: Seat, work: Job[Any] | Batch, shares: bool) -> None:
         seat.work = work
         if shares:
@@ -460,7 +471,7 @@ class Lane:
         if self.behind is not None and self.behind._sharing:
             await self.behind.calm()
         # What is still there: opening a connection may have taken longer than somebody's limit.
-        work = self._queue.take(monotonic(), self._config.batch_size)
+        work = self._queue.take(monotonic(), self._config.batch_size, self._is_quick)
         if not work:
             return
         first = work[0]

@@ -27,10 +27,6 @@ __all__ = ["Pool"]
 
 T = TypeVar("T")
 
-QUICK = 3
-"""Thousand steps of SQLite's virtual machine, some 100 µs, up to which a read is worth sharing a
-hop, which costs about as much."""
-
 
 class Pool:
     """The connections of one database, for one event loop."""
@@ -131,7 +127,7 @@ class Pool:
 
         If it is one query, and known to be quick, others may share the hop.
         """
-        quick = not isinstance(what, str) and self._costs.are_below(QUICK, what.name)
+        quick = not isinstance(what, str) and self._costs.are_low(what.name)
         if self.readers is self.writer:
             function, arguments = _without_writing, (function, arguments)
         job: Job[T] = Job(what, function, arguments, timeout, priority, False, quick)

@@ -300,21 +300,26 @@ class Queue:
             }
         return True
 
-    def take(self, now: float, most: int = 1) -> list[Work]:
+    def take(
+        self, now: float, most: int = 1, may_share: Callable[[Work], bool] = lambda work: False
+    ) -> list[Work]:
         """Take out what is served next: one, or up to `most` that follow each other and can share.
 
-        What does not share is never overtaken by what does.
+        What does not share is never overtaken by what does. Of what did not when it came,
+        `may_share` is asked once more.
         """
         taken: list[Work] = []
         while len(taken) < most and (level := self._next_level(now)) is not None:
             work = level[0]
-            if taken and not (work.shares and _alike(work, taken[0])):
+            shares = work.shares or may_share(work)
+            if taken and not (shares and _alike(work, taken[0])):
                 break
             level.popleft()
             work.queued = False
             taken.append(work)
-            if not work.shares:
+            if not shares:
                 break
+            work.shares = True
         self.live -= len(taken)
         return taken
 

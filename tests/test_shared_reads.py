@@ -85,12 +85,19 @@ class TestTogether:
             assert behind.hops == 1
             await witness.whole()
 
-    async def test_one_that_has_not_does_not(self, path: Path) -> None:
-        async with items(path) as db:
+    async def test_of_one_that_has_not_the_first_goes_alone(self, path: Path) -> None:
+        """The others share the next hop, for then it is known to be quick."""
+        async with items(path, readers=1) as db:
             async with Behind(db, *(db.fetch_one(ONE(n=n)) for n in range(20))) as behind:
                 pass
             assert behind.results == [*range(20)]
-            assert behind.hops == 20
+            assert behind.hops == 2
+
+    async def test_of_one_that_turns_out_to_be_slow_each_goes_alone(self, path: Path) -> None:
+        async with items(path, readers=1) as db:
+            async with Behind(db, *(db.fetch_all(SLOW) for _ in range(3))) as behind:
+                pass
+            assert behind.hops == 3
 
     async def test_nor_one_that_was_slow(self, path: Path) -> None:
         async with items(path) as db:
