@@ -31,10 +31,11 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "todo")
+    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "todo", "writes")
 
     def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
+        self.writes = jobs[0].writes
         self.todo = deque(jobs)
         self.done: deque[Job[Any]] = deque()
         self.current: Job[Any] | None = None
@@ -90,7 +91,7 @@ def alone(session: Session, job: Job[Any], limits: Limits) -> bool:
 
 def together(session: Session, batch: Batch, limits: Limits) -> None:
     """Do the jobs of a batch, all of which write or none, for as long as the limits say."""
-    if batch.jobs[0].writes:
+    if batch.writes:
         # More than one transaction only if somebody spoils the first.
         while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
             _transaction(session, batch, limits)

@@ -548,7 +548,7 @@ class Lane:
                 working = True
                 if seat.connection is not None:
                     seat.connection.look_after()
-                if seat.shares and not isinstance(seat.work, Lease):
+                if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
                     gathering |= bool(
                         self._queue.live or self._calm or isinstance(seat.work, Batch)
                     )

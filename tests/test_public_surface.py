@@ -20,6 +20,11 @@ import abt_db.errors
 import abt_db.migrations
 from abt_db import AbtDbError, Database
 
+# What the benchmark measures is in an extra of its own.
+PEERS = {
+    f"abt_db.tools.bench.on_{peer}": peer
+    for peer in ("aiosqlitepool", "apsw", "databases", "sqlalchemy")
+}
 # A `__main__` runs when it is imported.
 NAMES = [name for name, _ in modules() if not name.endswith(".__main__")]
 MODULES = [(name, path) for name, path in modules() if name in NAMES]
@@ -30,6 +35,10 @@ CLASSES = [(name, value) for name, value in PUBLIC if isinstance(value, type)]
 
 
 def loaded(name: str) -> ModuleType:
+    if name in PEERS:
+        pytest.importorskip(
+            PEERS[name], reason=f"{PEERS[name]} is not installed (`.[bench]` has it)"
+        )
     return importlib.import_module(name)
 
 
