@@ -17,6 +17,7 @@ import random
 import sqlite3
 import threading
 import urllib.parse
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
@@ -332,7 +333,23 @@ class Connection:
     def abandon(self) -> None:
         """Have the thread close the connection and end, without an event loop to wait in."""
         self._abandoned = True
+        _forget_closed_loop()
         self._aio.stop()
+
+
+def _forget_closed_loop() -> None:
+    """Let this thread have no event loop if the one that it had is closed.
+
+    The driver would make a future of it, and its thread die, loudly, of telling it of the end.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "there is no current event loop"
+        try:
+            loop = asyncio.get_event_loop()
+        except RuntimeError:
+            return
+    if loop.is_closed():
+        asyncio.set_event_loop(None)
 
 
 async def while_busy(
