@@ -333,8 +333,17 @@ class Connection:
     def abandon(self) -> None:
         """Have the thread close the connection and end, without an event loop to wait in."""
         self._abandoned = True
-        _forget_closed_loop()
-        self._aio.stop()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            _forget_closed_loop()
+            self._aio.stop()
+        else:
+            # The driver makes a future of the loop that runs, which may be closed by the time that
+            # its thread tells it of the end. In another thread there is none.
+            stopping = threading.Thread(target=self._aio.stop, daemon=True)
+            stopping.start()
+            stopping.join()
 
 
 def _forget_closed_loop() -> None:
