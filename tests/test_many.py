@@ -149,6 +149,11 @@ async def test_many_calls_leave_nothing_behind(path: Path) -> None:
     async with items(path, "a") as db:
         await some(5_000)
         before = await some(5_000)
-        assert await some(CALLS) - before < CALLS // 1000
+        for _ in range(3):  # what leaks does so each time; what is made once for all does not
+            after = await some(CALLS)
+            grown, before = after - before, after
+            if grown < CALLS // 1000:
+                break
+        assert grown < CALLS // 1000
         queries = db.stats()["queries"]
         assert queries["one"]["count"] >= CALLS * 0.8
