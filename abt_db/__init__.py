@@ -10,7 +10,10 @@ Where things are, each building on those above it:
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
+    busy         waiting for another process's lock
+    permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
+    opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
     work         what is queued: jobs and leases; who goes first, and who would wait for ever
     batch        what is done in one hop: reads that share it, writes that share a commit

@@ -16,6 +16,7 @@ from math import inf
 from time import monotonic
 from typing import Any
 
+from .busy import gave_up
 from .errors import BusyError, QueryError
 from .session import BeginBusyError, Session
 from .work import Job, Limits
@@ -187,7 +188,7 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
 
 
 def _put_apart(batch: Batch, jobs: list[Job[Any]], spoiler: Job[Any]) -> None:
-    """Have jobs done once more, and who has spoilt it for the others alone; who was has failed."""
+    """Have all of them done once more, and the spoiler by itself; if it was, it has failed."""
     if len(jobs) == 1:
         batch.done.extend(jobs)
         return
@@ -243,15 +244,7 @@ def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
     if now < job.began + limits.busy and not job.passed():
         job.error = None
         return True
-    told = BusyError(
-        f"another process holds the lock; gave up after {now - job.began:.1f} s ({error})",
-        query=error.query,
-        sql=error.sql,
-        code=error.sqlite_errorcode,
-        name=error.sqlite_errorname,
-    )
-    told.__cause__ = error.__cause__
-    _fail(job, told)
+    _fail(job, gave_up(error, now - job.began))
     return False
 
 

@@ -12,51 +12,28 @@ This is the only module that imports aiosqlite.
 from __future__ import annotations
 
 import asyncio
-import os
-import random
 import sqlite3
 import threading
-import urllib.parse
 import warnings
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from functools import cached_property
-from pathlib import Path
-from time import monotonic
-from typing import Any, Final, Literal, TypeVar
+from functools import cached_property, partial
+from typing import Any, TypeVar
 
 import aiosqlite
 
+from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .config import Config
 from .deadline import NEVER, Deadline
-from .errors import AbtDbError, BusyError, CantOpenError, CorruptError, QueryError, translate
+from .errors import AbtDbError, QueryError, translate
+from .opening import MEMORY, Role, check_path, pragmas, set_journal, uri
 from .session import Session, StoppedError
 from .stats import Account
 
-__all__ = [
-    "MEMORY",
-    "Connect",
-    "Connection",
-    "LostError",
-    "RaisedError",
-    "Role",
-    "backoff",
-    "while_busy",
-]
+__all__ = ["Connect", "Connection", "LostError", "RaisedError"]
 
 T = TypeVar("T")
-
-MEMORY: Final = ":memory:"
-
-Role = Literal["writer", "reader", "follower"]
-"""A *reader* stands beside a writer of this process; a *follower* opens a database read-only that
-others write, or nobody does."""
-
-SQLITE_BUSY_TIMEOUT = 0.1
-"""Seconds that SQLite itself waits for a lock. Nothing can stop it while it waits, so it is kept
-short, and a longer wait is made of tries from the event loop."""
-
 
 Connect = Callable[..., aiosqlite.Connection]
 """What opens the driver's connection; `aiosqlite.connect`, or a test's in its place."""
@@ -150,7 +127,6 @@ class Connection:
         "account",
         "config",
         "name",
-        "opened",
         "role",
         "thread",
     )
@@ -171,7 +147,6 @@ class Connection:
         self.config = config
         self.account = account
         self.name = account.name
-        self.opened = monotonic()
         self.role = role
 
     @classmethod
@@ -185,7 +160,7 @@ class Connection:
         `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
         (invariant 22).
         """
-        _check_path(path, config, role)
+        check_path(path, config, role)
 
         class Driver(_Driver):
             pass
@@ -209,7 +184,7 @@ class Connection:
 
         def configure(session: Session) -> None:
             session.limit_sizes(config.max_value_size, config.max_sql_size)
-            for pragma in _pragmas(config, self.role):
+            for pragma in pragmas(config, self.role):
                 session.control(pragma)
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
@@ -218,10 +193,8 @@ class Connection:
         try:
             await while_busy(lambda: self.run(configure, Deadline()), limit)
             if self.role == "writer" and path != MEMORY:
-                await while_busy(
-                    lambda: self.run(lambda session: _journal(session, config, path), Deadline()),
-                    limit,
-                )
+                switch = partial(set_journal, config=config, path=path)
+                await while_busy(lambda: self.run(switch, Deadline()), limit)
         except QueryError as error:
             # SQLite reads the file at the first statement, not when it opens it.
             if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
@@ -332,6 +305,8 @@ class Connection:
 
     def abandon(self) -> None:
         """Have the thread close the connection and end, without an event loop to wait in."""
+        if self._abandoned:
+            return  # also at the end of the interpreter, when little is left to work with
         self._abandoned = True
         try:
             asyncio.get_running_loop()
@@ -361,44 +336,6 @@ def _forget_closed_loop() -> None:
         asyncio.set_event_loop(None)
 
 
-async def while_busy(
-    attempt: Callable[[], Awaitable[T]],
-    limit: Deadline,
-    *,
-    kind: type[BusyError] = BusyError,
-) -> T:
-    """Try again for as long as another process's lock is in the way, until `limit` has passed.
-
-    Only errors of `kind` are met with another try. The waiting is done in the event loop, so it
-    can be cancelled, which SQLite's own busy timeout can't. Raises the last `BusyError`.
-    """
-    began = monotonic()
-    pauses = backoff()
-    while True:
-        try:
-            return await attempt()
-        except kind as error:
-            if limit.passed():
-                raise BusyError(
-                    f"another process holds the lock; gave up after {monotonic() - began:.1f} s"
-                    f" ({error})",
-                    query=error.query,
-                    sql=error.sql,
-                    code=error.sqlite_errorcode,
-                    name=error.sqlite_errorname,
-                ) from error.__cause__
-        await asyncio.sleep(next(pauses))
-
-
-def backoff() -> Iterator[float]:
-    """Yield how many seconds to wait before each further try for another process's lock."""
-    pause = 0.001
-    while True:
-        # Jitter, or processes that began to wait together would go on colliding.
-        yield pause * (0.5 + random.random())
-        pause = min(pause * 2, 0.05)
-
-
 def _daemonic(
     connect: Connect, path: str, config: Config, role: Role, driver: type[_Driver]
 ) -> aiosqlite.Connection:
@@ -413,7 +350,7 @@ def _daemonic(
         try:
             made.set_result(
                 connect(
-                    path if path == MEMORY else _uri(path, config, role),
+                    path if path == MEMORY else uri(path, config, role),
                     uri=path != MEMORY,
                     factory=driver,
                     isolation_level=None,
@@ -428,94 +365,3 @@ def _daemonic(
     maker.start()
     maker.join()
     return made.result()
-
-
-def _uri(path: str, config: Config, role: Role) -> str:
-    mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
-    file = Path(path).absolute()
-    log = file.with_name(file.name + "-wal")
-    if role == "follower" and not log.exists() and not os.access(file.parent, os.W_OK):
-        # Where its log can't be made, a WAL database can only be read as one that nobody writes.
-        mode += "&immutable=1"
-    # With an empty authority, or a path that begins with two slashes would be taken for one.
-    return f"file://{urllib.parse.quote(os.fsencode(file))}?mode={mode}"
-
-
-SMALLEST = 512  # bytes; of a page
-
-
-def _check_path(path: str, config: Config, role: Role) -> None:
-    """Say what is wrong with a path; SQLite would only say "unable to open database file"."""
-    if path == MEMORY:
-        return
-    try:
-        problem = (
-            _problem(
-                Path(path),
-                must_exist=role == "follower" or not config.create,
-                writes=role == "writer",
-            )
-            if path and "\0" not in path
-            else "it is not a path"
-        )
-    except (OSError, ValueError) as error:
-        problem = getattr(error, "strerror", None) or str(error)
-    if problem is not None:
-        raise CantOpenError(
-            f"opening {path!r}: {problem}", code=sqlite3.SQLITE_CANTOPEN, name="SQLITE_CANTOPEN"
-        )
-
-
-def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
-    if file.is_dir():
-        return "it is a directory, not a database file"
-    if not file.parent.is_dir():
-        return f"there is no directory {file.parent}"
-    if not file.exists():
-        return "it does not exist" if must_exist else None
-    # Asked, and not read: to open and close the file here would drop the locks that SQLite holds on
-    # it for another connection of this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
-    size = file.stat().st_size
-    # SQLite takes an empty file for an empty database, and writes over one that is shorter than a
-    # page: what was something else, or a database once, would be gone unnoticed.
-    if 0 < size < SMALLEST or (must_exist and size == 0):
-        raise CorruptError(
-            f"opening {file}: file is not a database" + (", it is empty" if size == 0 else ""),
-            code=sqlite3.SQLITE_NOTADB,
-            name="SQLITE_NOTADB",
-        )
-    if writes and not os.access(file, os.W_OK):
-        # SQLite would open it, and refuse the first write.
-        return "the file is read-only; Database(…, read_only=True) opens it"
-    return None
-
-
-def _pragmas(config: Config, role: Role) -> list[str]:
-    """The settings of a connection. All values are numbers or words that `Config` has checked."""
-    settings: dict[str, int | str] = {
-        "busy_timeout": int(SQLITE_BUSY_TIMEOUT * 1000),
-        "synchronous": config.synchronous,
-        "cache_size": -(config.cache_size // 1024),
-        "mmap_size": config.mmap_size,
-        "temp_store": config.temp_store,
-        "foreign_keys": int(config.foreign_keys),
-        "wal_autocheckpoint": config.wal_autocheckpoint,
-        "trusted_schema": int(config.trusted_schema),
-        "cell_size_check": int(config.cell_size_check),
-    }
-    if role != "writer":
-        # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
-        settings["query_only"] = 1
-    return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
-
-
-def _journal(session: Session, config: Config, path: str) -> None:
-    """Set the journal mode and leave the files that readers need (invariant 4)."""
-    [(mode,)] = session.control(f"PRAGMA journal_mode = {config.journal_mode}")
-    if mode != config.journal_mode:
-        raise CantOpenError(
-            f"journal_mode {config.journal_mode} can't be had for {path}, only {mode}:"
-            " does its file system support shared memory, and is it writable?"
-        )
-    # A read makes the -wal and -shm files of a WAL database.
-    session.control("SELECT count(*) FROM sqlite_schema")

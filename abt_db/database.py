@@ -20,10 +20,11 @@ from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .config import Config
-from .connection import MEMORY, Connect
+from .connection import Connect
 from .deadline import Deadline, finish
 from .errors import PoolClosedError, QueryError
 from .events import Checkpointed, Listener, Listeners
+from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
 from .session import CHECKPOINTS, Result, Session

@@ -23,8 +23,8 @@ from time import monotonic
 from typing import Any, TypeVar, cast
 
 from .batch import Batch, alone, together
+from .busy import backoff
 from .config import Config
-from .connection import backoff
 from .deadline import Deadline, finish
 from .errors import (
     PoolClosedError,
@@ -393,8 +393,10 @@ class Lane:
             self._leaving or seat.leaving or (self._queue.live and not self._paused)
         ):
             self._rest(seat)
-        else:
-            seat.rouse()
+            return
+        seat.rouse()
+        if not seat.ready:
+            self._stir()  # those who were to travel with this one: it has to be cleaned first
 
     def _rest(self, seat: Seat) -> None:
         work, seat.work = seat.work, None
@@ -434,9 +436,9 @@ class Lane:
                 seat.work = None
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
-            if seat.connection is not None:
-                seat.connection.abandon()
-                seat.connection = None
+            connection, seat.connection = seat.connection, None
+            if connection is not None:
+                connection.abandon()
             raise
         except asyncio.CancelledError:
             # By a loop that ends and cancels every task it has.

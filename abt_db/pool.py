@@ -13,11 +13,12 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .config import Config
-from .connection import MEMORY, Connect, Connection, Role
+from .connection import Connect, Connection
 from .deadline import Deadline, finish
 from .errors import ReadOnlyError, TransactionStateError
 from .events import Listeners
 from .lane import Lane
+from .opening import MEMORY, Role
 from .query import Query
 from .session import Session
 from .stats import Account, Costs, QueryStats

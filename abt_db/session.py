@@ -33,7 +33,8 @@ from .errors import (
     TransactionStateError,
     translate,
 )
-from .query import TELLING_PRAGMAS, Query, Statement, Values
+from .permissions import GUARDED, denial
+from .query import Query, Statement, Values
 from .stats import Account
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
@@ -558,9 +559,9 @@ class Session:
     ) -> int:
         # Called when a statement is prepared, not when it runs from the cache: whatever is
         # prepared with privilege must have a text that no caller's query can have.
-        if self._privileged or action not in _GUARDED:
+        if self._privileged or action not in GUARDED:
             return sqlite3.SQLITE_OK
-        self._denied = _denial(action, first, second)
+        self._denied = denial(action, first, second)
         return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY
 
 
@@ -629,40 +630,6 @@ _BEGIN = {
     "EXCLUSIVE": "BEGIN EXCLUSIVE",
     "SNAPSHOT": "BEGIN DEFERRED",
 }
-
-_GUARDED = frozenset(
-    {
-        sqlite3.SQLITE_ATTACH,
-        sqlite3.SQLITE_DETACH,
-        sqlite3.SQLITE_TRANSACTION,
-        sqlite3.SQLITE_SAVEPOINT,
-        sqlite3.SQLITE_PRAGMA,
-        sqlite3.SQLITE_FUNCTION,
-    }
-)
-
-# Even without an argument these do something, and to the connection or the file as a whole.
-_ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"})
-
-# The last two change the file's header inside the transaction, as any other write does. What is not
-# in this list is a setting, and `Config` has those.
-_PERMITTED_PRAGMAS = TELLING_PRAGMAS | {"application_id", "user_version"}
-
-
-def _denial(action: int, first: str | None, second: str | None) -> str | None:
-    """Say why a caller's SQL may not do this, or None when it may."""
-    if action == sqlite3.SQLITE_FUNCTION:
-        return "load_extension() is refused" if second == "load_extension" else None
-    if action == sqlite3.SQLITE_PRAGMA:
-        pragma = (first or "").lower()
-        if pragma in _ACTING_PRAGMAS:
-            return f"PRAGMA {pragma} is refused here: it is not a query"
-        if second is None or pragma in _PERMITTED_PRAGMAS:
-            return None
-        return f"PRAGMA {pragma} is refused here: settings of a connection belong in Config"
-    if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
-        return "ATTACH and DETACH are refused: a Database is one file"
-    return "transaction control is refused: use db.transaction() and tx.savepoint()"
 
 
 def _reads(query: Query[Any], verb: str) -> QueryError:

@@ -14,7 +14,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 
-from .connection import while_busy
+from .busy import while_busy
 from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
 from .events import Transacted

@@ -710,8 +710,8 @@ class TestOtherProcesses:
             async with Group(db, *(db.execute(ADD(name=name)) for name in "abcde")) as group:
                 with LockingProcess(path):
                     group.let_go()
-                    await until(lambda: db.stats()["writer"]["batches"].get(8))
-                    await asyncio.sleep(0.05)  # some tries
+                    tries = db.stats()["writer"]["hops"] + 3
+                    await until(lambda: db.stats()["writer"]["hops"] >= tries)
                     assert not any(task.done() for task in group.tasks)
             assert [result.lastrowid for result in group.results] == [2, 3, 4, 5, 6]
             assert group.commits == 1
@@ -732,7 +732,7 @@ class TestOtherProcesses:
                     group.tasks[3].cancel()
                     began = monotonic()
                     await asyncio.wait([group.tasks[1]], timeout=SOON)
-                    assert monotonic() - began < 2.0
+                    assert monotonic() - began < SOON
                     assert not group.tasks[0].done() and not group.tasks[2].done()
             assert isinstance(group.results[1], BusyError | StatementTimeoutError)
             assert await db.fetch_all(NAMES()) == ["first", "a", "c"]

@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ("errors",),
     ("config", "values", "deadline", "events"),
-    ("stats",),
+    ("stats", "busy"),
     ("rows",),
     ("query",),
+    ("permissions",),
     ("session",),
+    ("opening",),
     ("connection",),
     ("work",),
     ("batch",),

@@ -152,7 +152,7 @@ class TestResize:
                 pass
             assert await asyncio.wait_for(db.fetch_one(COUNT()), SOON) == 1
             await db.resize(readers=3)
-            assert db.stats()["readers"]["idle"] == 3
+            await until(lambda: db.stats()["readers"]["idle"] == 3)  # also those given back above
 
     async def test_cancelled_it_leaves_nothing(self, path: Path, no_leaks: None) -> None:
         driver = Driver()

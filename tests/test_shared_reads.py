@@ -26,7 +26,7 @@ from engine import (
     until,
 )
 
-from abt_db import Database, MappingError, PoolTimeoutError, Query, StatementTimeoutError
+from abt_db import Database, MappingError, PoolTimeoutError, Query, StatementTimeoutError, lane
 
 ONE = Query("one", "SELECT :n", int)
 SLOW = NUMBERS(count=400_000)
@@ -226,6 +226,27 @@ class TestSlow:
             async with Behind(db, *calls) as behind:
                 pass
             assert set(behind.ended[-2:]) == {5, 10}
+
+    async def test_who_gathered_behind_one_that_is_cancelled_goes_on_elsewhere(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(lane, "WATCH", 60.0)  # not only because a timer looks
+        driver = Driver()
+        async with items(path, readers=2, batch_time=60.0, connect=driver.connect) as db:
+            await learn(db, ONE(n=1), COUNT())
+            gate = Gate(driver)
+            gate.stop_at(ONE.text)
+            first = asyncio.create_task(db.fetch_one(ONE(n=1)))
+            await gate.reached.wait()
+            behind = asyncio.create_task(db.fetch_one(COUNT()))
+            await until(lambda: db.stats()["readers"]["waiting"])
+            first.cancel()
+            try:
+                # While the first is still running: nobody can end it before it comes to SQLite.
+                assert await asyncio.wait_for(behind, SOON / 2) == 0
+            finally:
+                gate.open()
+            await asyncio.wait([first])
 
     @pytest.mark.parametrize("readers", [1, 2])
     async def test_writes_do_not_wait_for_it(self, path: Path, readers: int) -> None:

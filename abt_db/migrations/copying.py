@@ -15,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from abt_db.connection import MEMORY
 from abt_db.errors import MigrationError, translate
+from abt_db.opening import MEMORY
 
 __all__ = ["copy_database"]
 

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from abt_db.connection import while_busy
+from abt_db.busy import while_busy
 from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
