@@ -14,10 +14,12 @@ from abt_db.migrations import Migration, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
+from .builds import Builds
 from .holder import Holder
+from .logs import Logs
 from .models import Build, BuildStatus
+from .projects import Projects
 from .recorder import Recorder
-from .repositories import Builds, Logs, Projects
 
 __all__ = ["BuildStore"]
 
