@@ -7,31 +7,54 @@ pump, usage   reading a command's output; what its processes use
 command       running a command with all its processes
 holder        which process records a build
 models        the rows, as dataclasses
+table, family the SQL that depends on what the caller chooses
 queries       the SQL
-projects, builds, logs  what can be done with the rows of each table
+repository    what can be done with the rows of every table
+projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
 store         `BuildStore`: the database, opened and migrated
 """
 
+from .builds import BuildEndedError
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
-from .models import Build, BuildStatus, BuildSummary, LogLine, Project, ProjectSummary
+from .models import (
+    Build,
+    BuildPeriod,
+    BuildStatistics,
+    BuildStatus,
+    BuildSummary,
+    FlakyCommit,
+    LogLine,
+    Metric,
+    MetricPeriod,
+    Project,
+    ProjectSummary,
+    Sample,
+)
 from .output import Stream
 from .recorder import Recorder
 from .store import BuildStore
 
 __all__ = [
     "Build",
+    "BuildEndedError",
+    "BuildPeriod",
+    "BuildStatistics",
     "BuildStatus",
     "BuildStore",
     "BuildSummary",
     "CommandError",
+    "FlakyCommit",
     "Level",
     "LogLine",
+    "Metric",
+    "MetricPeriod",
     "Outcome",
     "Project",
     "ProjectSummary",
     "Recorder",
+    "Sample",
     "StopReason",
     "Stream",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Self
@@ -14,9 +15,10 @@ from abt_db.migrations import Migration, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
-from .builds import Builds
+from .builds import BuildEndedError, Builds
 from .holder import Holder
 from .logs import Logs
+from .metrics import Metrics
 from .models import Build, BuildStatus
 from .projects import Projects
 from .recorder import Recorder
@@ -27,7 +29,7 @@ SCHEMA = "abt_db.schema"
 
 
 class BuildStore:
-    """Projects, builds and their logs in one file.
+    """Projects, builds, their logs and figures of the machine in one file.
 
     ``async with await BuildStore.open("builds.db") as store: …``
     """
@@ -38,6 +40,7 @@ class BuildStore:
         self.projects = Projects(db)
         self.builds = Builds(db)
         self.logs = Logs(db)
+        self.metrics = Metrics(db)
 
     @classmethod
     async def open(
@@ -91,8 +94,12 @@ class BuildStore:
             holder = Holder.from_metadata(build.build_metadata)
             if holder is not None and holder.gone():
                 notes = {"stopped": "recorder died"}
-                if ended := await self.builds.end(build.id, BuildStatus.FAILED, notes=notes):
-                    failed.append(ended)
+                # Another process may have noted it in the meantime.
+                with suppress(BuildEndedError):
+                    ended = await self.builds.update_status(
+                        build.id, BuildStatus.FAILED, notes=notes
+                    )
+                    failed += [ended] if ended else []
         return failed
 
     async def close(self) -> None:
