@@ -6,8 +6,8 @@ import argparse
 import asyncio
 import sys
 
-from abt_db.builds import Build, BuildStore, Level, LogLine
-from abt_db.tools.cli import CliError, open_store, run_tool
+from abt_db.builds import Level, LogLine
+from abt_db.tools.cli import find_build, open_store, run_tool
 from abt_db.tools.output import colour, print_json
 
 FOLLOW_INTERVAL = 0.2
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(arguments: argparse.Namespace) -> int:
     async with await open_store(arguments.db) as store:
-        build = await _find(store, arguments.build)
+        build = await find_build(store, arguments.build)
         last = 0
         while True:
             # Asked before the lines are read: a line that came before the end is not missed.
@@ -45,26 +45,6 @@ async def run(arguments: argparse.Namespace) -> int:
                 return 0
             await asyncio.sleep(FOLLOW_INTERVAL)
             build = await store.builds.get_by_id(build.id) or build
-
-
-async def _find(store: BuildStore, name: str) -> Build:
-    """Return the build that `name` means; the name of a project goes before an id."""
-    project_name, _, number = name.rpartition("#")
-    build = None
-    if not number.isdecimal() or int(number) >= 2**63:
-        number = ""
-    if project_name and number:
-        project = await store.projects.get_by_name(project_name)
-        if project is not None:
-            build = await store.builds.get_by_number(project.id, int(number))
-    elif project := await store.projects.get_by_name(name):
-        for latest in await store.builds.for_project(project.id, 1):
-            build = await store.builds.get_by_id(latest.id)
-    elif number:
-        build = await store.builds.get_by_id(int(number))
-    if build is None:
-        raise CliError(f"there is no build {name!r}; see: abt-db builds")
-    return build
 
 
 def _wanted(line: LogLine, arguments: argparse.Namespace) -> bool:

@@ -48,7 +48,9 @@ def period(bucket: str) -> str:
 
 PROJECTS = Table("projects", Project, json=("environment_vars", "tags"))
 
-PROJECT_BY_NAME = Query("projects.by_name", f"SELECT {PROJECTS.columns} FROM projects WHERE name = :name", Project)
+PROJECT_BY_NAME = Query(
+    "projects.by_name", f"SELECT {PROJECTS.columns} FROM projects WHERE name = :name", Project
+)
 
 ADD_PROJECT = Query(
     "projects.add",
