@@ -23,7 +23,7 @@ class Family(Generic[T]):
     Raises `ParameterError` as a `Query` does.
     """
 
-    def __init__(self, name: str, sql: str, row: type[T], **conditions: str) -> None:
+    def __init__(self, name: str, sql: str, row: type[T], /, **conditions: str) -> None:
         self.name = name
         self._sql = sql
         self._row = row

@@ -196,7 +196,7 @@ FLAKY_COMMITS = Family(
            max(started_at) AS last_build_at
     FROM builds JOIN projects ON projects.id = project_id
     WHERE commit_hash IS NOT NULL AND {conditions}
-    GROUP BY project_id, commit_hash
+    GROUP BY project_name, commit_hash
     HAVING successful AND failed
     ORDER BY last_build_at DESC, commit_hash LIMIT :limit
     """,
