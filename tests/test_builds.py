@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from running import program
 from test_table import run
@@ -105,8 +105,9 @@ class TestLife:
             assert (build.started_at, build.completed_at) == (None, None)
             running = await store.builds.update_status(build.id, BuildStatus.RUNNING)
             assert running is not None and running.started_at is not None
-            again = await store.builds.update_status(build.id, BuildStatus.RUNNING)
-            assert again is not None and again.started_at == running.started_at
+            await store.builds.update(build.id, started_at=START)
+            running = await store.builds.update_status(build.id, BuildStatus.RUNNING)
+            assert running is not None and running.started_at == START
             ended = await store.builds.update_status(build.id, BuildStatus.SUCCESS, exit_code=0)
             assert ended is not None and ended.completed_at is not None
             assert ended.duration_seconds == pytest.approx(
@@ -144,6 +145,11 @@ class TestLife:
                 build.id, BuildStatus.FAILED, notes={"b": None, "c": "x", "d": None}
             )
             assert ended is not None and ended.build_metadata == {"a": 1, "c": "x"}
+            other = await store.builds.create(project_id=build.project_id)
+            ended = await store.builds.update_status(
+                other.id, BuildStatus.FAILED, build_metadata={"a": 1}, notes={"b": 2}
+            )
+            assert ended is not None and ended.build_metadata == {"a": 1, "b": 2}
 
     @pytest.mark.parametrize("final", [status for status in BuildStatus if status.final])
     @pytest.mark.parametrize("later", BuildStatus)
@@ -252,6 +258,7 @@ class TestStatistics:
             max_size=45,
         )
     )
+    @example([("success", float(number)) for number in range(20)])
     def test_of_any_builds(self, builds: list[tuple[str, float | None]]) -> None:
         with closing(sqlite3.connect(":memory:")) as db:
             db.execute("CREATE TABLE builds (status TEXT, duration_seconds REAL)")
@@ -271,7 +278,7 @@ class TestStatistics:
     async def test_of_a_project_and_a_time(
         self, rbtlog_database: Path, history: list[dict[str, Any]]
     ) -> None:
-        until = datetime(2024, 6, 1, tzinfo=UTC)
+        until = history[20]["at"]  # of a build, which is not in it
         async with await BuildStore.open(rbtlog_database) as store:
             for name, days in (("ac.mdiq.podcini", None), ("ac.mdiq.podcini", 40), (None, 90)):
                 project = await store.projects.get_by_name(name) if name else None
@@ -340,6 +347,6 @@ class TestStatistics:
     async def test_days_beyond_the_calendar(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:
             for days in (1e6, 1e12, math.inf, math.nan):
-                with pytest.raises(ParameterError, match="None is all time"):
+                with pytest.raises(ParameterError, match="before the year 1"):
                     await store.builds.statistics(days=days)
             assert (await store.builds.statistics(days=0.5)).total == 0

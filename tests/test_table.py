@@ -203,6 +203,7 @@ class TestPages:
             page = run(db, table.page(size, 0, order_by, after, filters))
             assert len(page) <= size
             seen += page
+            assert len(seen) <= len(there), "it goes round in circles"
             if len(page) < size:
                 break
             action = between.pop() if between else None

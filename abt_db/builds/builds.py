@@ -83,7 +83,7 @@ class Builds(Repository[Build]):
         status: BuildStatus,
         *,
         notes: Mapping[str, Any] | None = None,
-        **changes: object,
+        **changes: Any,
     ) -> Build | None:
         """Give a build that has not ended another status, and return it; None if there is none.
 
@@ -107,7 +107,7 @@ class Builds(Repository[Build]):
                 )
             columns = {"status": status, **_times(build, status, changes), **changes}
             if notes is not None:
-                noted = {**(build.build_metadata or {}), **notes}
+                noted = {**(changes.get("build_metadata", build.build_metadata) or {}), **notes}
                 columns["build_metadata"] = {k: v for k, v in noted.items() if v is not None}
             return cx.fetch_one(queries.BUILDS.update(id, columns))
 
@@ -217,7 +217,7 @@ def _window(days: float | None, until: datetime | None) -> _Window:
         since = None if days is None else (until or now()) - timedelta(days=days)
     except (OverflowError, ValueError):
         raise ParameterError(
-            "these days begin before the first year of the calendar; None is all time"
+            "the days begin before the year 1; take fewer, or leave them out for all time"
         ) from None
     return {"since": since, "until": until}
 
