@@ -83,19 +83,18 @@ async def run(arguments: argparse.Namespace) -> int:
 
 
 def _print_summary(statistics: BuildStatistics) -> None:
-    each = [f"{number:,} {name}" for name, number in statistics.by_status.items() if number]
-    print(f"builds    {statistics.total:,}: {', '.join(each)}")
-    if statistics.success_rate is not None:
-        rate = statistics.success_rate
-        shade = "green" if rate >= 90 else "yellow" if rate >= 60 else "red"
-        print(f"success   {colour(f'{rate:.1f} %', shade)}")
-    if statistics.longest_duration is not None:
-        print(
-            f"duration  median {duration(statistics.median_duration)},"
-            f" mean {duration(statistics.mean_duration)},"
-            f" 95 % within {duration(statistics.p95_duration)},"
-            f" longest {duration(statistics.longest_duration)}"
-        )
+    rate = statistics.success_rate
+    shade = "dim" if rate is None else "green" if rate >= 90 else "yellow" if rate >= 60 else "red"
+    figures = {
+        "builds": f"{statistics.total:,}",
+        **{status: f"{number:,}" for status, number in statistics.by_status.items() if number},
+        "rate": "" if rate is None else f"{rate:.1f} %",
+        "median": duration(statistics.median_duration),
+        "mean": duration(statistics.mean_duration),
+        "95 % within": duration(statistics.p95_duration),
+        "longest": duration(statistics.longest_duration),
+    }
+    print_table([*figures], [[*figures.values()]], colours=[shade], right=[*figures])
 
 
 def _print_trend(trend: Sequence[BuildPeriod], bucket: str) -> None:

@@ -83,14 +83,7 @@ class Table(Generic[T]):
         parts = [conditions]
         if after is not None:
             key = self._encoded({name: getattr(after, name) for name in (column, "id")})
-            values |= (
-                {"after_id": key["id"]}
-                if column == "id"
-                else {
-                    "after_id": key["id"],
-                    "after": key[column],
-                }
-            )
+            values |= {f"after_{name}": value for name, value in key.items()}
             ranges = _ranges(column, descending=descending, null=key[column] is None)
             parts = [[*conditions, part] for part in ranges]
         direction = " DESC" if descending else ""
@@ -208,7 +201,7 @@ def _where(conditions: list[str]) -> str:
 
 
 def _ranges(column: str, *, descending: bool, null: bool) -> list[str]:
-    """Return conditions of which each row behind (:after, :after_id) fulfils exactly one.
+    """Return conditions of which each row behind a certain one fulfils exactly one.
 
     Each is one range of an index, and SQLite merges them in order. In one condition they would be
     joined by OR, and the index be read from its beginning.
@@ -216,8 +209,8 @@ def _ranges(column: str, *, descending: bool, null: bool) -> list[str]:
     beyond = "<" if descending else ">"
     if column == "id":
         return [f"id {beyond} :after_id"]
-    alike = f"{column} IS :after AND id {beyond} :after_id"
+    alike = f"{column} IS :after_{column} AND id {beyond} :after_id"
     if null:
         return [alike] if descending else [alike, f"{column} IS NOT NULL"]
-    others = f"{column} {beyond} :after"
+    others = f"{column} {beyond} :after_{column}"
     return [alike, others, f"{column} IS NULL"] if descending else [alike, others]
