@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from abt_db.builds import BuildStatus
 from abt_db.tools.cli import find_build, find_project, open_store, positive, run_tool
@@ -31,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(arguments: argparse.Namespace) -> int:
     async with await open_store(arguments.db) as store:
-        filters: dict[str, object] = {}
+        filters: dict[str, Any] = {}
         order = "-started_at"
         if arguments.project is not None:
             filters["project_id"] = (await find_project(store, arguments.project)).id
