@@ -7,6 +7,7 @@ Where things are, each building on those above it:
     values       Python values <-> SQLite values
     deadline     time limits, and stopping the statement that runs
     events       what listeners are told
+    tables       which tables a statement reads and writes
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
@@ -21,6 +22,7 @@ Where things are, each building on those above it:
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
+    watch        live queries
     database     `Database`, which is what applications use
     migrations   versioned SQL scripts, and the engine that applies them
     builds       the build database of an Android build tool, the library's first user
@@ -69,6 +71,7 @@ from .query import Query, Statement
 from .session import Result, Session
 from .transaction import Savepoint, Snapshot, Stream, Transaction
 from .values import Json
+from .watch import Watch
 
 __all__ = [
     "AbtDbError",
@@ -112,4 +115,5 @@ __all__ = [
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionTimeoutError",
+    "Watch",
 ]

@@ -283,7 +283,7 @@ class Lane:
         waited = (work.began or monotonic()) - work.since
         if waited > self._longest_wait:
             self._longest_wait = waited
-        if self._listeners.present:
+        if Waited in self._listeners.wanted:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:

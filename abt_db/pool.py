@@ -16,7 +16,7 @@ from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
 from .errors import ReadOnlyError, TransactionStateError
-from .events import Listeners
+from .events import Committed, Listeners
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
@@ -156,6 +156,13 @@ class Pool:
         job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
         return lane.run(job)
 
+    async def others_committed(self) -> bool:
+        """Whether another process has committed since this was last asked, or may have."""
+        # On the writer, for to a reader our own writer is another. A follower has none.
+        lane = self.writer or self.readers
+        ask = Session.others_committed
+        return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
+
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
         return await self.readers.lease(label, priority=priority)
 
@@ -185,6 +192,7 @@ class Pool:
                     readers.resume()  # the database is closing
                 lease.on_settled = readers.resume
             lease.give_back()
+            self.listeners.tell(Committed(None))  # whatever has become of the schema
 
     def reading(self, function: Callable[[Session], T]) -> Callable[[Session], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""

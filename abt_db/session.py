@@ -36,6 +36,7 @@ from .errors import (
 from .permissions import GUARDED, denial
 from .query import Query, Statement, Values
 from .stats import Account
+from .tables import ANYTHING, Tables
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
 
@@ -95,9 +96,13 @@ class Session:
         "_raw",
         "_schema",
         "_suspect",
+        "_tables",
+        "_text",
         "_thousands",
         "_thread",
         "_unfit",
+        "_version",
+        "_written",
         "deadline",
         "writable",
     )
@@ -122,6 +127,10 @@ class Session:
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
+        self._tables = Tables()
+        self._text = ""  # what SQLite is preparing, if it asks the authorizer
+        self._written: set[str] = set()  # the texts that have written since BEGIN
+        self._version: int | None = None  # of the data, see `others_committed`
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
         self._cursor = raw.cursor()  # for every statement that is read to its end at once
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
@@ -252,6 +261,7 @@ class Session:
                 str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
             ) from None
         self._begun = True
+        self._written.clear()
 
     @contextmanager
     def transaction(self, mode: str) -> Iterator[None]:
@@ -307,7 +317,10 @@ class Session:
                 if monotonic() >= limit or self.deadline.passed():
                     raise
         self._begun = False
-        self._account.commits += 1
+        self._account.committed(self._tables_written)
+
+    def _tables_written(self) -> frozenset[str] | None:
+        return self._tables.written_by(self._written)
 
     def rollback(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
@@ -393,6 +406,17 @@ class Session:
         [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
         return bool(busy), pages, moved
 
+    def others_committed(self) -> bool:
+        """Whether another connection has committed since this was last asked, or may have."""
+        # https://www.sqlite.org/pragma.html#pragma_data_version
+        [(version,)] = self.control("PRAGMA data_version")
+        before, self._version = self._version, version
+        return bool(version != before)
+
+    def tables_read_by(self, query: Query[Any]) -> frozenset[str] | None:
+        """Return the tables that a query which has run here reads; None: it may be any."""
+        return self._tables.read_by(query.text)
+
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
 
@@ -401,6 +425,8 @@ class Session:
         """
         if self.deadline.passed():
             raise self._stopped(doing)
+        self._text = ""
+        self._written.add(ANYTHING)
         self._privileged = privileged
         try:
             # The comment makes it a text that no caller's statement can have, see `_authorize`.
@@ -498,14 +524,17 @@ class Session:
         # the handler its thousand steps.
         if deadline.cancelled or (deadline.at is not None and now >= deadline.at):
             raise self._stopped(f"query {query.name!r}")
-        if query.writes and not self.writable:
-            raise ReadOnlyError(
-                f"query {query.name!r} writes, and this is a read-only connection",
-                query=query.name,
-                sql=query.sql,
-                code=sqlite3.SQLITE_READONLY,
-                name="SQLITE_READONLY",
-            )
+        if query.writes:
+            if not self.writable:
+                raise ReadOnlyError(
+                    f"query {query.name!r} writes, and this is a read-only connection",
+                    query=query.name,
+                    sql=query.sql,
+                    code=sqlite3.SQLITE_READONLY,
+                    name="SQLITE_READONLY",
+                )
+            self._written.add(query.text)
+        self._text = query.text
         self._thousands = 0
         return now
 
@@ -559,7 +588,10 @@ class Session:
     ) -> int:
         # Called when a statement is prepared, not when it runs from the cache: whatever is
         # prepared with privilege must have a text that no caller's query can have.
-        if self._privileged or action not in GUARDED:
+        if self._privileged:
+            return sqlite3.SQLITE_OK
+        self._tables.note(self._text, action, first)
+        if action not in GUARDED:
             return sqlite3.SQLITE_OK
         self._denied = denial(action, first, second)
         return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY

@@ -111,7 +111,7 @@ class _Handle:
         self._ended = True
         if lease is not None:
             lease.give_back()
-            if self._pool.listeners.present:
+            if Transacted in self._pool.listeners.wanted:
                 outcome: Literal["committed", "rolled back"] = (
                     "committed" if committed else "rolled back"
                 )

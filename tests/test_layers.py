@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
     ("errors",),
-    ("config", "values", "deadline", "events"),
+    ("config", "values", "deadline", "events", "tables"),
     ("stats", "busy"),
     ("rows",),
     ("query",),
@@ -26,9 +26,9 @@ LAYERS = [
     ("seat",),
     ("lane",),
     ("pool",),
-    ("transaction",),
+    ("transaction", "watch"),
     ("database",),
-    ("watch", "locks", "maintenance", "migrations", "check"),
+    ("locks", "maintenance", "migrations", "check"),
     ("schema",),
     ("builds",),
     ("testing",),

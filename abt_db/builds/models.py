@@ -10,7 +10,15 @@ from typing import Any
 from .classify import Level
 from .output import Stream
 
-__all__ = ["Build", "BuildStatus", "BuildSummary", "LogLine", "Project", "ProjectSummary"]
+__all__ = [
+    "Build",
+    "BuildStatus",
+    "BuildSummary",
+    "LogLine",
+    "Progress",
+    "Project",
+    "ProjectSummary",
+]
 
 
 class BuildStatus(StrEnum):
@@ -92,6 +100,14 @@ class LogLine:
     def data(self) -> bytes:
         """The line as the build printed it, byte for byte."""
         return self.message.encode() + b"\n" if self.raw is None else self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is: its status, and the number of its last log line."""
+
+    status: BuildStatus
+    log_lines: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abt_db.query import Query
 
-from .models import Build, BuildSummary, LogLine, Project, ProjectSummary
+from .models import Build, BuildSummary, LogLine, Progress, Project, ProjectSummary
 
 __all__: list[str] = []
 
@@ -134,6 +134,26 @@ LINES = Query(
     SELECT {_LINE} FROM build_logs
     WHERE build_id = :build_id AND sequence_number > :after
     ORDER BY sequence_number
+    """,
+    LogLine,
+)
+
+PROGRESS = Query(
+    "logs.progress",
+    """
+    SELECT status, (SELECT coalesce(max(sequence_number), 0) FROM build_logs
+                    WHERE build_id = builds.id) AS log_lines
+    FROM builds WHERE id = :build_id
+    """,
+    Progress,
+)
+
+NEXT_LINES = Query(
+    "logs.next",
+    f"""
+    SELECT {_LINE} FROM build_logs
+    WHERE build_id = :build_id AND sequence_number > :after AND sequence_number <= :last
+    ORDER BY sequence_number LIMIT 1000
     """,
     LogLine,
 )
