@@ -14,6 +14,7 @@ Where things are, each building on those above it:
     busy         waiting for another process's lock
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
+    channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
     work         what is queued: jobs and leases; who goes first, and who would wait for ever

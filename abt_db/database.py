@@ -19,6 +19,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
+from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
 from .deadline import Deadline, finish
@@ -27,7 +28,7 @@ from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
-from .session import CHECKPOINTS, Result, Session
+from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
 from .watch import Watch, Watching
 from .work import Lease
@@ -334,7 +335,7 @@ class Database:
         lease = await self._opened().lend_writer(f"checkpoint {mode}")
         try:
             busy, pages, moved = await lease.run(
-                lambda session: session.checkpoint(mode), Deadline()
+                lambda channel: channel.checkpoint(mode), Deadline()
             )
         finally:
             lease.give_back()
@@ -470,22 +471,22 @@ def _forgotten(name: str, pool: Pool) -> None:
 
 
 def _called(
-    session: Session,
+    channel: Channel,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    return function(session, *args, **kwargs)
+    return function(channel, *args, **kwargs)
 
 
 def _in_snapshot(
-    session: Session,
+    channel: Channel,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    with session.transaction("SNAPSHOT"):
-        return function(session, *args, **kwargs)
+    with channel.transaction("SNAPSHOT"):
+        return function(channel, *args, **kwargs)
 
 
 def _name(function: Callable[..., object]) -> str:

@@ -18,11 +18,11 @@ from collections.abc import Coroutine
 from typing import Any, Generic, Self, TypeVar
 from weakref import WeakSet
 
+from .channel import Channel
 from .errors import BusyError, PoolClosedError, PoolTimeoutError
 from .events import Committed
 from .pool import Pool
 from .query import Statement
-from .session import Session
 
 __all__ = ["Watch", "Watching"]
 
@@ -183,8 +183,8 @@ class Watching:
             self._looking = None
 
 
-def _look(session: Session, statement: Statement[T]) -> tuple[list[T], frozenset[str] | None]:
-    return session.fetch_all(statement), session.tables_read_by(statement.query)
+def _look(channel: Channel, statement: Statement[T]) -> tuple[list[T], frozenset[str] | None]:
+    return channel.fetch_all(statement), channel.tables_read_by(statement.query)
 
 
 def _key(statement: Statement[Any]) -> object:

@@ -19,6 +19,7 @@ LAYERS = [
     ("query",),
     ("permissions",),
     ("session",),
+    ("channel",),
     ("opening",),
     ("connection",),
     ("work",),
