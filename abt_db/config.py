@@ -55,7 +55,8 @@ class Config:
     time, never with values; None: none is."""
 
     watch_interval: float | None = 0.1
-    """How often live queries look for commits of other processes; None: never."""
+    """How often live queries look for commits of other processes, every 20 ms at most; None:
+    never."""
 
     journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
     synchronous: Literal["normal", "full", "extra"] = "normal"

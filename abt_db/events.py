@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 __all__ = [
+    "KINDS",
     "Checkpointed",
     "Committed",
     "Event",

@@ -168,7 +168,7 @@ class Watching:
         """Look for the commits of other processes, and for statements that nobody watches."""
         try:
             while self._lives:
-                await asyncio.sleep(interval)
+                await asyncio.sleep(max(interval, PAUSE))
                 try:
                     others = await self._pool.others_committed()
                 except (BusyError, PoolTimeoutError):
