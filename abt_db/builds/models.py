@@ -20,6 +20,7 @@ __all__ = [
     "LogLine",
     "Metric",
     "MetricPeriod",
+    "Progress",
     "Project",
     "ProjectSummary",
     "Sample",
@@ -112,6 +113,14 @@ class LogLine:
     def data(self) -> bytes:
         """The line as the build printed it, byte for byte."""
         return self.message.encode() + b"\n" if self.raw is None else self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is: its status, and the number of its last log line."""
+
+    status: BuildStatus
+    log_lines: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .models import (
     LogLine,
     Metric,
     MetricPeriod,
+    Progress,
     Project,
     ProjectSummary,
 )
@@ -262,6 +263,26 @@ LINES = Query(
     SELECT {_LINE} FROM build_logs
     WHERE build_id = :build_id AND sequence_number > :after
     ORDER BY sequence_number
+    """,
+    LogLine,
+)
+
+PROGRESS = Query(
+    "logs.progress",
+    """
+    SELECT status, (SELECT coalesce(max(sequence_number), 0) FROM build_logs
+                    WHERE build_id = builds.id) AS log_lines
+    FROM builds WHERE id = :build_id
+    """,
+    Progress,
+)
+
+NEXT_LINES = Query(
+    "logs.next",
+    f"""
+    SELECT {_LINE} FROM build_logs
+    WHERE build_id = :build_id AND sequence_number > :after AND sequence_number <= :last
+    ORDER BY sequence_number LIMIT 1000
     """,
     LogLine,
 )
