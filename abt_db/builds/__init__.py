@@ -10,6 +10,7 @@ models        the rows, as dataclasses
 queries       the SQL
 projects, builds, logs  what can be done with the rows of each table
 recorder      `Recorder`: a command's output, stored as it runs
+report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
 

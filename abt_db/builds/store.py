@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Collection
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +23,8 @@ from .logs import Logs
 from .models import Build, BuildStatus
 from .projects import Projects
 from .recorder import Recorder
+from .report.gather import gather
+from .report.page import render
 
 __all__ = ["BuildStore"]
 
@@ -80,6 +85,21 @@ class BuildStore:
             directory=directory,
             artifact=artifact,
         )
+
+    async def report(
+        self,
+        *,
+        now: datetime,
+        days: int | None = None,
+        projects: Collection[int] | None = None,
+    ) -> str:
+        """Return a page about the builds of the last `days` (all if None), one HTML document.
+
+        `projects` are the ids of those that it is about (all if None). The page is the same for the
+        same database and the same `now`, an aware time; see `gather` and `render`, which make it.
+        """
+        figures = await gather(self.db, now=now, days=days, projects=projects)
+        return await asyncio.to_thread(render, figures)
 
     async def fail_abandoned(self) -> list[Build]:
         """Note as failed the running builds whose recorder has died, and return them.
