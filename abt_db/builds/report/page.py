@@ -30,8 +30,9 @@ def render(report: Report) -> str:
     It loads nothing, links nowhere but to itself, and shows what a log contains as text.
     """
     totals = report.totals
+    size = ("size", "Size of the tables", _tables(report))
     if totals is None:
-        sections = [("", "", _nothing(report))]
+        sections = [("", "", _nothing(report)), size]
     else:
         first = report.since or totals.first_at
         span = Span.of(report.unit, first, max(first, totals.last_at))
@@ -41,9 +42,9 @@ def render(report: Report) -> str:
             ("slow", "Slowest builds", _slowest(report)),
             ("flaky", "Flaky commits", _flaky(report)),
             ("errors", "Most frequent errors", _problems(report)),
+            size,
             ("each", "Project by project", _details(report, span)),
         ]
-    sections.append(("size", "Size of the tables", _tables(report)))
     return document(
         f"Build report: {report.database}",
         _header(report, [(id, title) for id, title, _ in sections if id]),
@@ -82,8 +83,8 @@ def _header(report: Report, sections: Iterable[tuple[str, str]]) -> Html:
         tag("h1", "Build report"),
         tag(
             "p",
-            tag("span", report.database, class_="name"),
-            f": {about}{when}. Made ",
+            _name(report.database),
+            f" ({wording.size(report.file_size)}): {about}{when}. Made ",
             _time(report.now, wording.minute(report.now)),
             " UTC.",
         ),
@@ -105,10 +106,8 @@ def _totals(report: Report, totals: Figures) -> Html:
         (wording.duration(totals.median), "median duration"),
         (wording.duration(totals.p95), "95 % within"),
         (wording.count(report.log_lines), "log lines"),
-        (wording.size(report.file_size), "database"),
+        (wording.count(totals.running), "running now"),
     ]
-    if totals.running:
-        facts.insert(4, (wording.count(totals.running), "running now"))
     return tag(
         "dl",
         *(tag("div", tag("dt", what), tag("dd", figure)) for figure, what in facts),
@@ -131,20 +130,26 @@ def _nothing(report: Report) -> Html:
 
 def _over_time(report: Report, span: Span) -> Html:
     parts, unit = report.parts, span.unit
+    judged = any(part.success_rate is not None for part in parts)
+    timed = any(part.median is not None for part in parts)
     return tag(
         "div",
-        _card(f"Builds per {unit}", plot.counts(span, parts), _key(report.totals)),
+        _card(f"Builds per {unit}", plot.counts(span, parts), _key(parts)),
         _card(
             f"Success rate per {unit}",
             plot.rates(span, parts),
             _legend([("curve ok", "succeeded, of those that succeeded or failed")]),
-        ),
+        )
+        if judged
+        else None,
         _card(
             f"Duration per {unit}",
             plot.durations(span, parts),
             _legend([("curve ok", "median"), ("curve off", "95 % within")]),
-        ),
-        class_="cards",
+        )
+        if timed
+        else None,
+        class_="cards close",
     )
 
 
@@ -152,13 +157,12 @@ def _card(title: str, *content: Html) -> Html:
     return tag("figure", tag("h3", title), *content, class_="card")
 
 
-def _key(figures: Figures | None) -> Html:
-    kinds = [("ok", "succeeded"), ("bad", "failed")]
-    if figures is not None and figures.cancelled:
-        kinds.append(("off", "cancelled"))
-    if figures is not None and figures.running + figures.pending:
-        kinds.append(("now", "not ended"))
-    return _legend(kinds)
+def _key(parts: Iterable[Figures]) -> Html:
+    kinds = {"ok": "succeeded", "bad": "failed"}
+    for part in parts:
+        kinds |= {"off": "cancelled"} if part.cancelled else {}
+        kinds |= {"now": "not ended"} if part.running + part.pending else {}
+    return _legend(kinds.items())
 
 
 def _legend(kinds: Iterable[tuple[str, str]]) -> Html:
@@ -180,10 +184,10 @@ def _projects(report: Report) -> Html:
                 "tr",
                 tag("th", _link(_anchor(each), _name(each.project.name)), scope="row"),
                 tag("td", plot.strip(each.last_builds)),
-                _number(wording.count(figures.builds), figures.builds, less=True),
-                _number(wording.percent(figures.success_rate), figures.success_rate),
-                _number(wording.duration(figures.median), figures.median),
-                _number(wording.duration(figures.p95), figures.p95, less=True),
+                _number(wording.count(figures.builds), rank=figures.builds, less=True),
+                _number(wording.percent(figures.success_rate), rank=figures.success_rate),
+                _number(wording.duration(figures.median), rank=figures.median),
+                _number(wording.duration(figures.p95), rank=figures.p95, less=True),
                 tag("td", _state(last), class_="t less"),
                 tag(
                     "td",
@@ -228,9 +232,11 @@ def _left_out(report: Report) -> Html | None:
             " `abt-db report`."
         )
     if report.idle_count:
-        names = ", ".join(report.idle)
-        dots = ", …" if report.idle_count > len(report.idle) else ""
-        told.append(f"Without a build: {names}{dots} ({report.idle_count:,}).")
+        names = ", ".join(_shortened(name) for name in report.idle)
+        dots = ", …" if report.idle_count > len(report.idle) else "."
+        told.append(
+            f"{wording.plural(report.idle_count, 'project')} without a build: {names}{dots}"
+        )
     return tag("p", " ".join(told), class_="note") if told else None
 
 
@@ -255,7 +261,7 @@ def _slowest(report: Report) -> Html:
                     ),
                 ),
                 _number(wording.duration(build.seconds)),
-                _number(f"{build.seconds / median:.1f} ×" if median else "–"),
+                _number(f"{build.seconds / median:.1f} ×" if median else "–", less=True),
             )
         )
     return _table(
@@ -265,7 +271,7 @@ def _slowest(report: Report) -> Html:
             ("on", "less"),
             ("", ""),
             ("duration", "n"),
-            ("of its project's median", "n"),
+            ("of its project's median", "n less"),
         ],
         rows,
     )
@@ -481,13 +487,9 @@ def _table(titles: Sequence[tuple[str, str]], rows: Iterable[Html], *, sorts: bo
     )
 
 
-def _number(shown: str, value: float | None = None, *, less: bool = False) -> Html:
-    return tag(
-        "td",
-        shown,
-        class_="n less" if less else "n",
-        data_value=None if value is None else f"{value:g}",
-    )
+def _number(shown: str, *, less: bool = False, rank: float | None = None) -> Html:
+    """A number; in a table that sorts, `rank` is what it is sorted by, and – has none."""
+    return tag("td", shown, class_="n less" if less else "n", data_value=rank)
 
 
 def _state(build: BuildMark | SlowBuild, *, brief: bool = False) -> Html:

@@ -498,9 +498,10 @@ def _at(number: float) -> str:
 
 
 def _length(height: _Height) -> Callable[[float], str]:
-    """How the durations of a scale are written, all in one unit."""
+    """How the durations of a scale are written: all in the largest unit that leaves them whole."""
+    step = height.lines[1]
     unit, length = next(
-        (unit for unit in (("h", 3600), ("min", 60)) if height.high >= unit[1]), ("s", 1)
+        (unit for unit in (("h", 3600), ("min", 60)) if step % unit[1] == 0), ("s", 1)
     )
     return lambda seconds: f"{seconds / length:,g} {unit}" if seconds else "0"
 

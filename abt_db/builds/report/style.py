@@ -60,6 +60,7 @@ display:flex;flex-direction:column}
 font-variant-numeric:tabular-nums;white-space:nowrap}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;
 margin-top:1rem}
+.close{grid-template-columns:repeat(auto-fill,minmax(min(100%,18.5rem),1fr))}
 .card{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:1rem 1.1rem;
 min-width:0}
 .card>p{color:var(--soft);font-size:.82rem;margin-top:.35rem}
@@ -109,13 +110,14 @@ td .strip{margin-left:auto}
 code{font:.86em/1.5 ui-monospace,"SF Mono",Menlo,Consolas,"Liberation Mono",monospace;
 overflow-wrap:anywhere;unicode-bidi:isolate}
 td>code{display:block}
-th button{all:unset;cursor:pointer;color:inherit}
-th button::after{content:" ↕";opacity:.45}
-th[aria-sort=ascending] button::after{content:" ↑";opacity:1}
-th[aria-sort=descending] button::after{content:" ↓";opacity:1}
-th button:focus-visible{outline:2px solid var(--ok);outline-offset:2px}
+[role=button]{cursor:pointer}
+[role=button]::after{content:" ↕";opacity:.5}
+[aria-sort=ascending]>::after{content:" ↑";opacity:1}
+[aria-sort=descending]>::after{content:" ↓";opacity:1}
+@media (min-width:40.01rem){tbody th{min-width:11rem}}
 @media (max-width:40rem){
 body{font-size:14px}
+.wide:not(:has(.sorts)){padding-right:.4rem}
 h1{font-size:1.5rem}
 header{padding-block:1.5rem .75rem}
 .less{display:none}
@@ -125,15 +127,31 @@ th:first-child,td:first-child{padding-left:.8rem}th:last-child,td:last-child{pad
 .totals dd{font-size:1.3rem}
 .totals div{padding:.7rem .8rem}
 .card{padding:.8rem}
+.sorts tr{display:grid;grid-template-columns:1fr 4.6rem 6.6rem;align-items:end;
+border-bottom:1px solid var(--line)}
+.sorts tbody tr:last-child{border-bottom:0}
+.sorts th,.sorts td{border-bottom:0}
+.sorts tr>:first-child{grid-column:1/-1;padding-bottom:0}
+.sorts tr>:nth-child(2){padding-left:.8rem;text-align:left}
+.sorts .strip{margin-left:0}
+.sorts tr>:nth-child(5){padding-right:.8rem}
 }
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 @media print{
-body{font-size:10pt}
+:root{--page:#fff}
+@page{margin:14mm}
+body{font-size:8.5pt}
 body>*{max-width:none;padding-inline:0}
-nav,th button::after{display:none}
-section{break-inside:auto}h2{break-after:avoid}
+header{padding-block:0 .5rem}
+nav,[role=button]::after{display:none}
+h2,.note{break-after:avoid}
 .card,tr,.totals{break-inside:avoid}
-.cards{grid-template-columns:1fr 1fr}
+.totals dd{font-size:1.3rem}
+.cards{grid-template-columns:repeat(3,1fr);gap:.5rem}
+.card{padding:.6rem}
+.facts{gap:.2rem .5rem}.facts dd,.facts dt{font-size:.72rem}
+.from{white-space:normal}
+th,td{padding:.25rem .45rem}
 .wide{overflow:visible}
 *{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 }
@@ -148,32 +166,40 @@ STYLE = (
     f"{_colours(LIGHT)}\n@media screen and (prefers-color-scheme:dark){{{_colours(DARK)}}}{_RULES}"
 )
 
-# Without it the tables stand as they are. A header that sorts becomes a button, so a keyboard and a
-# screen reader know it as one.
+# Without it the table stands as it is. What sorts is a button to a keyboard and a screen reader,
+# and no `button` element: those are left out where a printer repeats the head of a table.
 SCRIPT = """
 for (const table of document.querySelectorAll("table.sorts")) {
-  const body = table.tBodies[0];
-  table.querySelectorAll("thead th").forEach((header, column) => {
-    if (!header.dataset.sorts) return;
-    const button = document.createElement("button");
-    button.append(...header.childNodes);
-    header.append(button);
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+  for (const [column, head] of heads.entries()) {
+    if (!head.dataset.sorts) continue;
     const value = row => {
       const cell = row.cells[column], told = cell.dataset.value;
-      return told === undefined ? cell.textContent : told === "" ? -Infinity : Number(told);
+      if (told) return Number(told);
+      return cell.classList.contains("n") ? -1 : cell.textContent.toLowerCase();
     };
-    button.addEventListener("click", () => {
-      const before = header.getAttribute("aria-sort");
-      const up = before ? before === "descending" : header.dataset.sorts === "up";
-      for (const other of header.parentNode.cells) other.removeAttribute("aria-sort");
-      header.setAttribute("aria-sort", up ? "ascending" : "descending");
-      const rows = [...body.rows].sort((one, two) => {
+    const sort = () => {
+      const before = head.ariaSort;
+      const up = before ? before === "descending" : head.dataset.sorts === "up";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const order = (one, two) => {
         const a = value(one), b = value(two);
-        const order = typeof a === "string" ? a.localeCompare(b) : a < b ? -1 : a > b ? 1 : 0;
-        return up ? order : -order;
-      });
-      body.append(...rows);
+        return (a < b ? -1 : a > b ? 1 : 0) * (up ? 1 : -1);
+      };
+      body.append(...[...body.rows].sort(order));
+    };
+    const button = document.createElement("span");
+    button.setAttribute("role", "button");
+    button.tabIndex = 0;
+    button.append(...head.childNodes);
+    button.addEventListener("click", sort);
+    button.addEventListener("keydown", event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      sort();
     });
-  });
+    head.append(button);
+  }
 }
 """
