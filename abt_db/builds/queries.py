@@ -9,7 +9,7 @@ from .report.figures import (
     BuildMark,
     ErrorLine,
     Figures,
-    FlakyCommit,
+    Flake,
     ProjectOutcome,
     SlowBuild,
     TableSize,
@@ -300,7 +300,7 @@ REPORT_FLAKY = Query(
     ORDER BY last_at DESC, project_id, commit_hash
     LIMIT :limit
     """,
-    FlakyCommit,
+    Flake,
 )
 
 REPORT_LINE_COUNT = Query(

@@ -12,7 +12,7 @@ __all__ = [
     "BuildMark",
     "ErrorLine",
     "Figures",
-    "FlakyCommit",
+    "Flake",
     "Problem",
     "ProjectOutcome",
     "ProjectReport",
@@ -59,6 +59,22 @@ class Unit(StrEnum):
                 return day.replace(day=1)
         return day.replace(month=1, day=1)
 
+    def end(self, begin: datetime) -> datetime:
+        """When the part ends that begins then: the beginning of the next, or the end of time."""
+        try:
+            match self:
+                case Unit.HOUR:
+                    return begin + timedelta(hours=1)
+                case Unit.DAY:
+                    return begin + timedelta(days=1)
+                case Unit.WEEK:
+                    return begin + timedelta(days=7)
+                case Unit.MONTH:
+                    return self.begin(begin + timedelta(days=31))
+            return begin.replace(year=begin.year + 1)
+        except (OverflowError, ValueError):
+            return datetime.max.replace(tzinfo=begin.tzinfo)
+
 
 _LONGEST = {
     Unit.HOUR: timedelta(hours=48),
@@ -91,9 +107,13 @@ class Figures:
     last_at: datetime
 
     @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
+
+    @property
     def success_rate(self) -> float | None:
-        """How many of those that succeeded or failed did succeed, from 0 to 1."""
-        return self.succeeded / judged if (judged := self.succeeded + self.failed) else None
+        """How many of those that have ended did succeed, from 0 to 1."""
+        return self.succeeded / self.ended if self.ended else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +149,7 @@ class SlowBuild:
 
 
 @dataclass(frozen=True, slots=True)
-class FlakyCommit:
+class Flake:
     """A commit whose builds both failed and succeeded."""
 
     project_id: int
@@ -219,7 +239,7 @@ class Report:
     idle_count: int
     log_lines: int
     slowest: tuple[SlowBuild, ...]
-    flaky: tuple[FlakyCommit, ...]
+    flaky: tuple[Flake, ...]
     problems: tuple[Problem, ...]
     problems_exact: bool
     tables: tuple[TableSize, ...]

@@ -51,7 +51,7 @@ async def gather(
 def _gather(
     cx: Session, database: str, now: datetime, days: int | None, only: Collection[int] | None
 ) -> Report:
-    since = None if days is None else now - min(timedelta(days=days), now - _EVER)
+    since = None if days is None else now - timedelta(days=min(days, (now - _EVER).days))
     chosen = {"since": since or _EVER, "projects": None if only is None else Json(sorted(only))}
     totals = cx.fetch_one(queries.REPORT_TOTALS(**chosen))
     unit = Unit.dividing(totals.last_at - (since or totals.first_at)) if totals else Unit.DAY

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-__all__ = ["count", "day", "duration", "minute", "month", "percent", "plural", "size"]
+__all__ = ["count", "day", "duration", "minute", "month", "noun", "percent", "plural", "size"]
 
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -16,7 +16,12 @@ def count(number: int) -> str:
 
 def plural(number: int, one: str) -> str:
     """3, "build": 3 builds"""
-    return f"{number:,} {one}" if number == 1 else f"{number:,} {one}s"
+    return f"{number:,} {noun(number, one)}"
+
+
+def noun(number: int, one: str) -> str:
+    """3, "build": builds"""
+    return one if number == 1 else f"{one}s"
 
 
 def percent(share: float | None) -> str:
