@@ -173,6 +173,7 @@ def report_of(word: str) -> Report:
         parts=(figures(part="2026-11-22"),),
         projects=(project,),
         project_count=2,
+        failing=1,
         idle=(word,),
         idle_count=1,
         log_lines=5,
@@ -343,6 +344,12 @@ def expected(rows: Iterable[Row]) -> dict[str, Any]:
     }
 
 
+def failing(rows: Sequence[Row]) -> bool:
+    """Whether the last build that ended has failed."""
+    ended = [row.status for row in rows if BuildStatus(row.status).final]
+    return ended[-1:] == ["failed"]
+
+
 def told(figures: Figures) -> dict[str, Any]:
     values = dataclasses.asdict(figures)
     return {key: value for key, value in values.items() if key not in ("project_id", "part")}
@@ -383,8 +390,10 @@ class TestFigures:
             for each in report.projects
             for part in each.parts
         } == {key: expected(found) for key, found in by_part.items()}
+        assert report.failing == sum(map(failing, rows.values()))
         for each in report.projects:
-            last = chosen[each.project.name][-100:]
+            assert each.failing == failing(rows[each.project.name])
+            last = chosen[each.project.name][-60:]
             assert [(m.build_number, m.status, m.at, m.seconds) for m in each.last_builds] == [
                 (number, row.status, row.at or NOW, row.seconds) for number, row in last
             ]
@@ -427,7 +436,7 @@ class TestFigures:
             "2",
             str(totals["builds"]),
             f"{totals['succeeded'] / ended * 100:.0f} %",
-            str(sum(each.failing for each in report.projects)),
+            str(sum(failing(rows) for rows in PROJECTS.values())),
         ]
         marks = page.html.count('class="cross"') - 1  # one is in the key
         last = [build for each in report.projects for build in each.last_builds]

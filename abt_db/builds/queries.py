@@ -262,6 +262,19 @@ REPORT_PROJECT_COUNT = Query(
     "report.project_count", f"{_REPORTED} SELECT count(DISTINCT project_id) FROM reported", int
 )
 
+REPORT_FAILING = Query(
+    "report.failing",
+    f"""
+    {_REPORTED}
+    SELECT count(*)
+    FROM (SELECT status, row_number() OVER (PARTITION BY project_id
+                                            ORDER BY build_number DESC) AS place
+          FROM reported WHERE status NOT IN ('pending', 'running'))
+    WHERE place = 1 AND status = 'failed'
+    """,
+    int,
+)
+
 _IDLE = """FROM projects
     WHERE (:projects IS NULL OR projects.id IN (SELECT value FROM json_each(:projects)))
       AND projects.id NOT IN (SELECT project_id FROM reported)"""

@@ -220,9 +220,10 @@ class Report:
     """All that a page tells.
 
     `since` is None where the report is about all builds. `projects` are those built last, of
-    `project_count` in all; `idle` some of the `idle_count` that were not built in this time. Where
-    SQLite can't tell the sizes of tables, `tables` is empty. Where there were too many different
-    error lines to count them all, `problems_exact` is False and the counts may be too low.
+    `project_count` in all; the last build of `failing` of these has failed. `idle` are some of the
+    `idle_count` that were not built in this time. Where SQLite can't tell the sizes of tables,
+    `tables` is empty. Where there were too many different error lines to count them all,
+    `problems_exact` is False and the counts may be too low.
     """
 
     database: str
@@ -235,6 +236,7 @@ class Report:
     parts: tuple[Figures, ...]
     projects: tuple[ProjectReport, ...]
     project_count: int
+    failing: int
     idle: tuple[str, ...]
     idle_count: int
     log_lines: int

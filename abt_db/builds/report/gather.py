@@ -20,10 +20,10 @@ __all__ = ["gather"]
 
 T = TypeVar("T", Figures, BuildMark)
 
-PROJECTS = 200
+PROJECTS = 150
 """Projects that are shown, those built last: what a page may hold."""
 
-LAST_BUILDS = 100
+LAST_BUILDS = 60
 """Builds that are shown of each project."""
 
 LISTED = 12
@@ -86,6 +86,7 @@ def _gather(
             if figures.project_id is not None
         ),
         project_count=cx.fetch_one(queries.REPORT_PROJECT_COUNT(**chosen)) or 0,
+        failing=cx.fetch_one(queries.REPORT_FAILING(**chosen)) or 0,
         idle=tuple(cx.fetch_all(queries.REPORT_IDLE(**chosen, limit=LISTED))),
         idle_count=cx.fetch_one(queries.REPORT_IDLE_COUNT(**chosen)) or 0,
         log_lines=cx.fetch_one(queries.REPORT_LINE_COUNT(**chosen)) or 0,

@@ -95,6 +95,8 @@ def swatch(kind: str) -> Html:
             drawn = tag("path", d="M2 2l6 6m0-6l-6 6", class_=kind)
         case "dot":
             drawn = tag("circle", cx=5, cy=5, r=3.5, class_="ok")
+        case "ring off" | "ring now":
+            drawn = tag("circle", cx=5, cy=5, r=3.5, class_=kind)
         case "median" | "curve ok" | "curve off":
             width = 14
             drawn = tag("path", d="M0 5h14", class_=kind)

@@ -26,13 +26,13 @@ def render(report: Report) -> str:
         first = report.since or totals.first_at
         span = Span.of(report.unit, first, max(first, totals.last_at))
         sections = [
-            ("time", "Over time", _over_time(report, span)),
+            ("time", "Over time", _over_time(report, totals, span)),
             ("projects", "Projects", lists.projects(report)),
             ("slow", "Slowest builds", lists.slowest(report)),
             ("flaky", "Flaky commits", lists.flaky(report)),
             ("errors", "Most frequent errors", lists.problems(report)),
             size,
-            ("each", "Project by project", _details(report, span)),
+            ("each", "Project by project", _details(report, totals, span)),
         ]
     return document(
         f"Build report: {database}",
@@ -86,12 +86,11 @@ def _header(report: Report, sections: Iterable[tuple[str, str]]) -> Html:
 
 
 def _totals(report: Report, totals: Figures) -> Html:
-    failing = sum(project.failing for project in report.projects)
     facts = [
         (wording.count(report.project_count), wording.noun(report.project_count, "project")),
         (wording.count(totals.builds), wording.noun(totals.builds, "build")),
         (wording.percent(totals.success_rate), "succeeded"),
-        (wording.count(failing), f"{wording.noun(failing, 'project')} failing now"),
+        (wording.count(report.failing), f"{wording.noun(report.failing, 'project')} failing now"),
         (wording.duration(totals.median), "median duration"),
         (wording.duration(totals.p95), "95 % within"),
         (wording.count(report.log_lines), "log lines"),
@@ -117,26 +116,28 @@ def _nothing(report: Report) -> Html:
 # -- over all ------------------------------------------------------------------------------------
 
 
-def _over_time(report: Report, span: Span) -> Html:
+def _over_time(report: Report, totals: Figures, span: Span) -> Html:
     parts, unit = report.parts, span.unit
-    ended = any(part.ended for part in parts)
-    timed = any(part.median is not None for part in parts)
     return tag(
         "div",
-        _card(f"Builds per {unit}", plot.counts(span, parts), _key(parts)),
+        _card(
+            f"Builds per {unit}",
+            plot.counts(span, parts),
+            elements.legend(_kinds(totals, "ok", "bad", "off", "now")),
+        ),
         _card(
             f"Success rate per {unit}",
             plot.rates(span, parts),
             elements.legend([("curve ok", "succeeded, of those that ended")]),
         )
-        if ended
+        if totals.ended
         else None,
         _card(
             f"Duration per {unit}",
             plot.durations(span, parts),
             elements.legend([("curve ok", "median"), ("curve off", "95 % within")]),
         )
-        if timed
+        if totals.median is not None
         else None,
         class_="cards close",
     )
@@ -146,18 +147,20 @@ def _card(title: str, *content: Html) -> Html:
     return tag("figure", tag("h3", title), *content, class_="card")
 
 
-def _key(parts: Iterable[Figures]) -> Html:
-    kinds = {"ok": "succeeded", "bad": "failed"}
-    for part in parts:
-        kinds |= {"off": "cancelled"} if part.cancelled else {}
-        kinds |= {"now": "not ended"} if part.running + part.pending else {}
-    return elements.legend(kinds.items())
+def _kinds(totals: Figures, ok: str, bad: str, off: str, now: str) -> list[tuple[str, str]]:
+    """What the marks for builds mean, as far as there are such builds."""
+    kinds = [(ok, "succeeded"), (bad, "failed")]
+    if totals.cancelled:
+        kinds.append((off, "cancelled"))
+    if totals.running + totals.pending:
+        kinds.append((now, "not ended"))
+    return kinds
 
 
 # -- project by project --------------------------------------------------------------------------
 
 
-def _details(report: Report, span: Span) -> Html:
+def _details(report: Report, totals: Figures, span: Span) -> Html:
     return joined(
         [
             tag(
@@ -166,7 +169,12 @@ def _details(report: Report, span: Span) -> Html:
                 " duration.",
                 class_="note",
             ),
-            elements.legend([("dot", "succeeded"), ("cross", "failed"), ("median", "median")]),
+            elements.legend(
+                [
+                    *_kinds(totals, "dot", "cross", "ring off", "ring now"),
+                    ("median", "median"),
+                ]
+            ),
             tag(
                 "div",
                 *(
