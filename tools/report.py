@@ -6,7 +6,6 @@ import argparse
 import os
 import secrets
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 
 from abt_db.tools.cli import CliError, open_store, positive, run_tool
@@ -39,7 +38,7 @@ async def run(arguments: argparse.Namespace) -> int:
             if project is None:
                 raise CliError(f"there is no project {name!r}; see: abt-db projects")
             only.append(project.id)
-        page = await store.report(now=datetime.now(UTC), days=arguments.days, projects=only)
+        page = await store.report(days=arguments.days, projects=only)
     content = page.encode()
     if output is None:
         sys.stdout.buffer.write(content)

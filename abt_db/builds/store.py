@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -89,16 +89,17 @@ class BuildStore:
     async def report(
         self,
         *,
-        now: datetime,
         days: int | None = None,
         projects: Collection[int] | None = None,
+        now: datetime | None = None,
     ) -> str:
         """Return a page about the builds of the last `days` (all if None), one HTML document.
 
         `projects` are the ids of those that it is about (all if None). The page is the same for the
-        same database and the same `now`, an aware time; see `gather` and `render`, which make it.
+        same database and the same `now`, the present time if None. It is read in one snapshot and
+        has a reader to itself meanwhile; it can be cancelled at any moment.
         """
-        figures = await gather(self.db, now=now, days=days, projects=projects)
+        figures = await gather(self.db, now=now or datetime.now(UTC), days=days, projects=projects)
         return await asyncio.to_thread(render, figures)
 
     async def fail_abandoned(self) -> list[Build]:

@@ -41,11 +41,11 @@ async def gather(
 ) -> Report:
     """Return what there is to tell about the builds of the last `days` (all if None).
 
-    `projects` are the ids of those that it is about (all if None). `now` is an aware time. It has a
-    reader to itself for as long as it takes, and one consistent view; memory depends on the number
-    of projects and not on that of builds or lines, beside what SQLite needs to sort the durations.
+    `projects` are the ids of those that it is about (all if None). It has a reader to itself for as
+    long as it takes, and one consistent view. Memory is bounded, however many builds and lines
+    there are, beside what SQLite needs to sort the durations.
     """
-    return await db.read(_gather, Path(db.path).name, now, days, projects)
+    return await db.read(_gather, Path(db.path).name, now.astimezone(UTC), days, projects)
 
 
 def _gather(
