@@ -489,8 +489,14 @@ class TestFigures:
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         await fill(path, PROJECTS)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("CREATE VIRTUAL TABLE words USING fts5(word)")
+            db.execute("CREATE TABLE pairs (a PRIMARY KEY, b) WITHOUT ROWID")
+            db.executemany("INSERT INTO pairs VALUES (?, ?)", [(n, "x" * 99) for n in range(999)])
+            db.commit()
         report = await gathered(path)
         rows = {table.name: table.rows for table in report.tables}
+        assert (rows["pairs"], rows["words_config"]) == (999, 1)
         assert (rows["projects"], rows["builds"], rows["build_logs"]) == (3, 151, report.log_lines)
         size = sum(table.data + table.indexes for table in report.tables)
         assert size + report.free_size == report.file_size

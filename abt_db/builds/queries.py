@@ -352,20 +352,20 @@ REPORT_CAN_SIZE_TABLES = Query(
 REPORT_TABLES = Query(
     "report.tables",
     """
-    SELECT name, sum(cells) FILTER (WHERE is_table) AS rows,
+    SELECT tbl_name AS name,
+           sum(CASE WHEN wr THEN cells ELSE leaves END) FILTER (WHERE is_table) AS rows,
            sum(size) FILTER (WHERE is_table) AS data,
            coalesce(sum(size) FILTER (WHERE NOT is_table), 0) AS indexes
-    FROM (SELECT coalesce(entry.tbl_name, btree.name) AS name,
-                 coalesce(entry.type = 'table', 1) AS is_table,
-                 sum(pgsize) AS size,
-                 sum(ncell) FILTER (WHERE pagetype = 'leaf' OR wr) AS cells
-          FROM dbstat AS btree
-          LEFT JOIN sqlite_schema AS entry ON entry.name = btree.name
-          LEFT JOIN pragma_table_list AS listed
-              ON listed.schema = 'main' AND listed.name = btree.name
-          GROUP BY btree.name)
-    GROUP BY name
-    ORDER BY sum(size) DESC, name
+    FROM (SELECT name, sum(pgsize) AS size, sum(ncell) AS cells,
+                 sum(ncell) FILTER (WHERE pagetype = 'leaf') AS leaves
+          FROM dbstat GROUP BY name) AS btree
+    JOIN (SELECT name, tbl_name, type = 'table' AS is_table FROM sqlite_schema
+          UNION ALL SELECT 'sqlite_schema', 'sqlite_schema', true) AS entry
+        ON entry.name = btree.name
+    LEFT JOIN pragma_table_list AS listed
+        ON listed.schema = 'main' AND listed.name = btree.name
+    GROUP BY tbl_name
+    ORDER BY sum(size) DESC, tbl_name
     """,
     TableSize,
 )

@@ -54,7 +54,7 @@ def _gather(
     since = None if days is None else now - timedelta(days=min(days, (now - _EVER).days))
     chosen = {"since": since or _EVER, "projects": None if only is None else Json(sorted(only))}
     totals = cx.fetch_one(queries.REPORT_TOTALS(**chosen))
-    unit = Unit.dividing(totals.last_at - (since or totals.first_at)) if totals else Unit.DAY
+    unit = Unit.dividing(totals.last_at - totals.first_at) if totals else Unit.DAY
     divided = {"unit": unit, "width": unit.width}
     by_project = cx.fetch_all(queries.REPORT_BY_PROJECT(**chosen, limit=PROJECTS))
     shown = {**chosen, "projects": Json([figures.project_id for figures in by_project])}

@@ -23,8 +23,7 @@ def render(report: Report) -> str:
     if totals is None:
         sections = [("", "", _nothing(report)), size]
     else:
-        first = report.since or totals.first_at
-        span = Span.of(report.unit, first, max(first, totals.last_at))
+        span = Span.of(report.unit, totals.first_at, totals.last_at)
         sections = [
             ("time", "Over time", _over_time(report, totals, span)),
             ("projects", "Projects", lists.projects(report)),
@@ -60,20 +59,20 @@ def _section(id: str, title: str, content: Html) -> Html:
 
 
 def _header(report: Report, sections: Iterable[tuple[str, str]]) -> Html:
-    totals, since = report.totals, report.since
+    totals = report.totals
     about = "some projects" if report.named else "all projects"
-    if totals is None:
-        when = "" if since is None else f" since {wording.day(since)}"
-    else:
-        first, last = wording.day(since or totals.first_at), wording.day(totals.last_at)
-        when = f", {first}" if first == last else f", {first} – {last}"
+    if report.since is not None:
+        about += f" since {wording.day(report.since)}"
+    if totals is not None:
+        first, last = wording.day(totals.first_at), wording.day(totals.last_at)
+        about += f", {first}" if first == last else f", {first} – {last}"
     return tag(
         "header",
         tag("h1", "Build report"),
         tag(
             "p",
             elements.name(report.database),
-            f" ({wording.size(report.file_size)}): {about}{when}. Made ",
+            f" ({wording.size(report.file_size)}): {about}. Made ",
             elements.time(report.now, wording.minute(report.now)),
             " UTC.",
         ),
