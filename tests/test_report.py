@@ -35,9 +35,9 @@ from abt_db.builds.report.figures import (
     Figures,
     Flake,
     Problem,
-    ProjectOutcome,
     ProjectReport,
     Report,
+    ReportedProject,
     SlowBuild,
     TableSize,
     Unit,
@@ -163,7 +163,7 @@ def report_of(word: str) -> Report:
         for number, status in enumerate(BuildStatus, 1)
     )
     part = figures(1, "2026-11-22")
-    project = ProjectReport(ProjectOutcome(1, word, word, word, word), figures(1), (part,), builds)
+    project = ProjectReport(ReportedProject(1, word, word, word, word), figures(1), (part,), builds)
     return Report(
         database=word,
         now=NOW,

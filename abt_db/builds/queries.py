@@ -10,7 +10,7 @@ from .report.figures import (
     ErrorLine,
     Figures,
     Flake,
-    ProjectOutcome,
+    ReportedProject,
     SlowBuild,
     TableSize,
 )
@@ -255,7 +255,7 @@ REPORT_PROJECTS = Query(
     SELECT id, name, project_type, repository_url, branch FROM projects
     WHERE id IN (SELECT value FROM json_each(:projects))
     """,
-    ProjectOutcome,
+    ReportedProject,
 )
 
 REPORT_PROJECT_COUNT = Query(

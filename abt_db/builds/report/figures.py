@@ -14,7 +14,7 @@ __all__ = [
     "Figures",
     "Flake",
     "Problem",
-    "ProjectOutcome",
+    "ReportedProject",
     "ProjectReport",
     "Report",
     "SlowBuild",
@@ -117,7 +117,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectOutcome:
+class ReportedProject:
     """A project, as a report names it."""
 
     id: int
@@ -140,6 +140,8 @@ class BuildMark:
 
 @dataclass(frozen=True, slots=True)
 class SlowBuild:
+    """A build that took long, with the name of its project."""
+
     project_id: int
     project_name: str
     build_number: int
@@ -200,7 +202,7 @@ class TableSize:
 class ProjectReport:
     """A project's figures: all of them, by part of the time, and its last builds in their order."""
 
-    project: ProjectOutcome
+    project: ReportedProject
     figures: Figures
     parts: tuple[Figures, ...]
     last_builds: tuple[BuildMark, ...]

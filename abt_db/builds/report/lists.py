@@ -79,7 +79,8 @@ def _left_out(report: Report) -> Html | None:
         names = ", ".join(elements.shortened(name) for name in report.idle)
         dots = ", …" if report.idle_count > len(report.idle) else "."
         told.append(
-            f"{wording.plural(report.idle_count, 'project')} without a build: {names}{dots}"
+            f"{wording.plural(report.idle_count, 'project')} without a build"
+            f"{' in this time' if report.since else ''}: {names}{dots}"
         )
     return tag("p", " ".join(told), class_="note") if told else None
 
