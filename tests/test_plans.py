@@ -32,6 +32,13 @@ from abt_db.builds.table import Table
 FEW = "there are few projects, and a word may stand anywhere in a text"
 ALL = "it tells about all builds of all time, so it reads each of them once"
 
+REPORT = "a report tells about all builds since a time"
+
+REPORTED = [
+    *("totals", "by_project", "by_time", "by_project_and_time", "last_builds", "project_count"),
+    *("failing", "slowest", "flaky", "tables"),
+]
+
 SCANS = {
     "projects.search": FEW,
     "projects.summaries": "it tells about all projects and all their builds",
@@ -42,6 +49,8 @@ SCANS = {
     "builds.slowest": ALL,
     "builds.flaky": ALL,
     **{f"builds.trend by {period}": ALL for period in queries.PERIODS},
+    **{f"report.{name}": REPORT for name in REPORTED},
+    **{f"report.{name}": REPORT for name in ("idle", "idle_count", "line_count", "errors")},
 }
 """Queries that read a whole table, each with its reason."""
 
@@ -52,6 +61,7 @@ SORTS = {
     "builds.slowest": "of those that are looked at only the slowest are kept, in a sorter of LIMIT",
     "builds.flaky": "commits are counted, and those that are flaky are few",
     **{f"metrics.series by {period}": "periods are no column" for period in queries.PERIODS},
+    **{f"report.{name}": REPORT for name in REPORTED},
 }
 """Queries, with all choices of their conditions, that sort or group what they have read."""
 

@@ -12,6 +12,7 @@ queries       the SQL
 repository    what can be done with the rows of every table
 projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
+report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
 

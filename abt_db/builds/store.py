@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -22,6 +25,8 @@ from .metrics import Metrics
 from .models import Build, BuildStatus
 from .projects import Projects
 from .recorder import Recorder
+from .report.gather import gather
+from .report.page import render
 
 __all__ = ["BuildStore"]
 
@@ -83,6 +88,22 @@ class BuildStore:
             directory=directory,
             artifact=artifact,
         )
+
+    async def report(
+        self,
+        *,
+        days: int | None = None,
+        projects: Collection[int] | None = None,
+        now: datetime | None = None,
+    ) -> str:
+        """Return a page about the builds of the last `days` (all if None), one HTML document.
+
+        `projects` are the ids of those that it is about (all if None). The page is the same for the
+        same database and the same `now`, the present time if None. It is read in one snapshot and
+        has a reader to itself meanwhile; it can be cancelled at any moment.
+        """
+        figures = await gather(self.db, now=now or datetime.now(UTC), days=days, projects=projects)
+        return await asyncio.to_thread(render, figures)
 
     async def fail_abandoned(self) -> list[Build]:
         """Note as failed the running builds whose recorder has died, and return them.
