@@ -1,0 +1,34 @@
+"""Looking after a database.
+
+metrics     figures of a database: pages, log, tables and indexes, the pool
+prometheus  the same as text that Prometheus reads
+holders     which processes read and write a database
+file        what the bytes of a file tell before SQLite is asked
+indexes     indexes that are not needed, and those that are missing
+damage      what of a damaged database can still be read
+diagnosis   the doctor: findings, each with what to do
+"""
+
+from .diagnosis import Diagnosis, Finding, Severity, diagnose
+from .file import DatabaseFile, Log, look_at
+from .holders import Holder, holders
+from .metrics import IndexFigures, Metrics, TableFigures, metrics, readable
+from .prometheus import prometheus
+
+__all__ = [
+    "DatabaseFile",
+    "Diagnosis",
+    "Finding",
+    "Holder",
+    "IndexFigures",
+    "Log",
+    "Metrics",
+    "Severity",
+    "TableFigures",
+    "diagnose",
+    "holders",
+    "look_at",
+    "metrics",
+    "prometheus",
+    "readable",
+]

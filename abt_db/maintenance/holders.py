@@ -1,0 +1,79 @@
+"""Which processes read and write a database, as Linux tells it.
+
+SQLite's connections of a WAL database meet in locks on single bytes of the `-shm` file
+(https://www.sqlite.org/walformat.html#wal_locks), and the kernel lists all locks with their
+processes. Nothing is opened for it: to close a file would drop the locks that SQLite holds on it
+in this process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Holder", "holders"]
+
+_LOCKS = Path("/proc/locks")
+_LINE = re.compile(
+    r"POSIX +\S+ +(?:READ|WRITE) +(?P<pid>\d+) (?P<device>[0-9a-f]+:[0-9a-f]+):(?P<inode>\d+)"
+    r" (?P<first>\d+) (?P<last>\d+|EOF)"
+)
+_WRITE = 120
+_READ = range(123, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A process that has a WAL database open, with all its connections."""
+
+    pid: int
+    command: str
+    """Empty where the process is another user's, or gone."""
+    writes: bool
+    """Whether it is in a write transaction."""
+    views: frozenset[int]
+    """Which of the log's five read marks it stands at: empty if it reads nothing just now."""
+
+
+def holders(path: str | os.PathLike[str]) -> tuple[Holder, ...] | None:
+    """Return the processes that have a WAL database open, our own among them, by their ids.
+
+    None where nobody can tell: on another system than Linux. Processes of another container are
+    missing. A few file reads; nothing of the database is opened.
+    """
+    try:
+        file = Path(f"{os.fspath(path)}-shm").stat()
+        lines = _LOCKS.read_text().splitlines()
+    except FileNotFoundError:
+        return () if _LOCKS.exists() else None
+    except OSError:
+        return None
+    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+    found: dict[int, set[int]] = {}
+    for line in lines:
+        lock = _LINE.search(line)
+        if lock and "->" not in line and (lock["device"], int(lock["inode"])) == (device, file.st_ino):
+            last = 1 << 31 if lock["last"] == "EOF" else int(lock["last"])
+            # The kernel joins the locks of a process that lie side by side.
+            bytes_held = range(int(lock["first"]), min(last, 200) + 1)
+            found.setdefault(int(lock["pid"]), set()).update(bytes_held)
+    return tuple(
+        Holder(
+            pid,
+            _command(pid),
+            _WRITE in held,
+            frozenset(byte - _READ.start for byte in held if byte in _READ),
+        )
+        for pid, held in sorted(found.items())
+    )
+
+
+def _command(pid: int) -> str:
+    """The command line, its beginning: what comes later may be a secret."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return " ".join(word.decode(errors="replace") for word in words[:2] if word)[:80]
+    return ""
