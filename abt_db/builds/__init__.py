@@ -15,7 +15,16 @@ store         `BuildStore`: the database, opened and migrated
 
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
-from .models import Build, BuildStatus, BuildSummary, LogLine, Project, ProjectSummary
+from .models import (
+    Build,
+    BuildStatus,
+    BuildSummary,
+    LogLine,
+    LogMatch,
+    Project,
+    ProjectSummary,
+    Pruned,
+)
 from .output import Stream
 from .recorder import Recorder
 from .store import BuildStore
@@ -28,9 +37,11 @@ __all__ = [
     "CommandError",
     "Level",
     "LogLine",
+    "LogMatch",
     "Outcome",
     "Project",
     "ProjectSummary",
+    "Pruned",
     "Recorder",
     "StopReason",
     "Stream",
