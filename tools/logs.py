@@ -7,6 +7,7 @@ import asyncio
 import sys
 
 from abt_db.builds import Build, BuildStore, Level, LogLine
+from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
 from abt_db.tools.cli import CliError, UsageError, open_store, positive, run_tool
 from abt_db.tools.output import colour, print_json, printable
@@ -130,7 +131,9 @@ async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
         if arguments.json:
             print_json(match)
         else:
-            text = sought.sub(lambda found: colour(found[0], "red"), printable(match.message))
+            text = sought.sub(
+                lambda found: colour(found[0], "red"), printable(without_escapes(match.message))
+            )
             print(f"{match.project_name}#{match.build_number}:{match.sequence_number}: {text}")
     if len(matches) == limit and sys.stderr.isatty():
         print(f"abt-db: the newest {limit:,}; --limit N shows more", file=sys.stderr)
