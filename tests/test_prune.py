@@ -115,17 +115,18 @@ class TestStopped:
             assert await store.logs.count(build) == 3 * STEP_LINES
             assert await store.logs.prune(AGE) == Pruned(1, 3 * STEP_LINES)
 
-    async def test_killed(self, path: Path) -> None:
+    async def test_killed_while_others_append_and_index(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:
             build = await ended(store, lines=20 * STEP_LINES)
             await store.logs.index()
-        command = [sys.executable, "-P", "-c", PRUNE, path]
+        command = [sys.executable, "-P", "-c", PRUNE, path, Path(__file__).parent]
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             for _ in range(3):
                 assert process.stdout.readline()
             process.kill()
         async with await BuildStore.open(path) as store:
+            assert len(await store.builds.latest()) > 1
             left = await store.logs.count(build)
             assert 0 < left <= 17 * STEP_LINES
             assert left % STEP_LINES == 0
@@ -146,13 +147,21 @@ IMPORTED = Query(
 
 PRUNE = """
 import asyncio, sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from abt_db.builds import BuildStore
+sys.path.append(sys.argv[2])
+from logged import ended
 
 async def main():
     async with await BuildStore.open(sys.argv[1]) as store:
         tell = lambda gone: print(gone, flush=True)
+        asyncio.create_task(churn(store))
         await store.logs.prune(timedelta(days=90), progress=tell)
+
+async def churn(store):
+    while True:
+        await ended(store, at=datetime.now(UTC), lines=50)
+        await store.logs.index()
 
 asyncio.run(main())
 """

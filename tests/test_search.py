@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from logged import LINES, append, ended, require_sound, started
 from abt_db import CorruptError, Database, ParameterError, Query
 from abt_db.builds import BuildStore, Level, LogMatch
 from abt_db.builds.logs import STEP, Logs
+from abt_db.builds.words import MOST, groups
 from abt_db.errors import MigrationFailedError
 from abt_db.events import Event, Ran
 from abt_db.migrations import Migrator, load_migrations
@@ -120,6 +123,10 @@ class TestLiteral:
             with pytest.raises(ParameterError, match="'word'"):
                 await store.logs.search("\udcff")
 
+    def test_of_a_very_long_text_a_part_is_looked_up(self) -> None:
+        assert groups(["abcdefg", '"a"']) == '"abc" AND "def" AND "efg" AND """a"""'
+        assert groups([f"{n:09}" for n in range(100_000)]).count(" AND ") == MOST - 1
+
 
 async def filled(path: Path | str) -> BuildStore:
     """A store with two projects of two builds, some of their lines in the index."""
@@ -129,7 +136,8 @@ async def filled(path: Path | str) -> BuildStore:
             build = await started(store, project)
             await append(store, build, [f"{project} {number} begins", "Compiling a.kt"])
             await append(store, build, ["w: unused variable"], Level.WARNING)
-            await store.logs.index() if number == 1 else None
+            if number == 1:
+                await store.logs.index()
             await append(store, build, ["e: a.kt: unresolved reference"], Level.ERROR)
     return store
 
@@ -251,6 +259,16 @@ class TestIndex:
             build = await ended(BuildStore(db), lines=3)
             assert await Logs(db).count(build) == 3
             await db.execute(Query("test.delete", "DELETE FROM builds")())
+
+    async def test_vacuum_leaves_it_as_it_was(self, path: Path) -> None:
+        async with await filled(path) as store:
+            await store.db.execute(DEEDS["delete line"](n=3))
+            expected = await found(store, "a.kt")
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute("VACUUM")
+        async with await BuildStore.open(path) as store:
+            assert await found(store, "a.kt") == expected
+            await require_sound(store)
 
     def test_whatever_is_done_to_lines(self) -> None:
         with asyncio.Runner() as runner:
