@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 
 from abt_db.builds import Build, BuildStore, Level, LogLine
@@ -11,8 +10,6 @@ from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
 from abt_db.tools.cli import CliError, UsageError, open_store, positive, run_tool
 from abt_db.tools.output import colour, print_json, printable
-
-FOLLOW_INTERVAL = 0.2
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
 
@@ -95,19 +92,15 @@ async def _show_lines(store: BuildStore, build: Build, arguments: argparse.Names
 async def _follow(
     store: BuildStore, build: Build, last: int, arguments: argparse.Namespace
 ) -> None:
-    """Show the lines that come, until the build has ended."""
-    while True:
-        # Asked before the lines are read: a line that came before the end is not missed.
-        build = await store.builds.get_by_id(build.id) or build
-        async with store.logs.stream(build.id, after=last) as lines:
-            async for line in lines:
-                last = line.sequence_number
-                if _wanted(line, arguments):
-                    _show(line, arguments)
-        sys.stdout.flush()
-        if build.status.final:
-            return
-        await asyncio.sleep(FOLLOW_INTERVAL)
+    """Show the lines that come behind number `last`, until the build has ended."""
+    sys.stdout.flush()
+    try:
+        async for line in store.logs.follow(build.id, after=last):
+            if _wanted(line, arguments):
+                _show(line, arguments)
+                sys.stdout.flush()
+    except LookupError as error:
+        raise CliError(f"{error} any more") from None
 
 
 async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:

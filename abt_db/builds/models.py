@@ -16,6 +16,7 @@ __all__ = [
     "BuildSummary",
     "LogLine",
     "LogMatch",
+    "Progress",
     "Project",
     "ProjectSummary",
     "Pruned",
@@ -123,6 +124,14 @@ class Pruned:
 
     builds: int
     lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a build is: its status, and the number of its last log line."""
+
+    status: BuildStatus
+    log_lines: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from abt_db.query import Query
 
-from .models import Build, BuildSummary, LogLine, LogMatch, Project, ProjectSummary, Pruned
+from .models import (
+    Build,
+    BuildSummary,
+    LogLine,
+    LogMatch,
+    Progress,
+    Project,
+    ProjectSummary,
+    Pruned,
+)
 
 __all__: list[str] = []
 
@@ -264,4 +273,24 @@ PRUNABLE = Query(
     WHERE lines > 0
     """,
     Pruned,
+)
+
+PROGRESS = Query(
+    "logs.progress",
+    """
+    SELECT status, (SELECT coalesce(max(sequence_number), 0) FROM build_logs
+                    WHERE build_id = builds.id) AS log_lines
+    FROM builds WHERE id = :build_id
+    """,
+    Progress,
+)
+
+NEXT_LINES = Query(
+    "logs.next",
+    f"""
+    SELECT {_LINE} FROM build_logs
+    WHERE build_id = :build_id AND sequence_number > :after AND sequence_number <= :last
+    ORDER BY sequence_number LIMIT 1000
+    """,
+    LogLine,
 )
