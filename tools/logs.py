@@ -76,13 +76,13 @@ def _require_sense(arguments: argparse.Namespace) -> None:
 async def _show_lines(store: BuildStore, build: Build, arguments: argparse.Namespace) -> int:
     """Show the lines that are there, and return the number from which to go on."""
     last = 0
-    chosen = {"level": Level(arguments.level or Level.DEBUG), "containing": arguments.grep or ""}
+    level, text = Level(arguments.level or Level.DEBUG), arguments.grep or ""
     if arguments.tail is not None:
-        for line in await store.logs.tail(build.id, arguments.tail, **chosen):
+        for line in await store.logs.tail(build.id, arguments.tail, level=level, containing=text):
             last = line.sequence_number
             _show(line, arguments)
     else:
-        async with store.logs.stream(build.id, **chosen) as lines:
+        async with store.logs.stream(build.id, level=level, containing=text) as lines:
             async for line in lines:
                 last = line.sequence_number
                 _show(line, arguments)
@@ -104,18 +104,19 @@ async def _follow(
 
 
 async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
-    project = build = None
+    project_id = build_id = None
     if arguments.build is not None:
-        build = await _find(store, arguments.build)
+        build_id = (await _find(store, arguments.build)).id
     if arguments.project is not None:
         project = await store.projects.get_by_name(arguments.project)
         if project is None:
             raise CliError(f"there is no project {arguments.project!r}; see: abt-db projects")
+        project_id = project.id
     limit = arguments.limit or 50
     matches = await store.logs.search(
         arguments.search,
-        project_id=project and project.id,
-        build_id=build and build.id,
+        project_id=project_id,
+        build_id=build_id,
         level=Level(arguments.level or Level.DEBUG),
         limit=limit,
     )

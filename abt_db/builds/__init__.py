@@ -8,6 +8,7 @@ command       running a command with all its processes
 holder        which process records a build
 models        the rows, as dataclasses
 queries       the SQL
+words         the words of a search
 projects, builds, logs  what can be done with the rows of each table
 recorder      `Recorder`: a command's output, stored as it runs
 store         `BuildStore`: the database, opened and migrated
