@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import lzma
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +129,30 @@ class TestLiteral:
     def test_of_a_very_long_text_a_part_is_looked_up(self) -> None:
         assert groups(["abcdefg", '"a"']) == '"abc" AND "def" AND "efg" AND """a"""'
         assert groups([f"{n:09}" for n in range(100_000)]).count(" AND ") == MOST - 1
+
+
+class TestRealLogs:
+    """In real logs, what is found is what plain Python finds."""
+
+    async def test_pieces_of_any_lines(self, rbtlog: Path) -> None:
+        with lzma.open(rbtlog / "builds.jsonl.xz", "rt") as file:
+            logs = [json.loads(line)["build_log"].split("\n") for line in islice(file, 0, 400, 20)]
+        async with await BuildStore.open(":memory:") as store:
+            for log in logs:
+                await append(store, await started(store), log)
+            await store.logs.index(most=20_000)
+            lines = await store.db.fetch_all(LINES())
+            chance = random.Random(7)
+            for _ in range(15):
+                words = chance.choice(lines)[1].split() or ["gradle"]
+                text = " ".join(
+                    word[(start := chance.randrange(len(word))) : start + chance.choice([3, 9])]
+                    for word in chance.sample(words, min(len(words), chance.choice([1, 2, 3])))
+                )
+                expected = found_by_python(lines, text)
+                assert expected
+                assert await found(store, text) == expected[:10_000]
+            await require_sound(store)
 
 
 async def filled(path: Path | str) -> BuildStore:
