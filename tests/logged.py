@@ -32,7 +32,7 @@ async def ended(
     """Return the id of a build that has ended, with so many lines."""
     build = await started(store, project)
     await append(store, build, (f"line {n} of {project}" for n in range(1, lines + 1)))
-    await store.builds.end(build, BuildStatus.SUCCESS, completed_at=at)
+    await store.builds.update_status(build, BuildStatus.SUCCESS, completed_at=at)
     return build
 
 

@@ -8,7 +8,7 @@ import sys
 from abt_db.builds import Build, BuildStore, Level, LogLine
 from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
-from abt_db.tools.cli import CliError, UsageError, open_store, positive, run_tool
+from abt_db.tools.cli import CliError, UsageError, find_build, open_store, positive, run_tool
 from abt_db.tools.output import colour, print_json, printable
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
@@ -52,7 +52,7 @@ async def run(arguments: argparse.Namespace) -> int:
         if arguments.search is not None:
             await _search(store, arguments)
         else:
-            build = await _find(store, arguments.build)
+            build = await find_build(store, arguments.build)
             last = await _show_lines(store, build, arguments)
             if arguments.follow:
                 await _follow(store, build, last, arguments)
@@ -106,7 +106,7 @@ async def _follow(
 async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
     project_id = build_id = None
     if arguments.build is not None:
-        build_id = (await _find(store, arguments.build)).id
+        build_id = (await find_build(store, arguments.build)).id
     if arguments.project is not None:
         project = await store.projects.get_by_name(arguments.project)
         if project is None:
@@ -131,26 +131,6 @@ async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
             print(f"{match.project_name}#{match.build_number}:{match.sequence_number}: {text}")
     if len(matches) == limit and sys.stderr.isatty():
         print(f"abt-db: the newest {limit:,}; --limit N shows more", file=sys.stderr)
-
-
-async def _find(store: BuildStore, name: str) -> Build:
-    """Return the build that `name` means; the name of a project goes before an id."""
-    project_name, _, number = name.rpartition("#")
-    build = None
-    if not number.isdecimal() or int(number) >= 2**63:
-        number = ""
-    if project_name and number:
-        project = await store.projects.get_by_name(project_name)
-        if project is not None:
-            build = await store.builds.get_by_number(project.id, int(number))
-    elif project := await store.projects.get_by_name(name):
-        for latest in await store.builds.for_project(project.id, 1):
-            build = await store.builds.get_by_id(latest.id)
-    elif number:
-        build = await store.builds.get_by_id(int(number))
-    if build is None:
-        raise CliError(f"there is no build {name!r}; see: abt-db builds")
-    return build
 
 
 def _wanted(line: LogLine, arguments: argparse.Namespace) -> bool:

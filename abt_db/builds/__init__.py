@@ -7,24 +7,34 @@ pump, usage   reading a command's output; what its processes use
 command       running a command with all its processes
 holder        which process records a build
 models        the rows, as dataclasses
+table, family the SQL that depends on what the caller chooses
 queries       the SQL
 words         the words of a search
-projects, builds, logs  what can be done with the rows of each table
+repository    what can be done with the rows of every table
+projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
+report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
 
+from .builds import BuildEndedError
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
 from .models import (
     Build,
+    BuildPeriod,
+    BuildStatistics,
     BuildStatus,
     BuildSummary,
+    FlakyCommit,
     LogLine,
     LogMatch,
+    Metric,
+    MetricPeriod,
     Project,
     ProjectSummary,
     Pruned,
+    Sample,
 )
 from .output import Stream
 from .recorder import Recorder
@@ -32,18 +42,25 @@ from .store import BuildStore
 
 __all__ = [
     "Build",
+    "BuildEndedError",
+    "BuildPeriod",
+    "BuildStatistics",
     "BuildStatus",
     "BuildStore",
     "BuildSummary",
     "CommandError",
+    "FlakyCommit",
     "Level",
     "LogLine",
     "LogMatch",
+    "Metric",
+    "MetricPeriod",
     "Outcome",
     "Project",
     "ProjectSummary",
     "Pruned",
     "Recorder",
+    "Sample",
     "StopReason",
     "Stream",
 ]
