@@ -34,7 +34,7 @@ class Bar:
         if total:
             part = min(done / total, 1.0)
             bar = f"[{'#' * round(part * WIDTH):.<{WIDTH}}] {part:4.0%}  "
-        room = os.get_terminal_size(sys.stderr.fileno()).columns - 1
+        room = (os.get_terminal_size(sys.stderr.fileno()).columns or 80) - 1
         self._write(f"{bar}{text}, {rate}"[:room])
 
     def __enter__(self) -> Self:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import count
-from pathlib import Path
 from typing import Any, TypeAlias
 
 from abt_db.database import Database
@@ -151,28 +150,31 @@ def _entries(
 ) -> Iterator[tuple[int, int, _Entry | str]]:
     """Yield for each line its number, how far the file has been read, and what the line holds, or
     what is wrong with it."""
-    unpacked = 0
+    seekable, unpacked = packed.seekable(), 0
+
+    def position() -> int:
+        return packed.tell() if seekable else unpacked
+
     for number in count(1):
+        problem = None
         try:
             line = file.readline(max_line + 1)
             unpacked += len(line)
-            too_long = len(line) > max_line and not line.endswith(b"\n")
-            rest = b"" if too_long else b"\n"
-            while not rest.endswith(b"\n") and (rest := file.readline(MIB)):
-                unpacked += len(rest)
+            if len(line) > max_line and not line.endswith(b"\n"):
+                problem = f"is longer than {max_line:,} bytes, the limit of this import"
+                while (rest := file.readline(MIB)) and not rest.endswith(b"\n"):
+                    unpacked += len(rest)
         except _DAMAGED:
-            yield number, packed.tell(), "can't be read: the file is damaged or cut off there"
+            yield number, position(), "can't be read: the file is damaged or cut off there"
             return
         if not line:
             return
-        read = packed.tell() if packed.seekable() else unpacked
-        if too_long:
-            yield number, read, f"is longer than {max_line:,} bytes, the limit of this import"
-        elif line.strip():
+        if problem is not None or line.strip():
             try:
-                yield number, read, _parse(line)
+                entry = problem or _parse(line)
             except ValueError as error:
-                yield number, read, str(error)
+                entry = str(error)
+            yield number, position(), entry
 
 
 def _parse(line: bytes) -> _Entry:

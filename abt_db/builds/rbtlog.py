@@ -83,10 +83,10 @@ def read_build(value: dict[str, Any]) -> BuildRecord:
         completed = started + timedelta(seconds=build.gradle_seconds or 0)
         *lines, rest = (build.build_log or "").split("\n")
         raw = b64encode(rest.encode()).decode()
-    except (OverflowError, OSError):
-        raise ValueError("has a timestamp that is outside the years 1 to 9999") from None
     except UnicodeEncodeError:
         raise ValueError("has a log with half a character in it, a lone surrogate") from None
+    except (OverflowError, OSError, ValueError):
+        raise ValueError("has a timestamp that is outside the years 1 to 9999") from None
     return BuildRecord(
         project=build.appid,
         status=BuildStatus.SUCCESS
