@@ -129,7 +129,7 @@ def read_project(value: object) -> ProjectRecord:
 def read_build(value: object) -> BuildRecord:
     """Return the build that a parsed line holds; as `read_project`."""
     record: BuildRecord = _checked(value, BuildRecord, _build)
-    return record
+    return identified(record, value)
 
 
 def read_line(value: object) -> LineRecord:
@@ -170,12 +170,15 @@ def identity(build: Build | BuildRecord) -> str:
     return json.dumps([encode(value) for value in known])
 
 
-def identified(build: BuildRecord, line: object) -> BuildRecord:
-    """Return the build with an `import_key`, if it needs one; `line` is all that was said of it."""
+def identified(build: BuildRecord, *told: object) -> BuildRecord:
+    """Return the build with an `import_key`, if it needs one; `told` is all that its line says."""
     metadata = build.build_metadata or {}
     exported = build.build_number is not None and build.created_at is not None
     if exported or isinstance(metadata.get("import_key"), str):
         return build
-    content = json.dumps(line, sort_keys=True).encode()
-    key = hashlib.blake2b(content, digest_size=16).hexdigest()
-    return replace(build, build_metadata={**metadata, "import_key": key})
+    digest = hashlib.blake2b(digest_size=16)
+    for part in told:
+        # A long text is not made JSON, for that takes longer than all the rest.
+        text = part if isinstance(part, str) else json.dumps(part, sort_keys=True)
+        digest.update(text.encode(errors="surrogatepass") + b"\0")
+    return replace(build, build_metadata={**metadata, "import_key": digest.hexdigest()})

@@ -34,7 +34,6 @@ from .history import (
     BuildRecord,
     LineRecord,
     ProjectRecord,
-    identified,
     identity,
     read_build,
     read_line,
@@ -50,6 +49,8 @@ _File: TypeAlias = BufferedReader | gzip.GzipFile | lzma.LZMAFile
 MIB = 1024 * 1024
 MAX_LINE = 256 * MIB
 """Bytes of a line, unpacked. A line is in memory as a whole, and takes a few times its size."""
+PORTION = MIB // 4
+"""Bytes of lines, unpacked, that are read together."""
 MAX_TOLD = 100
 """Bad lines that a report tells one by one."""
 
@@ -100,18 +101,18 @@ async def import_file(
     with _opened(path) as (packed, file):
         size = os.fstat(packed.fileno()).st_size if packed.seekable() else None
         report = ImportReport(os.fspath(path), size)
-        entries = _entries(packed, file, max_line)
+        portions = _portions(packed, file, max_line)
         # In a thread, for to unpack and parse a large build would hold the event loop up. It is
         # waited for also when this is cancelled: the file is closed then.
-        while found := await finish(asyncio.to_thread(next, entries, None)):
-            line, report.read, entry = found
-            problem = entry if isinstance(entry, str) else await _store(db, entry, report)
-            if problem is not None:
-                report.bad += 1
-                if len(report.bad_lines) < MAX_TOLD:
-                    report.bad_lines.append(BadLine(report.file, line, problem))
-            if progress is not None:
-                progress(report)
+        while portion := await finish(asyncio.to_thread(next, portions, None)):
+            for line, report.read, entry in portion:
+                problem = entry if isinstance(entry, str) else await _store(db, entry, report)
+                if problem is not None:
+                    report.bad += 1
+                    if len(report.bad_lines) < MAX_TOLD:
+                        report.bad_lines.append(BadLine(report.file, line, problem))
+                if progress is not None:
+                    progress(report)
     return report
 
 
@@ -145,36 +146,35 @@ _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\x00"
 _DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
-def _entries(
+def _portions(
     packed: BufferedReader, file: _File, max_line: int
-) -> Iterator[tuple[int, int, _Entry | str]]:
-    """Yield for each line its number, how far the file has been read, and what the line holds, or
-    what is wrong with it."""
-    seekable, unpacked = packed.seekable(), 0
-
-    def position() -> int:
-        return packed.tell() if seekable else unpacked
-
+) -> Iterator[list[tuple[int, int, _Entry | str]]]:
+    """Yield the lines, some at a time: for each its number, how far the file has been read, and
+    what the line holds, or what is wrong with it."""
+    seekable, unpacked, end = packed.seekable(), 0, 0
+    portion: list[tuple[int, int, _Entry | str]] = []
     for number in count(1):
-        problem = None
+        entry: _Entry | str = ""
         try:
             line = file.readline(max_line + 1)
             unpacked += len(line)
             if len(line) > max_line and not line.endswith(b"\n"):
-                problem = f"is longer than {max_line:,} bytes, the limit of this import"
+                entry = f"is longer than {max_line:,} bytes, the limit of this import"
                 while (rest := file.readline(MIB)) and not rest.endswith(b"\n"):
                     unpacked += len(rest)
+            elif line.strip():
+                entry = _parse(line)
+        except ValueError as error:
+            entry = str(error)
         except _DAMAGED:
-            yield number, position(), "can't be read: the file is damaged or cut off there"
-            return
+            line, entry = b"", "can't be read: the file is damaged or cut off there"
+        if entry:
+            portion.append((number, packed.tell() if seekable else unpacked, entry))
+        if portion and (not line or unpacked >= end):
+            yield portion
+            portion, end = [], unpacked + PORTION
         if not line:
             return
-        if problem is not None or line.strip():
-            try:
-                entry = problem or _parse(line)
-            except ValueError as error:
-                entry = str(error)
-            yield number, position(), entry
 
 
 def _parse(line: bytes) -> _Entry:
@@ -193,13 +193,12 @@ def _parse(line: bytes) -> _Entry:
         case {"project": content} if len(value) == 1:
             return _Entry(read_project(content))
         case {"build": content} if len(value) == 1:
-            build = identified(read_build(content), value)
+            build = read_build(content)
             return _Entry(ProjectRecord(name=build.project), build)
         case {"appid": _}:
-            build = identified(rbtlog.read_build(value), value)
-            return _Entry(
-                ProjectRecord(name=build.project, project_type=rbtlog.PROJECT_TYPE), build
-            )
+            build = rbtlog.read_build(value)
+            project = ProjectRecord(name=build.project, project_type=rbtlog.PROJECT_TYPE)
+            return _Entry(project, build)
         case {"name": _}:
             return _Entry(rbtlog.read_project(value))
     raise ValueError("is neither a project nor a build")
@@ -218,8 +217,7 @@ _decode = json.JSONDecoder(parse_constant=_no_constant).decode
 async def _store(db: Database, entry: _Entry, report: ImportReport) -> str | None:
     """Add an entry, if it is new; return what is wrong with it, if anything is."""
     try:
-        # Looked for on a reader first: what is there costs nobody a lock.
-        added = None if await db.read(_is_present, entry) else await db.write(_add, entry)
+        added = await db.write(_add, entry)
     except (ParameterError, IntegrityError, TooBigError) as error:
         return f"can't be stored: {error}"
     except ValueError as error:

@@ -16,7 +16,7 @@ from typing import Any
 
 from abt_db.values import json_reader
 
-from .history import BuildRecord, ProjectRecord
+from .history import BuildRecord, ProjectRecord, identified
 from .models import BuildStatus
 
 __all__ = ["PROJECT_TYPE", "read_build", "read_project"]
@@ -78,20 +78,21 @@ def read_build(value: dict[str, Any]) -> BuildRecord:
     mostly empty, and has no newline in its bytes.
     """
     build = _read_build({name: value[name] for name in _KNOWN & value.keys()})
+    log: list[Any] = []
     try:
         started = datetime.fromtimestamp(build.timestamp, UTC)
         completed = started + timedelta(seconds=build.gradle_seconds or 0)
-        *lines, rest = (build.build_log or "").split("\n")
-        raw = b64encode(rest.encode()).decode()
+        if build.build_log is not None:
+            *log, rest = build.build_log.split("\n")
+            log.append({"message": rest, "raw": b64encode(rest.encode()).decode()})
     except UnicodeEncodeError:
         raise ValueError("has a log with half a character in it, a lone surrogate") from None
     except (OverflowError, OSError, ValueError):
         raise ValueError("has a timestamp that is outside the years 1 to 9999") from None
-    return BuildRecord(
+    succeeded = build.error is None and build.exit_code == 0
+    record = BuildRecord(
         project=build.appid,
-        status=BuildStatus.SUCCESS
-        if build.error is None and build.exit_code == 0
-        else BuildStatus.FAILED,
+        status=BuildStatus.SUCCESS if succeeded else BuildStatus.FAILED,
         started_at=started,
         completed_at=completed,
         duration_seconds=build.gradle_seconds,
@@ -101,5 +102,7 @@ def read_build(value: dict[str, Any]) -> BuildRecord:
         build_metadata={
             "rbtlog": {name: item for name, item in value.items() if name not in _IN_COLUMNS}
         },
-        log=[*lines, {"message": rest, "raw": raw}],
+        log=log,
     )
+    about = {name: item for name, item in value.items() if name != "build_log"}
+    return identified(record, about, build.build_log or "")
