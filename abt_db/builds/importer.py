@@ -12,14 +12,16 @@ import gzip
 import json
 import lzma
 import os
+import stat
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from io import BufferedReader
 from itertools import count
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from abt_db.database import Database
@@ -98,10 +100,8 @@ async def import_file(
     progress: Callable[[ImportReport], object] | None = None,
 ) -> ImportReport:
     """Add what a history file has and the database has not; see `BuildStore.import_file`."""
-    with _opened(path) as (packed, file):
-        size = os.fstat(packed.fileno()).st_size if packed.seekable() else None
-        report = ImportReport(os.fspath(path), size)
-        portions = _portions(packed, file, max_line)
+    report = ImportReport(os.fspath(path), _size(path))
+    with closing(_portions(path, report.size, max_line)) as portions:
         # In a thread, for to unpack and parse a large build would hold the event loop up. It is
         # waited for also when this is cancelled: the file is closed then.
         while portion := await finish(asyncio.to_thread(next, portions, None)):
@@ -127,6 +127,11 @@ class _Entry:
     build: BuildRecord | None = None
 
 
+def _size(path: str | os.PathLike[str]) -> int | None:
+    status = os.fstat(sys.stdin.fileno()) if path == "-" else Path(path).stat()
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[BufferedReader, _File]]:
     """Open a file, and what unpacks it. Its first bytes tell, for a pipe has no suffix."""
@@ -147,34 +152,35 @@ _DAMAGED = (EOFError, OSError, lzma.LZMAError, zlib.error)
 
 
 def _portions(
-    packed: BufferedReader, file: _File, max_line: int
-) -> Iterator[list[tuple[int, int, _Entry | str]]]:
+    path: str | os.PathLike[str], size: int | None, max_line: int
+) -> Generator[list[tuple[int, int, _Entry | str]], None, None]:
     """Yield the lines, some at a time: for each its number, how far the file has been read, and
     what the line holds, or what is wrong with it."""
-    seekable, unpacked, end = packed.seekable(), 0, 0
+    unpacked, enough = 0, 0
     portion: list[tuple[int, int, _Entry | str]] = []
-    for number in count(1):
-        entry: _Entry | str = ""
-        try:
-            line = file.readline(max_line + 1)
-            unpacked += len(line)
-            if len(line) > max_line and not line.endswith(b"\n"):
-                entry = f"is longer than {max_line:,} bytes, the limit of this import"
-                while (rest := file.readline(MIB)) and not rest.endswith(b"\n"):
-                    unpacked += len(rest)
-            elif line.strip():
-                entry = _parse(line)
-        except ValueError as error:
-            entry = str(error)
-        except _DAMAGED:
-            line, entry = b"", "can't be read: the file is damaged or cut off there"
-        if entry:
-            portion.append((number, packed.tell() if seekable else unpacked, entry))
-        if portion and (not line or unpacked >= end):
-            yield portion
-            portion, end = [], unpacked + PORTION
-        if not line:
-            return
+    with _opened(path) as (packed, file):
+        for number in count(1):
+            entry: _Entry | str = ""
+            try:
+                line = file.readline(max_line + 1)
+                unpacked += len(line)
+                if len(line) > max_line and not line.endswith(b"\n"):
+                    entry = f"is longer than {max_line:,} bytes, the limit of this import"
+                    while (rest := file.readline(MIB)) and not rest.endswith(b"\n"):
+                        unpacked += len(rest)
+                elif line.strip():
+                    entry = _parse(line)
+            except ValueError as error:
+                entry = str(error)
+            except _DAMAGED:
+                line, entry = b"", "can't be read: the file is damaged or cut off there"
+            if entry:
+                portion.append((number, unpacked if size is None else packed.tell(), entry))
+            if portion and (not line or unpacked >= enough):
+                yield portion
+                portion, enough = [], unpacked + PORTION
+            if not line:
+                return
 
 
 def _parse(line: bytes) -> _Entry:

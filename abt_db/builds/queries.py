@@ -163,12 +163,14 @@ FILL_PROJECT_IN = Query(
     """,
 )
 
-# Those that may be the same build. All others of the project need not be looked at.
+# Those that may be the same build; all others of the project need not be looked at. The "+" has
+# SQLite search by the start alone, for there few builds are alike.
 BUILDS_ALIKE = Query(
     "history.builds_alike",
     f"""
-    SELECT {_BUILD} FROM builds
-    WHERE project_id = :project_id AND (build_number = :build_number OR started_at IS :started_at)
+    SELECT {_BUILD} FROM builds WHERE project_id = :project_id AND build_number = :build_number
+    UNION ALL
+    SELECT {_BUILD} FROM builds WHERE +project_id = :project_id AND started_at IS :started_at
     """,
     Build,
 )

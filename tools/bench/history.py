@@ -48,7 +48,7 @@ async def load(trial: Trial) -> Measures:
         seconds = _plain(path, file, levels=True)
     with closing(sqlite3.connect(path)) as db:
         [(rows, size)] = db.execute("SELECT count(*), sum(length(message)) FROM build_logs")
-    logs = [json.loads(line)["build_log"].split("\n") for line in file.open("rb")]
+    logs = [json.loads(line)["build_log"].split("\n") for line in file.read_bytes().splitlines()]
     if (rows, size) != (sum(map(len, logs)), sum(len(line) for log in logs for line in log)):
         raise WrongWorkError("imported other lines than the file has")
     return {"lines per second": rows / seconds, "seconds": seconds, **measures}
