@@ -291,6 +291,9 @@ class TestIdentity:
             build(status="success", started_at="2025-02-18T09:30:00Z"),
             build(status="failed", started_at="2025-02-18T09:30:00Z"),
             build(),
+            build(build_number=50, created_at="2025-02-18T09:30:00Z"),
+            build(build_number=50, created_at="2025-02-18T09:31:00Z"),
+            build(build_number=51, created_at="2025-02-18T09:31:00Z"),
         ]
         file = write(tmp_path / "file", *lines, *lines[::-1])
         async with await BuildStore.open(tmp_path / "app.db") as store:
@@ -389,7 +392,8 @@ class TestLines:
             {"message": "e: broken", "stream": 2, "timestamp": "2025-02-18T10:30:02+01:00"},
             "",
         ]
-        file = write(tmp_path / "file", build(started_at="2025-02-18T09:30:00Z", log=log))
+        times = {"created_at": "2025-02-17T08:00:00Z", "started_at": "2025-02-18T09:30:00Z"}
+        file = write(tmp_path / "file", build(**times, log=log))
         async with await BuildStore.open(path) as store:
             assert (await store.import_file(file)).log_lines == 6
             async with store.logs.stream(1) as stream:
