@@ -7,12 +7,14 @@ Where things are, each building on those above it:
     values       Python values <-> SQLite values
     deadline     time limits, and stopping the statement that runs
     events       what listeners are told
+    tables       which tables a statement reads and writes
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     busy         waiting for another process's lock
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
+    channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
     work         what is queued: jobs and leases; who goes first, and who would wait for ever
@@ -21,6 +23,7 @@ Where things are, each building on those above it:
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
+    watch        live queries
     database     `Database`, which is what applications use
     migrations   versioned SQL scripts, and the engine that applies them
     builds       the build database of an Android build tool, the library's first user
@@ -69,6 +72,7 @@ from .query import Query, Statement
 from .session import Result, Session
 from .transaction import Savepoint, Snapshot, Stream, Transaction
 from .values import Json
+from .watch import Watch
 
 __all__ = [
     "AbtDbError",
@@ -112,4 +116,5 @@ __all__ = [
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionTimeoutError",
+    "Watch",
 ]

@@ -17,8 +17,8 @@ from time import monotonic
 from typing import Any
 
 from .busy import gave_up
+from .channel import BeginBusyError, Channel
 from .errors import BusyError, QueryError
-from .session import BeginBusyError, Session
 from .work import Job, Limits
 
 __all__ = ["Batch", "alone", "together"]
@@ -65,47 +65,47 @@ class Batch:
         self.todo.extendleft(reversed([*jobs]))
 
 
-def alone(session: Session, job: Job[Any], limits: Limits) -> bool:
+def alone(channel: Channel, job: Job[Any], limits: Limits) -> bool:
     """Do one job by itself; return whether it is to be tried again: another process's lock was in
     the way."""
     if not job.begins(limits):
         return False
     if not job.writes:
-        return _read(session, job, limits)
+        return _read(channel, job, limits)
     try:
-        session.begin("IMMEDIATE")
+        channel.begin("IMMEDIATE")
     except BeginBusyError as error:
         return _waits(job, error, limits)
     except Exception as error:
         _fail(job, error)
         return False
-    if not _do(session, job):
-        _roll_back(session, job.error)
+    if not _do(channel, job):
+        _roll_back(channel, job.error)
         return False
     try:
-        session.commit()
+        channel.commit()
     except BaseException as error:
-        _roll_back(session, error)
+        _roll_back(channel, error)
         _fail(job, error)
     return False
 
 
-def together(session: Session, batch: Batch, limits: Limits) -> None:
+def together(channel: Channel, batch: Batch, limits: Limits) -> None:
     """Do the jobs of a batch, all of which write or none, for as long as the limits say."""
     if batch.writes:
         # More than one transaction only if somebody spoils the first.
-        while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
-            _transaction(session, batch, limits)
+        while batch.todo and not batch.busy and channel.settled and monotonic() < batch.end:
+            _transaction(channel, batch, limits)
         return
     batch.end = monotonic() + limits.batch
     if len(batch.jobs) == 1:
-        _read_together(session, batch, limits)
+        _read_together(channel, batch, limits)
         return
     # All of them came before the hop began, so one view of the database serves them all (invariant
     # 6), and to open it anew for each would take longer than most of them.
     try:
-        with session.view():
-            _read_together(session, batch, limits)
+        with channel.view():
+            _read_together(channel, batch, limits)
     except Exception as error:
         # The view could not be opened or closed.
         while (job := batch.next(limits)) is not None:
@@ -113,9 +113,9 @@ def together(session: Session, batch: Batch, limits: Limits) -> None:
             batch.done.append(job)
 
 
-def _read_together(session: Session, batch: Batch, limits: Limits) -> None:
+def _read_together(channel: Channel, batch: Batch, limits: Limits) -> None:
     while (job := batch.next(limits)) is not None:
-        if _read(session, job, limits):
+        if _read(channel, job, limits):
             batch.put_back([job])
             batch.busy = True
             return
@@ -124,17 +124,17 @@ def _read_together(session: Session, batch: Batch, limits: Limits) -> None:
             return
 
 
-def _read(session: Session, job: Job[Any], limits: Limits) -> bool:
+def _read(channel: Channel, job: Job[Any], limits: Limits) -> bool:
     """Do a job that does not write; as `alone`."""
     # A read has no effects, so it may meet the lock anywhere, and begin again.
     return (
-        not _do(session, job)
+        not _do(channel, job)
         and isinstance(job.error, BusyError)
         and _waits(job, job.error, limits)
     )
 
 
-def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
+def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
     """Do jobs in one transaction and commit it.
 
     If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
@@ -144,16 +144,16 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
     if job is None:
         return
     try:
-        session.begin("IMMEDIATE")
+        channel.begin("IMMEDIATE")
         # Who breaks a deferred foreign key could be saved by another's row, or be the undoing of
         # all, and there would be no telling who it was.
-        shared = bool(batch.todo) and job.shares and not session.has_deferred_keys()
+        shared = bool(batch.todo) and job.shares and not channel.has_deferred_keys()
     except BeginBusyError as error:
         batch.put_back([job])
         _wait_together(batch, error, limits)
         return
     except Exception as error:
-        _roll_back(session, error)
+        _roll_back(channel, error)
         _fail(job, error)
         batch.done.append(job)
         return
@@ -164,14 +164,14 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
     jobs: list[Job[Any]] = []
     while job is not None:
         jobs.append(job)
-        before = session.changes
-        if not _do(session, job):
+        before = channel.changes
+        if not _do(channel, job):
             # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
-            undone = session.in_transaction and (job.savepoint or session.changes == before)
+            undone = channel.in_transaction and (job.savepoint or channel.changes == before)
             if not undone or not job.shares:
-                _roll_back(session, job.error)
+                _roll_back(channel, job.error)
                 _put_apart(batch, jobs, job)
                 return
         if not shared or job.ended >= batch.end or not (batch.todo and batch.todo[0].shares):
@@ -179,9 +179,9 @@ def _transaction(session: Session, batch: Batch, limits: Limits) -> None:
         job = batch.next(limits)
 
     try:
-        session.commit()
+        channel.commit()
     except BaseException as error:
-        _roll_back(session, error)
+        _roll_back(channel, error)
         for job in jobs:
             _fail(job, error)
     batch.done.extend(jobs)
@@ -198,11 +198,11 @@ def _put_apart(batch: Batch, jobs: list[Job[Any]], spoiler: Job[Any]) -> None:
     batch.put_back(jobs)
 
 
-def _do(session: Session, job: Job[Any]) -> bool:
+def _do(channel: Channel, job: Job[Any]) -> bool:
     """Run one job; return whether it went well."""
-    session.deadline = job
+    channel.deadline = job
     try:
-        job.result = job.function(session, *job.arguments)
+        job.result = job.function(channel, *job.arguments)
     except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
         job.error = error
         job.ended = monotonic()
@@ -211,12 +211,12 @@ def _do(session: Session, job: Job[Any]) -> bool:
     return True
 
 
-def _roll_back(session: Session, first: BaseException | None) -> None:
+def _roll_back(channel: Channel, first: BaseException | None) -> None:
     """Undo the transaction. What that raises is noted on the first error (invariant 10); the
     connection, which is still in the transaction, is replaced then."""
     try:
-        session.close_cursors()
-        session.rollback()
+        channel.close_cursors()
+        channel.rollback()
     except Exception as error:
         if first is not None:
             first.add_note(f"The rollback failed as well: {error}")

@@ -54,6 +54,10 @@ class Config:
     """A call that runs longer is logged as a warning, with its name, its time and its waiting
     time, never with values; None: none is."""
 
+    watch_interval: float | None = 0.1
+    """How often live queries look for commits of other processes, every 20 ms at most; None:
+    never."""
+
     journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
     synchronous: Literal["normal", "full", "extra"] = "normal"
     cache_size: int = 64 * MIB
@@ -118,6 +122,7 @@ _SECONDS_OR_NONE = (
     "slow_query",
     "statement_timeout",
     "transaction_timeout",
+    "watch_interval",
 )
 _SMALLEST = {
     "readers": 1,

@@ -24,11 +24,12 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from .busy import SQLITE_BUSY_TIMEOUT, while_busy
+from .channel import Channel
 from .config import Config
 from .deadline import NEVER, Deadline
 from .errors import AbtDbError, QueryError, translate
 from .opening import MEMORY, Role, check_path, pragmas, set_journal, uri
-from .session import Session, StoppedError
+from .session import StoppedError
 from .stats import Account
 
 __all__ = ["Connect", "Connection", "LostError", "RaisedError"]
@@ -44,7 +45,7 @@ class _Call(str):
 
     __slots__ = ("function",)
 
-    function: Callable[[Session], None] | None
+    function: Callable[[Channel], None] | None
 
 
 class _NoRows:
@@ -69,10 +70,10 @@ class _Driver(sqlite3.Connection):
         super().__init__(*arguments, **settings)
 
     @cached_property
-    def session(self) -> Session:
+    def channel(self) -> Channel:
         """Made on the connection's thread, when it is first needed there."""
         owner = self.owner
-        return Session(
+        return Channel(
             self,
             owner.account,
             writable=owner.role == "writer",
@@ -80,8 +81,8 @@ class _Driver(sqlite3.Connection):
         )
 
     def close(self) -> None:
-        if "session" in vars(self):
-            self.session.end()
+        if "channel" in vars(self):
+            self.channel.end()
         super().close()
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
@@ -91,12 +92,12 @@ class _Driver(sqlite3.Connection):
         # keep the function and all that it knows.
         function, sql.function = sql.function, None
         assert function is not None
-        session = self.session
+        channel = self.channel
         try:
-            function(session)
+            function(channel)
         finally:
-            session.deadline = NEVER  # that of a job knows its result
-            self.owner.ended(session)
+            channel.deadline = NEVER  # that of a job knows its result
+            self.owner.ended(channel)
         return _NO_ROWS
 
 
@@ -182,10 +183,10 @@ class Connection:
     async def _configure(self, path: str) -> None:
         config = self.config
 
-        def configure(session: Session) -> None:
-            session.limit_sizes(config.max_value_size, config.max_sql_size)
+        def configure(channel: Channel) -> None:
+            channel.limit_sizes(config.max_value_size, config.max_sql_size)
             for pragma in pragmas(config, self.role):
-                session.control(pragma)
+                channel.control(pragma)
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
@@ -201,7 +202,7 @@ class Connection:
                 raise translate(error.__cause__, doing=f"opening {path}") from error.__cause__
             raise
 
-    async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
+    async def run(self, function: Callable[[Channel], T], deadline: Deadline) -> T:
         """Run `function` on the connection's thread, in one hop, and return what it returns.
 
         If the caller is cancelled, the function goes on until its statement sees that the
@@ -213,14 +214,14 @@ class Connection:
         result: list[T] = []
         failed: list[BaseException] = []
 
-        def job(session: Session) -> None:
-            session.deadline = deadline
+        def job(channel: Channel) -> None:
+            channel.deadline = deadline
             # Everything is caught here and raised again in the loop: a StopIteration, for one,
             # can't be set on the driver's future and would leave the caller waiting for ever.
             try:
                 # What was cancelled before it started never runs.
                 if not deadline.cancelled:
-                    result.append(function(session))
+                    result.append(function(channel))
             except BaseException as error:
                 failed.append(error)
 
@@ -237,7 +238,7 @@ class Connection:
         # Popped, so that the thread does not keep a large result alive until its next job.
         return result.pop()
 
-    async def hop(self, function: Callable[[Session], None]) -> None:
+    async def hop(self, function: Callable[[Channel], None]) -> None:
         """Run `function` on the connection's thread, if that is alive.
 
         It is run to its end, whatever becomes of the caller. It should raise nothing.
@@ -263,9 +264,9 @@ class Connection:
         if self.account.events:
             self.account.tell()
 
-    def ended(self, session: Session) -> None:
+    def ended(self, channel: Channel) -> None:
         """Note, on the thread, that it has done what it was given."""
-        self._settled = session.settled
+        self._settled = channel.settled
         self._ended += 1
 
     @property
@@ -275,7 +276,7 @@ class Connection:
 
     async def reset(self) -> None:
         """Make the connection fit for the next caller: no open cursor, no transaction."""
-        await self.run(Session.reset, Deadline())
+        await self.run(Channel.reset, Deadline())
 
     @property
     def alive(self) -> bool:

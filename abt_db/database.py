@@ -19,16 +19,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
+from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
 from .deadline import Deadline, finish
 from .errors import PoolClosedError, QueryError
-from .events import Checkpointed, Listener, Listeners
+from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
-from .session import CHECKPOINTS, Result, Session
+from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
+from .watch import Watch, Watching
 from .work import Lease
 
 __all__ = ["Database"]
@@ -69,6 +71,7 @@ class Database:
         self.read_only = read_only
         self._connect = connect
         self._pool: Pool | None = None
+        self._watching: Watching | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
@@ -137,6 +140,9 @@ class Database:
             if opening:
                 pool = self._pool
             if pool is not None and pool is self._pool:
+                if self._watching is not None:
+                    await self._watching.close()
+                    self._watching = None
                 await pool.close()
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
@@ -289,6 +295,31 @@ class Database:
         snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
+    def watch(self, statement: Statement[T]) -> Watch[T]:
+        """Return the rows of a statement, and again whenever they may have changed.
+
+        ``async for rows in db.watch(ALL_PROJECTS()): …`` gets what `fetch_all` returns: first the
+        rows as they are, then anew after each commit of this `Database` to a table that the
+        statement reads, through whatever view, trigger or cascade (invariant 26). Commits of other
+        processes are looked for every `Config.watch_interval` seconds; after one, the rows come if
+        they are not the same.
+
+        Who is slow, and commits that follow each other closely, skip states, never the last one.
+        Equal statements are run once for all who watch them. It ends when it is not held any more
+        (by leaving the loop), and raises what running the statement raises; `PoolClosedError` when
+        the database is closed.
+        """
+        if statement.query.writes:
+            raise QueryError(
+                f"query {statement.query.name!r} writes; only what reads can be watched",
+                query=statement.query.name,
+                sql=statement.query.sql,
+            )
+        pool = self._opened()
+        if self._watching is None:
+            self._watching = Watching(pool)
+        return self._watching.watch(statement)
+
     async def checkpoint(
         self, mode: Literal["passive", "full", "restart", "truncate"] = "passive"
     ) -> Checkpointed:
@@ -304,7 +335,7 @@ class Database:
         lease = await self._opened().lend_writer(f"checkpoint {mode}")
         try:
             busy, pages, moved = await lease.run(
-                lambda session: session.checkpoint(mode), Deadline()
+                lambda channel: channel.checkpoint(mode), Deadline()
             )
         finally:
             lease.give_back()
@@ -357,14 +388,15 @@ class Database:
             "transactions": pool.transactions(),
         }
 
-    def add_listener(self, listener: Listener) -> None:
-        """Have ``listener(event)`` called in the event loop after each statement, transaction,
-        wait and checkpoint; `abt_db.events` has the kinds of events.
+    def add_listener(self, listener: Listener, *kinds: type[Event]) -> None:
+        """Have ``listener(event)`` called in the event loop after each statement, commit,
+        transaction, wait and checkpoint, or only for the `kinds` given: ``add_listener(told,
+        Committed)``. `abt_db.events` has the kinds.
 
         What it raises is logged and hurts nobody; how long it takes, everyone. Of a function that
         runs more than 100,000 statements in one go it is told the last ones.
         """
-        self._listeners.add(listener)
+        self._listeners.add(listener, frozenset(kinds) or KINDS)
 
     def remove_listener(self, listener: Listener) -> None:
         """Undo `add_listener`; does nothing if it is not there."""
@@ -439,22 +471,22 @@ def _forgotten(name: str, pool: Pool) -> None:
 
 
 def _called(
-    session: Session,
+    channel: Channel,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    return function(session, *args, **kwargs)
+    return function(channel, *args, **kwargs)
 
 
 def _in_snapshot(
-    session: Session,
+    channel: Channel,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    with session.transaction("SNAPSHOT"):
-        return function(session, *args, **kwargs)
+    with channel.transaction("SNAPSHOT"):
+        return function(channel, *args, **kwargs)
 
 
 def _name(function: Callable[..., object]) -> str:

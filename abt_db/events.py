@@ -1,4 +1,4 @@
-"""What listeners are told: one event for each statement, transaction, wait and checkpoint.
+"""What listeners are told: an event for each statement, commit, transaction, wait and checkpoint.
 
 For tracing and metrics: ``db.add_listener(print)``. Nothing is made or told while nobody listens.
 """
@@ -8,9 +8,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["Checkpointed", "Event", "Listener", "Listeners", "Ran", "Transacted", "Waited"]
+__all__ = [
+    "KINDS",
+    "Checkpointed",
+    "Committed",
+    "Event",
+    "Listener",
+    "Listeners",
+    "Ran",
+    "Transacted",
+    "Waited",
+]
 
 LOG = logging.getLogger("abt_db")
 
@@ -29,6 +39,19 @@ class Ran:
     """Read or changed."""
     error: str | None
     """The class of what it raised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """This `Database` has committed something: a write, several that shared it, or a transaction.
+
+    Told before the callers are, except when one of them was cancelled in its COMMIT: then as soon
+    as that has ended.
+    """
+
+    tables: frozenset[str] | None
+    """What may have been written to, by triggers and cascades too; None: anything, the schema
+    included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,32 +89,38 @@ class Checkpointed:
     moved: int
 
 
-Event = Ran | Transacted | Waited | Checkpointed
-Listener = Callable[[Event], object]
+Event = Ran | Committed | Transacted | Waited | Checkpointed
+KINDS: frozenset[type] = frozenset(get_args(Event))
+Listener = Callable[[Any], object]
 
 
 class Listeners:
     """Those who want to know. They are called in the event loop, after the fact."""
 
-    __slots__ = ("_listeners", "present")
+    __slots__ = ("_listeners", "wanted")
 
     def __init__(self) -> None:
-        self._listeners: tuple[Listener, ...] = ()
-        self.present = False
-        """Whether there are any: asked before an event is made, by every connection's thread."""
+        self._listeners: tuple[tuple[Listener, frozenset[type]], ...] = ()
+        self.wanted: frozenset[type] = frozenset()
+        """The kinds of events that somebody wants: asked before one is made, by every connection's
+        thread."""
 
-    def add(self, listener: Listener) -> None:
-        self._listeners += (listener,)
-        self.present = True
+    def add(self, listener: Listener, kinds: frozenset[type]) -> None:
+        self._change(*self._listeners, (listener, kinds))
 
     def remove(self, listener: Listener) -> None:
         """Take out a listener that was added; does nothing if it was not."""
-        self._listeners = tuple(known for known in self._listeners if known != listener)
-        self.present = bool(self._listeners)
+        self._change(*(known for known in self._listeners if known[0] != listener))
+
+    def _change(self, *listeners: tuple[Listener, frozenset[type]]) -> None:
+        self._listeners = listeners
+        self.wanted = frozenset().union(*(kinds for _, kinds in listeners))
 
     def tell(self, event: Event) -> None:
-        """Call each of them; what one raises is logged, and hurts nobody else."""
-        for listener in self._listeners:
+        """Call each who wants it; what one raises is logged, and hurts nobody else."""
+        for listener, kinds in self._listeners:
+            if type(event) not in kinds:
+                continue
             try:
                 listener(event)
             except Exception:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 
 from .batch import Batch, alone, together
 from .busy import backoff
+from .channel import Channel
 from .config import Config
 from .deadline import Deadline, finish
 from .errors import (
@@ -35,7 +36,7 @@ from .errors import (
 from .events import Listeners, Waited
 from .query import Query
 from .seat import Open, Seat
-from .session import Session, StoppedError
+from .session import StoppedError
 from .stats import Account, Costs, QueryStats
 from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
 
@@ -283,7 +284,7 @@ class Lane:
         waited = (work.began or monotonic()) - work.since
         if waited > self._longest_wait:
             self._longest_wait = waited
-        if self._listeners.present:
+        if Waited in self._listeners.wanted:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:
@@ -348,9 +349,9 @@ class Lane:
         assert connection is not None
         busy = False
 
-        def hop(session: Session) -> None:
+        def hop(channel: Channel) -> None:
             nonlocal busy
-            busy = alone(session, job, limits)
+            busy = alone(channel, job, limits)
 
         self._begin(seat, job, job.shares)
         pauses = None
@@ -379,7 +380,7 @@ class Lane:
         while True:
             self._hops += 1
             batch.busy = False
-            await connection.hop(lambda session: together(session, batch, limits))
+            await connection.hop(lambda channel: together(channel, batch, limits))
             if not batch.busy:
                 return
             self._deliver(batch)  # who has given up

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final, Literal
 
 from .busy import SQLITE_BUSY_TIMEOUT
+from .channel import Channel
 from .config import Config
 from .errors import CantOpenError, CorruptError
-from .session import Session
 
 __all__ = ["MEMORY", "Role", "check_path", "pragmas", "set_journal", "uri"]
 
@@ -104,13 +104,13 @@ def pragmas(config: Config, role: Role) -> list[str]:
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
 
 
-def set_journal(session: Session, config: Config, path: str) -> None:
+def set_journal(channel: Channel, config: Config, path: str) -> None:
     """Set the journal mode and leave the files that readers need (invariant 4)."""
-    [(mode,)] = session.control(f"PRAGMA journal_mode = {config.journal_mode}")
+    [(mode,)] = channel.control(f"PRAGMA journal_mode = {config.journal_mode}")
     if mode != config.journal_mode:
         raise CantOpenError(
             f"journal_mode {config.journal_mode} can't be had for {path}, only {mode}:"
             " does its file system support shared memory, and is it writable?"
         )
     # A read makes the -wal and -shm files of a WAL database.
-    session.control("SELECT count(*) FROM sqlite_schema")
+    channel.control("SELECT count(*) FROM sqlite_schema")

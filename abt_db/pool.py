@@ -12,15 +12,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+from .channel import Channel
 from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
 from .errors import ReadOnlyError, TransactionStateError
-from .events import Listeners
+from .events import Committed, Listeners
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
-from .session import Session
 from .stats import Account, Costs, QueryStats
 from .work import Job, Lease, Waits
 
@@ -124,7 +124,7 @@ class Pool:
         timeout: float | None = None,
         priority: int = 0,
     ) -> Coroutine[Any, Any, T]:
-        """Run ``function(session, *arguments)`` on a reader, in one hop.
+        """Run ``function(channel, *arguments)`` on a reader, in one hop.
 
         If it is one query, and known to be quick, others may share the hop.
         """
@@ -145,7 +145,7 @@ class Pool:
         shares: bool = False,
         savepoint: bool = False,
     ) -> Coroutine[Any, Any, T]:
-        """Run ``function(session, *arguments)`` on the writer, in a transaction and in one hop.
+        """Run ``function(channel, *arguments)`` on the writer, in a transaction and in one hop.
 
         If it `shares`, others may be in that transaction, and it may be run twice, the first time
         without effect. `savepoint` says that it undoes its own work before it raises an error.
@@ -155,6 +155,13 @@ class Pool:
             raise self._refused(what if isinstance(what, str) else what.name)
         job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
         return lane.run(job)
+
+    async def others_committed(self) -> bool:
+        """Whether another process has committed since this was last asked, or may have."""
+        # On the writer, for to a reader our own writer is another. A follower has none.
+        lane = self.writer or self.readers
+        ask = Channel.others_committed
+        return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
         return await self.readers.lease(label, priority=priority)
@@ -185,12 +192,13 @@ class Pool:
                     readers.resume()  # the database is closing
                 lease.on_settled = readers.resume
             lease.give_back()
+            self.listeners.tell(Committed(None))  # whatever has become of the schema
 
-    def reading(self, function: Callable[[Session], T]) -> Callable[[Session], T]:
+    def reading(self, function: Callable[[Channel], T]) -> Callable[[Channel], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""
         if self.readers is not self.writer:
             return function
-        return lambda session: _without_writing(session, function, ())
+        return lambda channel: _without_writing(channel, function, ())
 
     @property
     def waiting(self) -> int:
@@ -227,9 +235,9 @@ class Pool:
         return ReadOnlyError(f"{label} writes, and {self.path} is open read-only")
 
 
-def _without_writing(session: Session, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    session.writable = False
+def _without_writing(channel: Channel, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    channel.writable = False
     try:
-        return function(session, *arguments)
+        return function(channel, *arguments)
     finally:
-        session.writable = True
+        channel.writable = True

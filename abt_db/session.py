@@ -20,7 +20,6 @@ from typing import Any, Generic, NoReturn, TypeVar
 from .deadline import NEVER, Deadline
 from .errors import (
     AbtDbError,
-    BusyError,
     CantOpenError,
     CorruptError,
     DeniedError,
@@ -36,8 +35,9 @@ from .errors import (
 from .permissions import GUARDED, denial
 from .query import Query, Statement, Values
 from .stats import Account
+from .tables import Tables
 
-__all__ = ["CHECKPOINTS", "BeginBusyError", "Reading", "Result", "Session", "StoppedError"]
+__all__ = ["Reading", "Result", "Session", "StoppedError"]
 
 T = TypeVar("T")
 
@@ -68,10 +68,6 @@ class Result:
     lastrowid: int | None
 
 
-class BeginBusyError(BusyError):
-    """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
-
-
 class StoppedError(AbtDbError):
     """The job was cancelled. Its caller has gone, so nobody sees this."""
 
@@ -86,18 +82,18 @@ class Session:
     __slots__ = (
         "_account",
         "_begun",
-        "_busy_timeout",
         "_commands",
         "_cursor",
         "_cursors",
         "_denied",
         "_privileged",
         "_raw",
-        "_schema",
         "_suspect",
+        "_tables",
+        "_text",
         "_thousands",
         "_thread",
-        "_unfit",
+        "_written",
         "deadline",
         "writable",
     )
@@ -108,20 +104,19 @@ class Session:
         account: Account,
         *,
         writable: bool,
-        busy_timeout: float,
     ) -> None:
         self._raw = raw
         self._account = account
-        self._busy_timeout = busy_timeout
         self.writable = writable
         self.deadline: Deadline = NEVER
         """That of the job which is running; the connection sets it for each job."""
         self._thread = threading.get_ident()
-        self._unfit = False  # a setting could not be put back
-        self._schema = (-1, False)  # its version, and whether it has deferred keys
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
+        self._tables = Tables()
+        self._text = ""  # what SQLite is preparing, if it asks the authorizer
+        self._written: set[str] = set()  # the texts that have written since BEGIN
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
         self._cursor = raw.cursor()  # for every statement that is read to its end at once
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
@@ -158,7 +153,7 @@ class Session:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
         if not query.writes:
             raise _reads(query, "execute_many")
-        self.check(query)
+        self._check(query)
         with self.atomic():
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
@@ -171,7 +166,7 @@ class Session:
                     count += cursor.rowcount
                     self._account.give_way()
             except (sqlite3.Error, UnicodeDecodeError) as error:
-                self.fail(error, query, began)
+                self._fail(error, query, began)
             finally:
                 cursor.close()  # unlike execute, executemany keeps its statement
             self._account.ran(query.name, monotonic() - began, count)
@@ -179,22 +174,22 @@ class Session:
 
     def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
         """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
-        reading = self.reading(statement, size)
+        reading = self._reading(statement, size)
         while rows := reading.next():
             yield from rows
 
-    def reading(self, statement: Statement[T], size: int) -> Reading[T]:
+    def _reading(self, statement: Statement[T], size: int) -> Reading[T]:
         """Begin to read rows in lists of `size`."""
         if size < 1:
             raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
         query = statement.query
-        began = self.check(query)
+        began = self._check(query)
         cursor = self._raw.cursor()
         try:
             cursor.execute(query.text, statement.values)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             cursor.close()
-            self.fail(error, query, began)
+            self._fail(error, query, began)
         self._cursors.add(cursor)
         reading = Reading(self, query, cursor, size, monotonic() - began)
         query.map_rows(cursor.description, [])
@@ -203,252 +198,27 @@ class Session:
     @contextmanager
     def atomic(self) -> Iterator[None]:
         """A block inside a transaction whose work is undone when it is left by an error."""
-        self.require_transaction()  # without one, the savepoint would begin one of its own
-        self.control("SAVEPOINT abt_db")
+        self._require_transaction()  # without one, the savepoint would begin one of its own
+        self._control("SAVEPOINT abt_db")
         try:
             yield
-            self.control("RELEASE abt_db")
+            self._control("RELEASE abt_db")
         except BaseException as error:
             try:
                 # Otherwise SQLite has undone the whole transaction already (invariant 8).
-                if self.in_transaction:
-                    self.control("ROLLBACK TO abt_db")
-                    self.control("RELEASE abt_db")
+                if self._in_transaction:
+                    self._control("ROLLBACK TO abt_db")
+                    self._control("RELEASE abt_db")
             except Exception as second:
                 error.add_note(f"Its work could not be undone alone: {second}")
-                self.rollback()
+                self._roll_back()
             raise
-
-    # -- transactions: for the handles, not for callers' functions --------------------------------
-
-    @property
-    def in_transaction(self) -> bool:
-        """Whether SQLite has a transaction open. Asked, never guessed (invariant 8)."""
-        return self._raw.in_transaction
-
-    @property
-    def changes(self) -> int:
-        """How many rows were changed since the connection was opened, also those undone since."""
-        return self._raw.total_changes
-
-    def limit_sizes(self, value: int, sql: int) -> None:
-        """Take no longer value and no longer SQL text, in bytes."""
-        self._raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value)
-        self._raw.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, sql)
-
-    def begin(self, mode: str) -> None:
-        """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
-
-        Raises `BeginBusyError` when another process holds the lock.
-        """
-        try:
-            self._command(_BEGIN[mode])
-            if mode == "SNAPSHOT":
-                # BEGIN alone takes no snapshot: the first SELECT does (invariant 5).
-                self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
-        except BusyError as error:
-            self.rollback()
-            raise BeginBusyError(
-                str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
-            ) from None
-        self._begun = True
-
-    @contextmanager
-    def transaction(self, mode: str) -> Iterator[None]:
-        """A block in a transaction: committed at its end, rolled back when it is left by an error.
-
-        An error of the rollback itself is noted on the first one (invariant 10); the connection,
-        which is still in the transaction, is replaced then.
-        """
-        self.begin(mode)
-        try:
-            yield
-            if mode == "SNAPSHOT":
-                self.close_cursors()
-                self.rollback()  # there is nothing to commit
-            else:
-                self.commit()
-        except BaseException as error:
-            try:
-                self.close_cursors()
-                self.rollback()
-            except AbtDbError as second:
-                error.add_note(f"The rollback failed as well: {second}")
-            raise
-
-    def has_deferred_keys(self) -> bool:
-        """Whether the schema may have foreign keys that are checked at COMMIT only."""
-        [(version,)] = self.control("PRAGMA schema_version")
-        if version != self._schema[0]:
-            found = self.control("SELECT 1 FROM sqlite_schema WHERE sql LIKE '%deferred%' LIMIT 1")
-            self._schema = version, bool(found)
-        return self._schema[1]
-
-    @contextmanager
-    def view(self) -> Iterator[None]:
-        """A block in which all reads see the database as it is at the first of them."""
-        self._command("BEGIN")
-        yield
-        self._command("COMMIT")
-
-    def commit(self) -> None:
-        """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
-        self.require_transaction()
-        self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
-        limit = None
-        while True:
-            try:
-                self._command("COMMIT")
-                break
-            except BusyError:
-                # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
-                # be tried again.
-                limit = limit or monotonic() + self._busy_timeout
-                if monotonic() >= limit or self.deadline.passed():
-                    raise
-        self._begun = False
-        self._account.commits += 1
-
-    def rollback(self) -> None:
-        """Undo the open transaction, if SQLite has not done so already."""
-        if self._raw.in_transaction:
-            self._command("ROLLBACK")
-        self._begun = False
-
-    def require_transaction(self) -> None:
-        """Raise `TransactionAbortedError` if SQLite has ended what `begin` began.
-
-        Whatever ran after that would be committed on its own, statement by statement.
-        """
-        if self._begun and not self._raw.in_transaction:
-            raise TransactionAbortedError(
-                "SQLite has ended the transaction after an earlier error; nothing of it was"
-                " written, begin it again"
-            )
-
-    def reset(self) -> None:
-        """Close what a caller left open: cursors, then the transaction (invariant 7); after an
-        error that may have been the connection's fault, see whether it still can read.
-
-        Raises when the connection can't serve again; it has to be replaced then.
-        """
-        self.close_cursors()
-        self.rollback()
-        if self._unfit:
-            raise TransactionStateError("a setting of the connection could not be put back")
-        if self._suspect:
-            self.control("SELECT count(*) FROM sqlite_schema")
-            self._suspect = False
-
-    def close_cursors(self) -> None:
-        """Close what streams have left half read."""
-        if self._cursors:
-            for cursor in self._cursors:
-                cursor.close()
-            self._cursors.clear()
-
-    def end(self) -> None:
-        """Let go of all statements: one that is left keeps a closed connection's file open."""
-        self.close_cursors()
-        self._cursor.close()
-        self._commands.close()
-
-    def ran(self, query: Query[Any], seconds: float, rows: int) -> None:
-        """Count what a `Reading` has read."""
-        self._account.ran(query.name, seconds, rows, self._thousands)
-
-    def forget(self, cursor: sqlite3.Cursor) -> None:
-        """Close a cursor that a `Reading` had open."""
-        self._cursors.discard(cursor)
-        cursor.close()
-
-    @contextmanager
-    def foreign_keys_off(self) -> Iterator[None]:
-        """A block without foreign keys; outside a transaction, where alone the PRAGMA works."""
-        [(before,)] = self.control("PRAGMA foreign_keys")
-        self.control("PRAGMA foreign_keys = 0")
-
-        def put_back() -> None:
-            self._unfit = True
-            self.rollback()
-            self.control(f"PRAGMA foreign_keys = {int(before)}")
-            self._unfit = False
-
-        try:
-            yield
-        except BaseException as error:
-            try:
-                put_back()
-            except AbtDbError as second:
-                error.add_note(f"The foreign keys could not be put back either: {second}")
-            raise
-        put_back()
-
-    def checkpoint(self, mode: str) -> tuple[bool, int, int]:
-        """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
-
-        Returns whether somebody was in the way, how many pages are in the log (-1 without one) and
-        how many of them have been moved. Only on the writer, and outside a transaction.
-        """
-        [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
-        return bool(busy), pages, moved
-
-    def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
-        """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
-
-        It may do what a caller's query may (`privileged`: anything), and is stopped at the job's
-        deadline.
-        """
-        if self.deadline.passed():
-            raise self._stopped(doing)
-        self._privileged = privileged
-        try:
-            # The comment makes it a text that no caller's statement can have, see `_authorize`.
-            for _ in self._raw.execute(f"/* privileged */ {sql}" if privileged else sql):
-                pass  # what returns rows has done its work at the end of them
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            reason, self._denied = self._denied, None
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
-                raise self._stopped(doing) from None
-            raise translate(error, sql=sql, doing=doing, reason=reason) from error
-        finally:
-            self._privileged = False
-
-    def control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
-        """Run the library's own SQL, which may do what callers may not, and return its rows."""
-        # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
-        deadline, self.deadline = self.deadline, NEVER
-        self._privileged = True
-        try:
-            return self._raw.execute(sql, values).fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
-        finally:
-            self._privileged = False
-            self.deadline = deadline
-
-    def _command(self, sql: str) -> None:
-        """As `control`, quicker, for what returns no rows and has no values."""
-        deadline, self.deadline = self.deadline, NEVER
-        self._privileged = True
-        try:
-            self._commands.execute(sql)
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
-        finally:
-            self._privileged = False
-            self.deadline = deadline
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is open, neither a transaction nor a cursor, and nothing seems broken."""
-        return not (self._cursors or self._raw.in_transaction or self._unfit or self._suspect)
 
     # -- inside ----------------------------------------------------------------------------------
 
     def _fetch(self, statement: Statement[T], *, first: bool = False) -> list[T]:
         query = statement.query
-        began = self.check(query)
+        began = self._check(query)
         cursor = self._cursor
         try:
             cursor.execute(query.text, statement.values)
@@ -461,7 +231,7 @@ class Session:
                 found = cursor.fetchmany(CHUNK)
                 rows += query.map_rows(cursor.description, found, len(rows) + 1)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            self.fail(error, query, began)
+            self._fail(error, query, began)
         except MappingError as error:
             self._account.ran(query.name, monotonic() - began, 0, self._thousands, error)
             raise
@@ -469,22 +239,22 @@ class Session:
         return rows
 
     def _write(self, query: Query[Any], values: Values) -> Result:
-        began = self.check(query)
+        began = self._check(query)
         cursor = self._cursor
         try:
             cursor.execute(query.text, values)
             if cursor.description is not None:
                 cursor.fetchall()  # RETURNING: SQLite counts the rows at the end
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            self.fail(error, query, began)
+            self._fail(error, query, began)
         rowcount = cursor.rowcount
         if not query.counted:
             # sqlite3 goes by the first word, and does not count behind a WITH.
-            [(rowcount,)] = self.control("SELECT changes()")
+            [(rowcount,)] = self._control("SELECT changes()")
         self._account.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
-    def check(self, query: Query[Any]) -> float:
+    def _check(self, query: Query[Any]) -> float:
         """Raise what keeps the query from running here and now; return the time, when it begins."""
         if threading.get_ident() != self._thread:
             raise TransactionStateError(
@@ -492,24 +262,27 @@ class Session:
                 " inside that function only"
             )
         if self._begun:
-            self.require_transaction()
+            self._require_transaction()
         now, deadline = monotonic(), self.deadline
         # Asked here as well as by the handler: a function of many short statements never gives
         # the handler its thousand steps.
         if deadline.cancelled or (deadline.at is not None and now >= deadline.at):
             raise self._stopped(f"query {query.name!r}")
-        if query.writes and not self.writable:
-            raise ReadOnlyError(
-                f"query {query.name!r} writes, and this is a read-only connection",
-                query=query.name,
-                sql=query.sql,
-                code=sqlite3.SQLITE_READONLY,
-                name="SQLITE_READONLY",
-            )
+        if query.writes:
+            if not self.writable:
+                raise ReadOnlyError(
+                    f"query {query.name!r} writes, and this is a read-only connection",
+                    query=query.name,
+                    sql=query.sql,
+                    code=sqlite3.SQLITE_READONLY,
+                    name="SQLITE_READONLY",
+                )
+            self._written.add(query.text)
+        self._text = query.text
         self._thousands = 0
         return now
 
-    def fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
+    def _fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
         self._let_go()
         told = self._told(error, query)
@@ -540,7 +313,7 @@ class Session:
     def _compiles(self, query: Query[Any]) -> bool:
         """Whether SQLite finds no fault with a statement before it has seen a value."""
         try:
-            self.control(f"EXPLAIN {query.text}", query.nulls())
+            self._control(f"EXPLAIN {query.text}", query.nulls())
         except AbtDbError:
             return False
         return True
@@ -559,17 +332,85 @@ class Session:
     ) -> int:
         # Called when a statement is prepared, not when it runs from the cache: whatever is
         # prepared with privilege must have a text that no caller's query can have.
-        if self._privileged or action not in GUARDED:
+        if self._privileged:
+            return sqlite3.SQLITE_OK
+        self._tables.note(self._text, action, first)
+        if action not in GUARDED:
             return sqlite3.SQLITE_OK
         self._denied = denial(action, first, second)
         return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY
+
+    # -- for the library ------------------------------------------------------------------------
+
+    @property
+    def _in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open. Asked, never guessed (invariant 8)."""
+        return self._raw.in_transaction
+
+    def _roll_back(self) -> None:
+        """Undo the open transaction, if SQLite has not done so already."""
+        if self._raw.in_transaction:
+            self._command("ROLLBACK")
+        self._begun = False
+
+    def _require_transaction(self) -> None:
+        """Raise `TransactionAbortedError` if SQLite has ended what `begin` began.
+
+        Whatever ran after that would be committed on its own, statement by statement.
+        """
+        if self._begun and not self._raw.in_transaction:
+            raise TransactionAbortedError(
+                "SQLite has ended the transaction after an earlier error; nothing of it was"
+                " written, begin it again"
+            )
+
+    def _close_cursors(self) -> None:
+        """Close what streams have left half read."""
+        if self._cursors:
+            for cursor in self._cursors:
+                cursor.close()
+            self._cursors.clear()
+
+    def _ran(self, query: Query[Any], seconds: float, rows: int) -> None:
+        """Count what a `Reading` has read."""
+        self._account.ran(query.name, seconds, rows, self._thousands)
+
+    def _forget(self, cursor: sqlite3.Cursor) -> None:
+        """Close a cursor that a `Reading` had open."""
+        self._cursors.discard(cursor)
+        cursor.close()
+
+    def _control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
+        """Run the library's own SQL, which may do what callers may not, and return its rows."""
+        # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
+        deadline, self.deadline = self.deadline, NEVER
+        self._privileged = True
+        try:
+            return self._raw.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translate(error, sql=sql, doing=sql) from error
+        finally:
+            self._privileged = False
+            self.deadline = deadline
+
+    def _command(self, sql: str) -> None:
+        """As `_control`, quicker, for what returns no rows and has no values."""
+        deadline, self.deadline = self.deadline, NEVER
+        self._privileged = True
+        try:
+            self._commands.execute(sql)
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            raise translate(error, sql=sql, doing=sql) from error
+        finally:
+            self._privileged = False
+            self.deadline = deadline
 
 
 class Reading(Generic[T]):
     """A statement whose rows are read list by list, on the connection's thread.
 
     No generator: one that is dropped half-way would close its cursor in the thread of whoever
-    collects it. What is left open is closed by `Session.reset`.
+    collects it. What is left open is closed by `Channel.reset`.
     """
 
     __slots__ = ("_at_end", "_count", "_cursor", "_query", "_seconds", "_session", "_size")
@@ -592,7 +433,7 @@ class Reading(Generic[T]):
 
     def next(self) -> list[T]:
         """Return the next rows; an empty list at the end."""
-        self._session.check(self._query)
+        self._session._check(self._query)
         if self._at_end:
             return []
         began = monotonic()
@@ -600,8 +441,8 @@ class Reading(Generic[T]):
             rows = self._cursor.fetchmany(self._size)
         except sqlite3.Error as error:
             self._at_end = True
-            self._session.forget(self._cursor)
-            self._session.fail(error, self._query, began - self._seconds)
+            self._session._forget(self._cursor)
+            self._session._fail(error, self._query, began - self._seconds)
         if not rows:
             self.close()
             return []
@@ -614,22 +455,8 @@ class Reading(Generic[T]):
         """Let go of the rows that are left."""
         if not self._at_end:
             self._at_end = True
-            self._session.forget(self._cursor)
-            self._session.ran(self._query, self._seconds, self._count)
-
-
-CHECKPOINTS = {
-    "passive": "PRAGMA wal_checkpoint(PASSIVE)",
-    "full": "PRAGMA wal_checkpoint(FULL)",
-    "restart": "PRAGMA wal_checkpoint(RESTART)",
-    "truncate": "PRAGMA wal_checkpoint(TRUNCATE)",
-}
-
-_BEGIN = {
-    "IMMEDIATE": "BEGIN IMMEDIATE",
-    "EXCLUSIVE": "BEGIN EXCLUSIVE",
-    "SNAPSHOT": "BEGIN DEFERRED",
-}
+            self._session._forget(self._cursor)
+            self._session._ran(self._query, self._seconds, self._count)
 
 
 def _reads(query: Query[Any], verb: str) -> QueryError:

@@ -12,7 +12,7 @@ from math import frexp, ldexp
 from time import sleep
 from typing import Any
 
-from .events import Listeners, Ran
+from .events import Committed, Listeners, Ran
 
 __all__ = ["Account", "Costs", "Histogram", "QueryStats"]
 
@@ -173,7 +173,7 @@ class Account:
         """Whether others are at work as well."""
         self.queries = QueryStats()
         self.commits = 0
-        self.events: deque[Ran] = deque(maxlen=MAX_EVENTS)
+        self.events: deque[Ran | Committed] = deque(maxlen=MAX_EVENTS)
         """To be told to the listeners, in the event loop, after the hop."""
 
     def ran(
@@ -189,9 +189,15 @@ class Account:
         self.queries.record(query, seconds, rows, error is not None)
         if self.costs is not None:
             self.costs.record(query, thousands)
-        if self.listeners.present:
+        if Ran in self.listeners.wanted:
             kind = None if error is None else type(error).__name__
             self.events.append(Ran(query, self.name, seconds, rows, kind))
+
+    def committed(self, tables: Callable[[], frozenset[str] | None]) -> None:
+        """Note a COMMIT, and which tables it has written."""
+        self.commits += 1
+        if Committed in self.listeners.wanted:
+            self.events.append(Committed(tables()))
 
     def give_way(self) -> None:
         """Between the pieces of long work: let others run Python, if there are any.

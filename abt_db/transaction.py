@@ -15,12 +15,13 @@ from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 
 from .busy import while_busy
+from .channel import BeginBusyError, Channel
 from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
 from .events import Transacted
 from .pool import Pool
 from .query import Query, Statement
-from .session import BeginBusyError, Reading, Result, Session
+from .session import Reading, Result, Session
 from .work import Lease
 
 __all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
@@ -39,15 +40,15 @@ class _Handle:
         self._ended = False
         # Steps that the next job takes first, in its own hop: savepoints cost none of their own.
         # Taken out on the connection's thread, so that a job that never ran loses none.
-        self._steps: deque[Callable[[Session], object]] = deque()
+        self._steps: deque[Callable[[Channel], object]] = deque()
 
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
         """Return the first row, or None when there is none."""
-        return await self._run(lambda session: session.fetch_one(statement), timeout)
+        return await self._run(lambda channel: channel.fetch_one(statement), timeout)
 
     async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
         """Return all rows."""
-        return await self._run(lambda session: session.fetch_all(statement), timeout)
+        return await self._run(lambda channel: channel.fetch_all(statement), timeout)
 
     def stream(
         self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
@@ -59,23 +60,23 @@ class _Handle:
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a synchronous function on the connection; see `Database.read`."""
-        return await self._run(lambda session: function(session, *args, **kwargs))
+        return await self._run(lambda channel: function(channel, *args, **kwargs))
 
-    async def _run(self, function: Callable[[Session], T], timeout: float | None = None) -> T:
+    async def _run(self, function: Callable[[Channel], T], timeout: float | None = None) -> T:
         lease = self._entered()
         deadline = Deadline.after(timeout)
         deadline.limited(self._pool.config.statement_timeout)
-        return await lease.run(lambda session: self._job(session, function), deadline)
+        return await lease.run(lambda channel: self._job(channel, function), deadline)
 
-    def _job(self, session: Session, function: Callable[[Session], T]) -> T:
+    def _job(self, channel: Channel, function: Callable[[Channel], T]) -> T:
         """What is run on the connection's thread."""
         try:
-            session.require_transaction()
+            channel.require_transaction()
         except TransactionAbortedError as error:
             raise TransactionAbortedError(f"{self._label}: {error}") from None
         while self._steps:
-            self._steps.popleft()(session)
-        return function(session)
+            self._steps.popleft()(channel)
+        return function(channel)
 
     def _entered(self) -> Lease:
         """Return the lease, if the handle may be used here and now."""
@@ -95,7 +96,7 @@ class _Handle:
             raise TransactionStateError(f"{self._label} can be entered only once")
         try:
             await while_busy(
-                lambda: lease.run(lambda session: session.begin(mode), Deadline()),
+                lambda: lease.run(lambda channel: channel.begin(mode), Deadline()),
                 Deadline.after(self._pool.config.busy_timeout),
                 kind=BeginBusyError,
             )
@@ -111,7 +112,7 @@ class _Handle:
         self._ended = True
         if lease is not None:
             lease.give_back()
-            if self._pool.listeners.present:
+            if Transacted in self._pool.listeners.wanted:
                 outcome: Literal["committed", "rolled back"] = (
                     "committed" if committed else "rolled back"
                 )
@@ -134,8 +135,8 @@ class Snapshot(_Handle):
     async def __aexit__(self, *_error: object) -> None:
         self._leave()
 
-    def _job(self, session: Session, function: Callable[[Session], T]) -> T:
-        return super()._job(session, self._pool.reading(function))
+    def _job(self, channel: Channel, function: Callable[[Channel], T]) -> T:
+        return super()._job(channel, self._pool.reading(function))
 
 
 class _Writing(_Handle):
@@ -143,29 +144,29 @@ class _Writing(_Handle):
 
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
         """Run a statement that writes."""
-        return await self._run(lambda session: session.execute(statement), timeout)
+        return await self._run(lambda channel: channel.execute(statement), timeout)
 
     async def execute_batch(
         self, statements: Iterable[Statement[Any]], *, timeout: float | None = None
     ) -> list[Result]:
         """Run several statements that write, all or none of them."""
         batch = list(statements)
-        return await self._run(lambda session: session.execute_batch(batch), timeout)
+        return await self._run(lambda channel: channel.execute_batch(batch), timeout)
 
     async def execute_many(
         self, query: Query[Any], rows: Iterable[object], *, timeout: float | None = None
     ) -> int:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
-        return await self._run(lambda session: session.execute_many(query, rows), timeout)
+        return await self._run(lambda channel: channel.execute_many(query, rows), timeout)
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a synchronous function; if it raises, what it wrote is undone."""
 
-        def run(session: Session) -> T:
-            with session.atomic():
-                return function(session, *args, **kwargs)
+        def run(channel: Channel) -> T:
+            with channel.atomic():
+                return function(channel, *args, **kwargs)
 
         return await self._run(run)
 
@@ -215,7 +216,7 @@ class Transaction(_Writing):
         committed = False
         try:
             if error is None:
-                await self._run(Session.commit)
+                await self._run(Channel.commit)
                 committed = True
         finally:
             if self._timer is not None:
@@ -235,7 +236,7 @@ class Savepoint(_Writing):
         if self._lease is not None or self._ended:
             raise TransactionStateError(f"{self._label} can be entered only once")
         self._lease = self._outer._entered()
-        self._steps.append(lambda session: session.control("SAVEPOINT abt_db"))
+        self._steps.append(lambda channel: channel.control("SAVEPOINT abt_db"))
         return self
 
     async def __aexit__(
@@ -246,8 +247,8 @@ class Savepoint(_Writing):
     ) -> None:
         self._lease, self._ended = None, True
         if error is not None:
-            self._steps.append(lambda session: session.control("ROLLBACK TO abt_db"))
-        self._steps.append(lambda session: session.control("RELEASE abt_db"))
+            self._steps.append(lambda channel: channel.control("ROLLBACK TO abt_db"))
+        self._steps.append(lambda channel: channel.control("RELEASE abt_db"))
 
 
 class Stream(Generic[T]):
@@ -298,11 +299,11 @@ class Stream(Generic[T]):
     # On the connection's thread. What was begun is known there even if the caller was cancelled
     # before it was told.
 
-    def _begin(self, session: Session) -> list[T]:
-        self._reading = session.reading(self._statement, self._size)
+    def _begin(self, channel: Channel) -> list[T]:
+        self._reading = channel.reading(self._statement, self._size)
         return self._reading.next()
 
-    def _end(self, _session: Session) -> None:
+    def _end(self, _channel: Channel) -> None:
         if self._reading is not None:
             self._reading.close()
 
@@ -323,5 +324,5 @@ class Stream(Generic[T]):
                 return
             self._rows = iter(rows)
 
-    def _next(self, _session: Session) -> list[T]:
+    def _next(self, _channel: Channel) -> list[T]:
         return [] if self._reading is None else self._reading.next()

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
+from .channel import Channel
 from .connection import Connection, RaisedError
 from .deadline import Deadline
 from .errors import AbtDbError, StatementTimeoutError, TransactionStateError
 from .query import Query
-from .session import Session, StoppedError
+from .session import StoppedError
 
 __all__ = ["Job", "Lease", "Limits", "Queue", "Wait", "Waits", "Work", "waits_for_ever"]
 
@@ -74,7 +75,7 @@ class Job(Deadline, Generic[T]):
         self.what = what
         """The query that it runs, or the name of what it does."""
         self.function = function
-        """Called as ``function(session, *arguments)``."""
+        """Called as ``function(channel, *arguments)``."""
         self.arguments = arguments
         self.since = since = monotonic()
         # As a `Deadline`, which could do all this, if it cost nothing to call it.
@@ -204,7 +205,7 @@ class Lease:
         if self.future is not None:
             self.future.set_result(None)
 
-    async def run(self, function: Callable[[Session], T], deadline: Deadline) -> T:
+    async def run(self, function: Callable[[Channel], T], deadline: Deadline) -> T:
         """Run `function` on the lent connection, in one hop.
 
         Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`

@@ -27,6 +27,7 @@ SECONDS_OR_NONE = [
     "slow_query",
     "statement_timeout",
     "transaction_timeout",
+    "watch_interval",
 ]
 CHOICES = {
     "journal_mode": ["wal", "delete", "truncate", "persist"],

@@ -376,7 +376,7 @@ async def record(store: BuildStore, message: str) -> int:
     id = (await store.builds.start(owner.id)).id
     line = Line(Stream.STDOUT, datetime.now(UTC), message, None)
     await store.logs.append(id, [(line, Level.INFO, None)])
-    await store.builds.end(id, BuildStatus.SUCCESS, exit_code=0)
+    await store.builds.update_status(id, BuildStatus.SUCCESS, exit_code=0)
     return id
 
 

@@ -38,7 +38,7 @@ from abt_db import (
     Session,
     StatementTimeoutError,
 )
-from abt_db.events import Checkpointed, Event, Ran, Transacted, Waited
+from abt_db.events import Checkpointed, Committed, Event, Ran, Transacted, Waited
 from abt_db.stats import Histogram, QueryStats
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
@@ -283,8 +283,26 @@ class TestListeners:
                 ("items.names", "reader 1", 4, None),
                 ("items.add", "writer 1", 2, None),
             ]
-            assert events == ran
+            commits = [event for event in events if isinstance(event, Committed)]
+            assert [event.tables for event in commits] == [{"items"}] * 3
+            assert len(events) == len(ran) + len(commits)
             assert all(0 <= event.seconds < SOON for event in ran)
+
+    async def test_only_of_what_a_listener_wants(self, path: Path) -> None:
+        async with items(path, "a") as db:
+            commits: list[Event] = []
+            others: list[Event] = []
+            db.add_listener(commits.append, Committed)
+            db.add_listener(others.append, Transacted, Checkpointed)
+            await db.fetch_one(COUNT())
+            await db.execute(ADD(name="b"))
+            async with db.transaction() as tx:
+                await tx.execute(ADD(name="c"))
+            assert commits == [Committed(frozenset({"items"}))] * 2
+            assert [type(event) for event in others] == [Transacted]
+            db.remove_listener(commits.append)
+            await db.execute(ADD(name="d"))
+            assert len(commits) == 2
 
     async def test_in_shared_hops_as_well(self, path: Path) -> None:
         async with items(path, "a") as db:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from abt_db.builds import BuildStore
+from abt_db.builds import Build, BuildStore, Project
 from abt_db.config import Config
 from abt_db.errors import AbtDbError
 
@@ -25,6 +25,8 @@ __all__ = [
     "CONFIG",
     "CliError",
     "UsageError",
+    "find_build",
+    "find_project",
     "main",
     "name",
     "open_store",
@@ -39,7 +41,18 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects", "import", "export", "migrate", "bench")
+COMMANDS = (
+    "record",
+    "builds",
+    "logs",
+    "projects",
+    "stats",
+    "report",
+    "import",
+    "export",
+    "migrate",
+    "bench",
+)
 WITHOUT_DATABASE = ("bench",)  # it makes its own
 
 
@@ -162,6 +175,36 @@ async def open_store(
             " another"
         )
     return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
+
+
+async def find_project(store: BuildStore, name: str) -> Project:
+    """Return the project of this name."""
+    if project := await store.projects.get_by_name(name):
+        return project
+    raise CliError(f"there is no project {name!r}; see: abt-db projects")
+
+
+async def find_build(store: BuildStore, name: str) -> Build:
+    """Return the build that `name` means: PROJECT#NUMBER, PROJECT (its last build), or an id.
+
+    The name of a project goes before an id.
+    """
+    project_name, _, number = name.rpartition("#")
+    build = None
+    if not number.isdecimal() or int(number) >= 2**63:
+        number = ""
+    if project_name and number:
+        project = await store.projects.get_by_name(project_name)
+        if project is not None:
+            build = await store.builds.get_by_number(project.id, int(number))
+    elif project := await store.projects.get_by_name(name):
+        last = await store.builds.get_all(1, order_by="-build_number", project_id=project.id)
+        build = last[0] if last else None
+    elif number:
+        build = await store.builds.get_by_id(int(number))
+    if build is None:
+        raise CliError(f"there is no build {name!r}; see: abt-db builds")
+    return build
 
 
 if __name__ == "__main__":

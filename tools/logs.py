@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 
-from abt_db.builds import Build, BuildStore, Level, LogLine
-from abt_db.tools.cli import CliError, open_store, run_tool
+from abt_db.builds import Level, LogLine
+from abt_db.tools.cli import CliError, find_build, open_store, run_tool
 from abt_db.tools.output import colour, print_json
-
-FOLLOW_INTERVAL = 0.2
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
 
@@ -30,41 +27,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(arguments: argparse.Namespace) -> int:
     async with await open_store(arguments.db) as store:
-        build = await _find(store, arguments.build)
-        last = 0
-        while True:
-            # Asked before the lines are read: a line that came before the end is not missed.
-            ended = build.status.final
-            async with store.logs.stream(build.id, after=last) as lines:
-                async for line in lines:
-                    last = line.sequence_number
+        build = await find_build(store, arguments.build)
+        if arguments.follow:
+            try:
+                async for line in store.logs.follow(build.id):
                     if _wanted(line, arguments):
                         _show(line, arguments)
-            sys.stdout.flush()
-            if ended or not arguments.follow:
-                return 0
-            await asyncio.sleep(FOLLOW_INTERVAL)
-            build = await store.builds.get_by_id(build.id) or build
-
-
-async def _find(store: BuildStore, name: str) -> Build:
-    """Return the build that `name` means; the name of a project goes before an id."""
-    project_name, _, number = name.rpartition("#")
-    build = None
-    if not number.isdecimal() or int(number) >= 2**63:
-        number = ""
-    if project_name and number:
-        project = await store.projects.get_by_name(project_name)
-        if project is not None:
-            build = await store.builds.get_by_number(project.id, int(number))
-    elif project := await store.projects.get_by_name(name):
-        for latest in await store.builds.for_project(project.id, 1):
-            build = await store.builds.get_by_id(latest.id)
-    elif number:
-        build = await store.builds.get_by_id(int(number))
-    if build is None:
-        raise CliError(f"there is no build {name!r}; see: abt-db builds")
-    return build
+                        sys.stdout.flush()
+            except LookupError as error:
+                raise CliError(f"{error} any more") from None
+            return 0
+        async with store.logs.stream(build.id) as lines:
+            async for line in lines:
+                if _wanted(line, arguments):
+                    _show(line, arguments)
+    return 0
 
 
 def _wanted(line: LogLine, arguments: argparse.Namespace) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from abt_db.database import Database
 from abt_db.session import Session
@@ -37,6 +37,28 @@ class Logs:
     def stream(self, build_id: int, *, after: int = 0) -> RowStream[LogLine]:
         """Return the lines of a build behind number `after`, in order and in constant memory."""
         return self._db.stream(queries.LINES(build_id=build_id, after=after))
+
+    async def follow(self, build_id: int, *, after: int = 0) -> AsyncIterator[LogLine]:
+        """Yield the lines of a build behind number `after`, each once and in order, as they are
+        committed, by whatever process, and end when the build does.
+
+        A line comes within some milliseconds of its commit; from another process, within
+        `Config.watch_interval` more. Raises `LookupError` when there is no such build (any more).
+        """
+        async for progress in self._db.watch(queries.PROGRESS(build_id=build_id)):
+            if not progress:
+                raise LookupError(f"there is no build {build_id}")
+            [now] = progress
+            while after < now.log_lines:
+                lines = await self._db.fetch_all(
+                    queries.NEXT_LINES(build_id=build_id, after=after, last=now.log_lines)
+                )
+                for line in lines:
+                    yield line
+                # Those that are missing have been deleted.
+                after = lines[-1].sequence_number if lines else now.log_lines
+            if now.status.final:
+                return
 
     async def count(self, build_id: int) -> int:
         """Return how many lines a build has."""

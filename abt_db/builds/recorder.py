@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from abt_db.deadline import finish
 from abt_db.errors import BusyError, DiskIOError, FullError, PoolTimeoutError
 
+from .builds import BuildEndedError
 from .classify import Classifier, Level
 from .command import Command, CommandError, Outcome, StopReason
 from .holder import Holder
@@ -185,17 +186,17 @@ class Recorder:
             "stopped": outcome and outcome.stopped,
             "signal": outcome and outcome.signal,
         }
-        ended = await self._store.builds.end(
-            self.build.id,
-            status,
-            exit_code=outcome.exit_code if outcome else self._exit_code,
-            artifact_path=None if self._artifact is None else str(self._artifact),
-            artifact_size=_size(self._artifact),
-            **(_figures(outcome) if outcome else {}),
-            notes=notes,
-        )
-        if ended is not None:
-            self._build = ended
+        with suppress(BuildEndedError):  # somebody else has noted it as failed
+            ended = await self._store.builds.update_status(
+                self.build.id,
+                status,
+                exit_code=outcome.exit_code if outcome else self._exit_code,
+                artifact_path=None if self._artifact is None else str(self._artifact),
+                artifact_size=_size(self._artifact),
+                **(_figures(outcome) if outcome else {}),
+                notes=notes,
+            )
+            self._build = ended or self._build
 
     # -- storing ---------------------------------------------------------------------------------
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -15,14 +18,17 @@ from abt_db.migrations import Migration, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
-from .builds import Builds
+from .builds import BuildEndedError, Builds
 from .exporter import ExportReport, export_file
 from .holder import Holder
 from .importer import MAX_LINE, ImportReport, import_file
 from .logs import Logs
+from .metrics import Metrics
 from .models import Build, BuildStatus
 from .projects import Projects
 from .recorder import Recorder
+from .report.gather import gather
+from .report.page import render
 
 __all__ = ["BuildStore"]
 
@@ -30,7 +36,7 @@ SCHEMA = "abt_db.schema"
 
 
 class BuildStore:
-    """Projects, builds and their logs in one file.
+    """Projects, builds, their logs and figures of the machine in one file.
 
     ``async with await BuildStore.open("builds.db") as store: …``
     """
@@ -41,6 +47,7 @@ class BuildStore:
         self.projects = Projects(db)
         self.builds = Builds(db)
         self.logs = Logs(db)
+        self.metrics = Metrics(db)
 
     @classmethod
     async def open(
@@ -124,6 +131,22 @@ class BuildStore:
         """
         return await export_file(self.db, path, projects=projects, progress=progress)
 
+    async def report(
+        self,
+        *,
+        days: int | None = None,
+        projects: Collection[int] | None = None,
+        now: datetime | None = None,
+    ) -> str:
+        """Return a page about the builds of the last `days` (all if None), one HTML document.
+
+        `projects` are the ids of those that it is about (all if None). The page is the same for the
+        same database and the same `now`, the present time if None. It is read in one snapshot and
+        has a reader to itself meanwhile; it can be cancelled at any moment.
+        """
+        figures = await gather(self.db, now=now or datetime.now(UTC), days=days, projects=projects)
+        return await asyncio.to_thread(render, figures)
+
     async def fail_abandoned(self) -> list[Build]:
         """Note as failed the running builds whose recorder has died, and return them.
 
@@ -134,8 +157,12 @@ class BuildStore:
             holder = Holder.from_metadata(build.build_metadata)
             if holder is not None and holder.gone():
                 notes = {"stopped": "recorder died"}
-                if ended := await self.builds.end(build.id, BuildStatus.FAILED, notes=notes):
-                    failed.append(ended)
+                # Another process may have noted it in the meantime.
+                with suppress(BuildEndedError):
+                    ended = await self.builds.update_status(
+                        build.id, BuildStatus.FAILED, notes=notes
+                    )
+                    failed += [ended] if ended else []
         return failed
 
     async def close(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from abt_db.busy import while_busy
+from abt_db.channel import BeginBusyError, Channel
 from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
@@ -20,7 +21,7 @@ from abt_db.errors import (
     MigrationIrreversibleError,
     MigrationUnknownError,
 )
-from abt_db.session import BeginBusyError, Session
+from abt_db.session import Session
 from abt_db.work import Lease
 
 from . import history, schema
@@ -229,9 +230,9 @@ class Engine:
         )
 
     async def _run(self, lease: Lease, step: Step) -> Record | None:
-        def run(session: Session) -> Record | None:
+        def run(channel: Channel) -> Record | None:
             try:
-                return step.run(session)
+                return step.run(channel)
             except BeginBusyError:
                 self._tell(Progress(step.migration.version, "waiting", 0, 0))
                 raise
@@ -253,7 +254,7 @@ class Engine:
         limit = Deadline.after(self.db.config.busy_timeout)
         try:
             await self._when_free(
-                lease, lambda session: step.note_failure(session, failure), limit, Deadline
+                lease, lambda channel: step.note_failure(channel, failure), limit, Deadline
             )
         except AbtDbError as error:
             # The first error wins (invariant 10).
@@ -262,7 +263,7 @@ class Engine:
     async def _when_free(
         self,
         lease: Lease,
-        function: Callable[[Session], T],
+        function: Callable[[Channel], T],
         limit: Deadline,
         deadline: Callable[[], Deadline],
     ) -> T:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from abt_db.channel import BeginBusyError, Channel
 from abt_db.errors import AbtDbError, BusyError, MigrationFailedError
-from abt_db.session import BeginBusyError, Session
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words
 
@@ -118,7 +118,7 @@ def refusal(sql: str, *, transactional: bool, inside: bool = False) -> str | Non
     return None
 
 
-def run(session: Session, unit: Unit, origin: str, tell: Callable[[ScriptStatement], None]) -> None:
+def run(channel: Channel, unit: Unit, origin: str, tell: Callable[[ScriptStatement], None]) -> None:
     """Run the statements of a unit; `tell` is called before each.
 
     Raises `MigrationFailedError` with file and line; `BeginBusyError` if it runs outside of
@@ -130,7 +130,7 @@ def run(session: Session, unit: Unit, origin: str, tell: Callable[[ScriptStateme
         # One between BEGIN and COMMIT does nothing, as it does in any SQLite shell.
         privileged = unit.outside or pragma_name(statement.text) == "foreign_keys"
         try:
-            session.run_sql(statement.text, doing=where, privileged=privileged)
+            channel.run_sql(statement.text, doing=where, privileged=privileged)
         except AbtDbError as error:
             if isinstance(error, BusyError) and unit.outside:
                 # Nothing of it has been done, so it is waited for as if it were a BEGIN.

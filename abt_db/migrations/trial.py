@@ -6,13 +6,15 @@ happen. `round_trip` does the same to any database that may be spoilt, for insta
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 
+from abt_db.channel import Channel
 from abt_db.config import Config
 from abt_db.database import Database
+from abt_db.deadline import Deadline
 from abt_db.errors import AbtDbError, MigrationError
 from abt_db.session import Session
 
@@ -70,15 +72,26 @@ async def _in_memory(
 ) -> AsyncIterator[Database]:
     """A database for one experiment: empty tables, and a history that says what made them."""
     async with Database(":memory:", config=Config(cache_size=4 * 1024 * 1024)) as db:
-        await db.write(_make, start, applied)
+        await _transact(db, lambda channel: _make(channel, start, applied))
         yield db
 
 
-def _make(session: Session, start: Schema, applied: Sequence[Record]) -> None:
+async def _transact(db: Database, function: Callable[[Channel], None]) -> None:
+    """Run a function that may run any SQL, in a transaction."""
+
+    def run(channel: Channel) -> None:
+        with channel.transaction("IMMEDIATE"):
+            function(channel)
+
+    async with db.barrier() as lease:
+        await lease.run(run, Deadline())
+
+
+def _make(channel: Channel, start: Schema, applied: Sequence[Record]) -> None:
     for statement in split(schema.dump(start)):
-        session.run_sql(statement.text, doing="the schema as it is")
+        channel.run_sql(statement.text, doing="the schema as it is")
     for record in applied:
-        history.put(session, record)
+        history.put(channel, record)
 
 
 async def replay(migrations: Sequence[Migration]) -> Replay:
@@ -283,14 +296,14 @@ async def _as_others_do(db: Database, migration: Migration) -> list[Finding]:
         message = f"run in a transaction with foreign keys on, as other tools do, it {problem}"
         return [Finding(Level.NOTE, "foreign-keys", migration.origin, message)]
 
-    def run(session: Session) -> None:
+    def run(channel: Channel) -> None:
         names = read_names(migration.up)
-        before = guard.take_census(session)
+        before = guard.take_census(channel)
         try:
             for statement in split(migration.up):
                 if not runner.refusal(statement.text, transactional=True):
-                    session.run_sql(statement.text, doing=f"line {statement.line}")
-            after = guard.take_census(session)
+                    channel.run_sql(statement.text, doing=f"line {statement.line}")
+            after = guard.take_census(channel)
         except AbtDbError as error:
             raise _UndoneError(found(f"fails: {error}")) from None
         lost = [
@@ -305,7 +318,7 @@ async def _as_others_do(db: Database, migration: Migration) -> list[Finding]:
         )
 
     try:
-        await db.write(run)
+        await _transact(db, run)
     except _UndoneError as undone:
         return undone.findings
     raise AssertionError("an experiment was committed")

@@ -1,0 +1,244 @@
+"""The library's own side of a connection: transactions, settings, care.
+
+What is handed to a caller's function is a `Session`, which is this without what only the library
+may do: to begin and to commit, to run SQL that is refused to callers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any
+
+from .errors import AbtDbError, BusyError, TransactionStateError, translate
+from .query import Query
+from .session import Session
+from .stats import Account
+from .tables import ANYTHING
+
+__all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
+
+
+class BeginBusyError(BusyError):
+    """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
+
+
+class Channel(Session):
+    """A connection, on its own thread. Lives as long as its connection."""
+
+    __slots__ = ("_busy_timeout", "_schema", "_unfit", "_version")
+
+    def __init__(
+        self,
+        raw: sqlite3.Connection,
+        account: Account,
+        *,
+        writable: bool,
+        busy_timeout: float,
+    ) -> None:
+        super().__init__(raw, account, writable=writable)
+        self._busy_timeout = busy_timeout
+        self._unfit = False  # a setting could not be put back
+        self._schema = (-1, False)  # its version, and whether it has deferred keys
+        self._version: int | None = None  # of the data, see `others_committed`
+
+    # What a caller's function has no business with.
+    control = Session._control
+    in_transaction = Session._in_transaction
+    require_transaction = Session._require_transaction
+    close_cursors = Session._close_cursors
+    rollback = Session._roll_back
+    reading = Session._reading
+
+    def begin(self, mode: str) -> None:
+        """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
+
+        Raises `BeginBusyError` when another process holds the lock.
+        """
+        try:
+            self._command(_BEGIN[mode])
+            if mode == "SNAPSHOT":
+                # BEGIN alone takes no snapshot: the first SELECT does (invariant 5).
+                self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
+        except BusyError as error:
+            self.rollback()
+            raise BeginBusyError(
+                str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
+            ) from None
+        self._begun = True
+        self._written.clear()
+
+    @contextmanager
+    def transaction(self, mode: str) -> Iterator[None]:
+        """A block in a transaction: committed at its end, rolled back when it is left by an error.
+
+        An error of the rollback itself is noted on the first one (invariant 10); the connection,
+        which is still in the transaction, is replaced then.
+        """
+        self.begin(mode)
+        try:
+            yield
+            if mode == "SNAPSHOT":
+                self.close_cursors()
+                self.rollback()  # there is nothing to commit
+            else:
+                self.commit()
+        except BaseException as error:
+            try:
+                self.close_cursors()
+                self.rollback()
+            except AbtDbError as second:
+                error.add_note(f"The rollback failed as well: {second}")
+            raise
+
+    @contextmanager
+    def view(self) -> Iterator[None]:
+        """A block in which all reads see the database as it is at the first of them."""
+        self._command("BEGIN")
+        yield
+        self._command("COMMIT")
+
+    def commit(self) -> None:
+        """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
+        self.require_transaction()
+        self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
+        limit = None
+        while True:
+            try:
+                self._command("COMMIT")
+                break
+            except BusyError:
+                # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
+                # be tried again.
+                limit = limit or monotonic() + self._busy_timeout
+                if monotonic() >= limit or self.deadline.passed():
+                    raise
+        self._begun = False
+        self._account.committed(self._tables_written)
+
+    def _tables_written(self) -> frozenset[str] | None:
+        return self._tables.written_by(self._written)
+
+    def reset(self) -> None:
+        """Close what a caller left open: cursors, then the transaction (invariant 7); after an
+        error that may have been the connection's fault, see whether it still can read.
+
+        Raises when the connection can't serve again; it has to be replaced then.
+        """
+        self.close_cursors()
+        self.rollback()
+        if self._unfit:
+            raise TransactionStateError("a setting of the connection could not be put back")
+        if self._suspect:
+            self.control("SELECT count(*) FROM sqlite_schema")
+            self._suspect = False
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is open, neither a transaction nor a cursor, and nothing seems broken."""
+        return not (self._cursors or self._raw.in_transaction or self._unfit or self._suspect)
+
+    def end(self) -> None:
+        """Let go of all statements: one that is left keeps a closed connection's file open."""
+        self.close_cursors()
+        self._cursor.close()
+        self._commands.close()
+
+    def has_deferred_keys(self) -> bool:
+        """Whether the schema may have foreign keys that are checked at COMMIT only."""
+        [(version,)] = self.control("PRAGMA schema_version")
+        if version != self._schema[0]:
+            found = self.control("SELECT 1 FROM sqlite_schema WHERE sql LIKE '%deferred%' LIMIT 1")
+            self._schema = version, bool(found)
+        return self._schema[1]
+
+    @contextmanager
+    def foreign_keys_off(self) -> Iterator[None]:
+        """A block without foreign keys; outside a transaction, where alone the PRAGMA works."""
+        [(before,)] = self.control("PRAGMA foreign_keys")
+        self.control("PRAGMA foreign_keys = 0")
+
+        def put_back() -> None:
+            self._unfit = True
+            self.rollback()
+            self.control(f"PRAGMA foreign_keys = {int(before)}")
+            self._unfit = False
+
+        try:
+            yield
+        except BaseException as error:
+            try:
+                put_back()
+            except AbtDbError as second:
+                error.add_note(f"The foreign keys could not be put back either: {second}")
+            raise
+        put_back()
+
+    def checkpoint(self, mode: str) -> tuple[bool, int, int]:
+        """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
+
+        Returns whether somebody was in the way, how many pages are in the log (-1 without one) and
+        how many of them have been moved. Only on the writer, and outside a transaction.
+        """
+        [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
+        return bool(busy), pages, moved
+
+    def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
+        """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
+
+        It may do what a caller's query may (`privileged`: anything), and is stopped at the job's
+        deadline.
+        """
+        if self.deadline.passed():
+            raise self._stopped(doing)
+        self._text = ""
+        self._written.add(ANYTHING)
+        self._privileged = privileged
+        try:
+            # The comment makes it a text that no caller's statement can have, see `_authorize`.
+            for _ in self._raw.execute(f"/* privileged */ {sql}" if privileged else sql):
+                pass  # what returns rows has done its work at the end of them
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            reason, self._denied = self._denied, None
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
+                raise self._stopped(doing) from None
+            raise translate(error, sql=sql, doing=doing, reason=reason) from error
+        finally:
+            self._privileged = False
+
+    def others_committed(self) -> bool:
+        """Whether another connection has committed since this was last asked, or may have."""
+        # https://www.sqlite.org/pragma.html#pragma_data_version
+        [(version,)] = self.control("PRAGMA data_version")
+        before, self._version = self._version, version
+        return bool(version != before)
+
+    def tables_read_by(self, query: Query[Any]) -> frozenset[str] | None:
+        """Return the tables that a query which has run here reads; None: it may be any."""
+        return self._tables.read_by(query.text)
+
+    @property
+    def changes(self) -> int:
+        """How many rows were changed since the connection was opened, also those undone since."""
+        return self._raw.total_changes
+
+    def limit_sizes(self, value: int, sql: int) -> None:
+        """Take no longer value and no longer SQL text, in bytes."""
+        self._raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value)
+        self._raw.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, sql)
+
+
+CHECKPOINTS = {
+    "passive": "PRAGMA wal_checkpoint(PASSIVE)",
+    "full": "PRAGMA wal_checkpoint(FULL)",
+    "restart": "PRAGMA wal_checkpoint(RESTART)",
+    "truncate": "PRAGMA wal_checkpoint(TRUNCATE)",
+}
+
+_BEGIN = {
+    "IMMEDIATE": "BEGIN IMMEDIATE",
+    "EXCLUSIVE": "BEGIN EXCLUSIVE",
+    "SNAPSHOT": "BEGIN DEFERRED",
+}
