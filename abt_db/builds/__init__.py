@@ -13,6 +13,8 @@ words         the words of a search
 repository    what can be done with the rows of every table
 projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
+history, rbtlog     what a history file holds, and what the files of rbtlog hold
+importer, exporter  from such files into the database, and back
 report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
@@ -20,6 +22,8 @@ store         `BuildStore`: the database, opened and migrated
 from .builds import BuildEndedError
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
+from .exporter import ExportReport
+from .importer import BadLine, ImportReport
 from .models import (
     Build,
     BuildPeriod,
@@ -41,6 +45,7 @@ from .recorder import Recorder
 from .store import BuildStore
 
 __all__ = [
+    "BadLine",
     "Build",
     "BuildEndedError",
     "BuildPeriod",
@@ -49,7 +54,9 @@ __all__ = [
     "BuildStore",
     "BuildSummary",
     "CommandError",
+    "ExportReport",
     "FlakyCommit",
+    "ImportReport",
     "Level",
     "LogLine",
     "LogMatch",

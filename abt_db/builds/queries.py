@@ -276,6 +276,12 @@ _PROBLEM = "level IN ('warning', 'error')"
 
 _ONWARD = "AND sequence_number > :after ORDER BY sequence_number LIMIT :limit"
 
+WHOLE_LOG = Query(
+    "logs.whole",
+    f"SELECT {_LINE} FROM build_logs WHERE build_id = :build_id ORDER BY sequence_number",
+    LogLine,
+)
+
 LINES = Query("logs.lines", f"{_OF_LOG} {_ONWARD}", LogLine)
 
 PROBLEMS = Query("logs.problems", f"{_OF_LOG} AND {_PROBLEM} {_ONWARD}", LogLine)
@@ -656,3 +662,88 @@ REPORT_FILE_SIZE = Query(
     FROM pragma_page_count, pragma_page_size, pragma_freelist_count
     """,
 )
+
+# -- history files -------------------------------------------------------------------------------
+
+IMPORT_PROJECT = Query(
+    "history.import_project",
+    """
+    INSERT INTO projects (name, description, project_type, repository_url, local_path, branch,
+                          build_command, environment_vars, build_timeout, created_at, updated_at,
+                          is_active, tags)
+    VALUES (:name, :description, :project_type, :repository_url, :local_path, :branch,
+            :build_command, :environment_vars, :build_timeout, :created_at, :updated_at,
+            :is_active, :tags)
+    """,
+)
+
+FILL_PROJECT_IN = Query(
+    "history.fill_project_in",
+    """
+    UPDATE projects
+    SET description = :description, project_type = :project_type, repository_url = :repository_url,
+        local_path = :local_path, build_command = :build_command,
+        environment_vars = :environment_vars, tags = :tags
+    WHERE id = :id
+    """,
+)
+
+# Those that may be the same build; all others of the project need not be looked at. The "+" has
+# SQLite search by the start alone, for there few builds are alike.
+BUILDS_ALIKE = Query(
+    "history.builds_alike",
+    f"""
+    SELECT {BUILDS.columns} FROM builds
+    WHERE project_id = :project_id AND build_number = :build_number
+    UNION ALL
+    SELECT {BUILDS.columns} FROM builds
+    WHERE +project_id = :project_id AND started_at IS :started_at
+    """,
+    Build,
+)
+
+FREE_NUMBER = Query(
+    "history.free_number",
+    """
+    SELECT CASE
+        WHEN :build_number IS NULL OR EXISTS (
+            SELECT 1 FROM builds
+            WHERE project_id = projects.id AND build_number = :build_number
+        ) THEN (
+            SELECT coalesce(max(build_number), 0) + 1 FROM builds WHERE project_id = projects.id
+        )
+        ELSE :build_number
+    END
+    FROM projects WHERE name = :project
+    """,
+    int,
+)
+
+IMPORT_BUILD = Query(
+    "history.import_build",
+    """
+    INSERT INTO builds (project_id, build_number, status, started_at, completed_at,
+                        duration_seconds, commit_hash, branch, build_type, triggered_by, exit_code,
+                        artifact_path, artifact_size, memory_usage_mb, cpu_usage_percent,
+                        created_at, updated_at, build_metadata)
+    SELECT id, :build_number, :status, :started_at, :completed_at,
+           :duration_seconds, :commit_hash, :branch, :build_type, :triggered_by, :exit_code,
+           :artifact_path, :artifact_size, :memory_usage_mb, :cpu_usage_percent,
+           :created_at, :updated_at, :build_metadata
+    FROM projects WHERE name = :project
+    RETURNING id
+    """,
+    int,
+)
+
+EXPORTED_PROJECTS = Query(
+    "history.exported_projects", f"SELECT {PROJECTS.columns} FROM projects ORDER BY id", Project
+)
+
+EXPORTED_BUILDS = Query(
+    "history.exported_builds", f"SELECT {BUILDS.columns} FROM builds ORDER BY id", Build
+)
+
+PROJECT_NAMES = Query("history.project_names", "SELECT id, name FROM projects")
+
+COUNT_BUILDS = Query("history.count_builds", "SELECT count(*) FROM builds", int)
