@@ -423,6 +423,7 @@ BAD: list[tuple[object, str]] = [
     (b"[]", "neither a project nor a build"),
     (b"null", "neither a project nor a build"),
     (b"[" * 100_000, "nested too deeply"),
+    (b'{"build": {"project": "x", "build_metadata": {"x": ' + b"[" * 5_000, "nested too deeply"),
     (b'{"project": {"name": "x", "build_timeout": ' + b"9" * 5000 + b"}}", "is not JSON: "),
     (b'{"build": {"project": "x", "duration_seconds": NaN}}', "is not JSON: "),
     (b'{"build": {"project": "x", "duration_seconds": 1e999}}', "not a finite number"),
@@ -468,6 +469,16 @@ class TestBadLines:
         assert report.bad == len(BAD) + 1
         assert ask(path, "SELECT name FROM projects") == [("good",)]
         assert (report.projects, report.builds, report.log_lines) == (1, 1, 1)
+
+    async def test_nested_as_deeply_as_it_goes(self, path: Path, tmp_path: Path) -> None:
+        """Whoever gives up first, the parser, Python or SQLite: it is one bad line."""
+        head = b'{"build": {"project": "x", "build_metadata": {"x": '
+        depths = (100, *range(800, 1_100, 20))
+        file = write(tmp_path / "file", *(head + b"[" * n + b"]" * n + b"}}}" for n in depths))
+        async with await BuildStore.open(path) as store:
+            report = await store.import_file(file)
+        assert report.builds >= 1 and report.bad >= 1
+        assert report.builds + report.bad == len(depths)
 
     async def test_only_the_first_hundred_are_kept(self, path: Path, tmp_path: Path) -> None:
         file = write(tmp_path / "file", *[b"{"] * 150)

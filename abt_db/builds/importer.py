@@ -172,6 +172,8 @@ def _portions(
                     entry = _parse(line)
             except ValueError as error:
                 entry = str(error)
+            except RecursionError:
+                entry = "is nested too deeply"
             except _DAMAGED:
                 line, entry = b"", "can't be read: the file is damaged or cut off there"
             if entry:
@@ -191,8 +193,6 @@ def _parse(line: bytes) -> _Entry:
         raise ValueError("is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"is not JSON: {error.msg}, at character {error.pos + 1}") from None
-    except RecursionError:
-        raise ValueError("is not JSON: it is nested too deeply") from None
     except ValueError:
         raise ValueError("is not JSON: it has a number that none can be") from None
     match value:
@@ -281,7 +281,7 @@ _NOTHING = (None, "", "unknown")
 
 
 def _add(cx: Session, entry: _Entry) -> _Added | None:
-    """Add an entry, in one transaction; None if another process was quicker."""
+    """Add an entry, in one transaction; None if all of it is there."""
     if _is_present(cx, entry):
         return None
     now = datetime.now(UTC).replace(microsecond=0)
