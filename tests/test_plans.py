@@ -32,6 +32,8 @@ from abt_db.builds.table import Table
 FEW = "there are few projects, and a word may stand anywhere in a text"
 ALL = "it tells about all builds of all time, so it reads each of them once"
 
+EXPORT = "an export has all of them in it"
+
 REPORT = "a report tells about all builds since a time"
 
 REPORTED = [
@@ -48,7 +50,10 @@ SCANS = {
     "builds.statistics": ALL,
     "builds.slowest": ALL,
     "builds.flaky": ALL,
+    "logs.prunable": "old builds are nearly all builds, and it counts the lines of each",
     **{f"builds.trend by {period}": ALL for period in queries.PERIODS},
+    **{f"history.{name}": EXPORT for name in ("exported_projects", "exported_builds")},
+    **{f"history.{name}": EXPORT for name in ("project_names", "count_builds")},
     **{f"report.{name}": REPORT for name in REPORTED},
     **{f"report.{name}": REPORT for name in ("idle", "idle_count", "line_count", "errors")},
 }
@@ -60,6 +65,8 @@ SORTS = {
     **{f"builds.trend by {period}": "periods are no column" for period in queries.PERIODS},
     "builds.slowest": "of those that are looked at only the slowest are kept, in a sorter of LIMIT",
     "builds.flaky": "commits are counted, and those that are flaky are few",
+    "logs.index": "the sizes of one step are added up, those of a thousand lines at most",
+    "logs.prune": "the sizes of one step are added up, those of a thousand lines at most",
     **{f"metrics.series by {period}": "periods are no column" for period in queries.PERIODS},
     **{f"report.{name}": REPORT for name in REPORTED},
 }
