@@ -23,7 +23,7 @@ from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
 from .deadline import Deadline, finish
-from .errors import PoolClosedError, QueryError
+from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .opening import MEMORY
 from .pool import Pool
@@ -68,6 +68,8 @@ class Database:
     ) -> None:
         self.path = os.fspath(path)
         self.config = config or Config()
+        if self.config.immutable and not read_only:
+            raise ConfigError("Config.immutable is for databases that are opened with read_only")
         self.read_only = read_only
         self._connect = connect
         self._pool: Pool | None = None

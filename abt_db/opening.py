@@ -16,7 +16,16 @@ from .channel import Channel
 from .config import Config
 from .errors import CantOpenError, CorruptError
 
-__all__ = ["MEMORY", "Role", "check_path", "pragmas", "set_journal", "uri"]
+__all__ = [
+    "MEMORY",
+    "Role",
+    "check_path",
+    "pragmas",
+    "require_let_go",
+    "set_journal",
+    "unreadable",
+    "uri",
+]
 
 MEMORY: Final = ":memory:"
 
@@ -31,12 +40,25 @@ def uri(path: str, config: Config, role: Role) -> str:
     """Return the name by which SQLite opens a file as `role` needs it."""
     mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
     file = Path(path).absolute()
-    log = file.with_name(file.name + "-wal")
-    if role == "follower" and not log.exists() and not os.access(file.parent, os.W_OK):
-        # Where its log can't be made, a WAL database can only be read as one that nobody writes.
+    if role == "follower" and (config.immutable or _nobody_can_write(file)):
         mode += "&immutable=1"
     # With an empty authority, or a path that begins with two slashes would be taken for one.
     return f"file://{urllib.parse.quote(os.fsencode(file))}?mode={mode}"
+
+
+def _nobody_can_write(file: Path) -> bool:
+    """Whether no log can be made beside a file, by anybody: SQLite then can read a WAL database
+    only as one that nobody writes (https://www.sqlite.org/wal.html#readonly)."""
+    real = file.resolve()
+    if _log(real).exists():
+        return False
+    if hasattr(os, "statvfs") and os.statvfs(real.parent).f_flag & os.ST_RDONLY:
+        return True
+    return not (real.parent.stat().st_mode & 0o222 or os.access(real.parent, os.W_OK))
+
+
+def _log(file: Path) -> Path:
+    return file.with_name(file.name + "-wal")
 
 
 def check_path(path: str, config: Config, role: Role) -> None:
@@ -48,7 +70,8 @@ def check_path(path: str, config: Config, role: Role) -> None:
             _problem(
                 Path(path),
                 must_exist=role == "follower" or not config.create,
-                writes=role == "writer",
+                role=role,
+                immutable=config.immutable,
             )
             if path and "\0" not in path
             else "it is not a path"
@@ -61,7 +84,7 @@ def check_path(path: str, config: Config, role: Role) -> None:
         )
 
 
-def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
+def _problem(file: Path, *, must_exist: bool, role: Role, immutable: bool) -> str | None:
     if file.is_dir():
         return "it is a directory, not a database file"
     if not file.parent.is_dir():
@@ -79,13 +102,23 @@ def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
             code=sqlite3.SQLITE_NOTADB,
             name="SQLITE_NOTADB",
         )
-    if writes and not os.access(file, os.W_OK):
+    if role == "writer" and not os.access(file, os.W_OK):
         # SQLite would open it, and refuse the first write.
         return "the file is read-only; Database(…, read_only=True) opens it"
+    if role == "follower" and immutable and _size(_log(file.resolve())):
+        # SQLite would not look at the log, and show what was there before.
+        return "it has a write-ahead log, so it is no archive: open it without Config.immutable"
     return None
 
 
-def pragmas(config: Config, role: Role) -> list[str]:
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def pragmas(path: str, config: Config, role: Role) -> list[str]:
     """The settings of a connection. All values are numbers or words that `Config` has checked."""
     settings: dict[str, int | str] = {
         "busy_timeout": int(SQLITE_BUSY_TIMEOUT * 1000),
@@ -101,6 +134,10 @@ def pragmas(config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
+    if role == "follower" and _is_followed(path):
+        # Litestream writes pages without telling SQLite, which would go on showing those that it
+        # has cached. What is mapped into memory, it sees.
+        settings["cache_size"] = 0
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
 
 
@@ -114,3 +151,36 @@ def set_journal(channel: Channel, config: Config, path: str) -> None:
         )
     # A read makes the -wal and -shm files of a WAL database.
     channel.control("SELECT count(*) FROM sqlite_schema")
+
+
+def _is_followed(path: str) -> bool:
+    """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
+    far it is."""
+    return path != MEMORY and Path(f"{path}-txid").exists()
+
+
+def require_let_go(channel: Channel, path: str) -> None:
+    """Refuse a file that Litestream could not write to any more once it is open here.
+
+    It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
+    closed, to others only while it reads.
+    """
+    if _is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
+        raise CantOpenError(
+            f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
+            f' is open; run this once: sqlite3 {path} "PRAGMA journal_mode = DELETE"'
+        )
+
+
+def unreadable(path: str, error: CantOpenError) -> CantOpenError:
+    """Return `error`, which opening a file to be read has met, with what to do about it."""
+    folder = Path(path).resolve().parent
+    if os.access(folder, os.W_OK) or _log(Path(path).resolve()).exists():
+        return error
+    return CantOpenError(
+        f"{error}: it is a WAL database, and the files that it needs beside it can't be made in"
+        f" {folder}; if nobody writes it while it is open here, Config(immutable=True) reads it"
+        " without them",
+        code=error.sqlite_errorcode,
+        name=error.sqlite_errorname,
+    )

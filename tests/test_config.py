@@ -19,7 +19,7 @@ from abt_db import AbtDbError, Config, ConfigError, Database, Query, QueryError,
 
 MIB = 1024 * 1024
 
-FLAGS = ["create", "foreign_keys", "trusted_schema", "cell_size_check"]
+FLAGS = ["create", "immutable", "foreign_keys", "trusted_schema", "cell_size_check"]
 SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
 SECONDS_OR_NONE = [
     "acquire_timeout",

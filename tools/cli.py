@@ -52,6 +52,7 @@ COMMANDS = (
     "export",
     "prune",
     "migrate",
+    "doctor",
     "bench",
 )
 WITHOUT_DATABASE = ("bench",)  # it makes its own

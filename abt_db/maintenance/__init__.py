@@ -1,16 +1,20 @@
 """Looking after a database.
 
-metrics     figures of a database: pages, log, tables and indexes, the pool
-prometheus  the same as text that Prometheus reads
-holders     which processes read and write a database
-file        what the bytes of a file tell before SQLite is asked
-indexes     indexes that are not needed, and those that are missing
-damage      what of a damaged database can still be read
-diagnosis   the doctor: findings, each with what to do
+metrics      figures of a database: pages, log, tables and indexes, the pool
+prometheus   the same as text that Prometheus reads
+holders      which processes read and write a database
+file         what the bytes of a file tell before SQLite is asked
+indexes      indexes that are not needed, and those that are missing
+damage       what of a damaged database can still be read
+findings     what the figures say: findings, each with what to do
+diagnosis    the doctor, who asks for all of it
+examination  the same of a file that is not open here, without a trace
 """
 
-from .diagnosis import Diagnosis, Finding, Severity, diagnose
+from .diagnosis import Diagnosis, diagnose
+from .examination import examine, measure
 from .file import DatabaseFile, Log, look_at
+from .findings import Finding, Severity
 from .holders import Holder, holders
 from .metrics import IndexFigures, Metrics, TableFigures, metrics, readable
 from .prometheus import prometheus
@@ -26,8 +30,10 @@ __all__ = [
     "Severity",
     "TableFigures",
     "diagnose",
+    "examine",
     "holders",
     "look_at",
+    "measure",
     "metrics",
     "prometheus",
     "readable",

@@ -79,7 +79,7 @@ def look_at(path: str | os.PathLike[str]) -> DatabaseFile:
     that SQLite holds on it (https://www.sqlite.org/howtocorrupt.html, 2.2). Raises `OSError` for
     what can't be read.
     """
-    name = os.fspath(path)
+    name = os.path.realpath(path)
     with Path(name).open("rb") as file:
         header = file.read(100)
         size = os.fstat(file.fileno()).st_size

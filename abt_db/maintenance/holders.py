@@ -18,8 +18,7 @@ __all__ = ["Holder", "holders"]
 
 _LOCKS = Path("/proc/locks")
 _LINE = re.compile(
-    r"POSIX +\S+ +(?:READ|WRITE) +(?P<pid>\d+) (?P<device>[0-9a-f]+:[0-9a-f]+):(?P<inode>\d+)"
-    r" (?P<first>\d+) (?P<last>\d+|EOF)"
+    r"POSIX +\S+ +(?:READ|WRITE) +(?P<pid>\d+) (?P<place>\S+) (?P<first>\d+) (?P<last>\d+|EOF)"
 )
 _WRITE = 120
 _READ = range(123, 128)
@@ -45,17 +44,17 @@ def holders(path: str | os.PathLike[str]) -> tuple[Holder, ...] | None:
     missing. A few file reads; nothing of the database is opened.
     """
     try:
-        file = Path(f"{os.fspath(path)}-shm").stat()
+        file = Path(f"{os.path.realpath(path)}-shm").stat()
         lines = _LOCKS.read_text().splitlines()
     except FileNotFoundError:
         return () if _LOCKS.exists() else None
     except OSError:
         return None
-    device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
     found: dict[int, set[int]] = {}
     for line in lines:
         lock = _LINE.search(line)
-        if lock and "->" not in line and (lock["device"], int(lock["inode"])) == (device, file.st_ino):
+        if lock and "->" not in line and lock["place"] == place:
             last = 1 << 31 if lock["last"] == "EOF" else int(lock["last"])
             # The kernel joins the locks of a process that lie side by side.
             bytes_held = range(int(lock["first"]), min(last, 200) + 1)

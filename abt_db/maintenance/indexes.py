@@ -15,9 +15,18 @@ from typing import Any
 from abt_db.query import Query
 from abt_db.session import Session
 
-from .metrics import Metrics, quoted
+from .metrics import quoted
 
-__all__ = ["Index", "Plan", "covered", "indexes", "plans", "unindexed_keys", "vague"]
+__all__ = [
+    "Index",
+    "Plan",
+    "covered",
+    "create_index",
+    "indexes",
+    "plans",
+    "unindexed_keys",
+    "vague",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +127,11 @@ def covered(all_of_them: list[Index]) -> Iterator[tuple[Index, Index]]:
                 break
 
 
-def vague(session: Session, all_of_them: list[Index], *, least: int) -> Iterator[tuple[Index, int, int]]:
-    """Yield each index of `least` rows whose first column has no more than two values or so, with
-    the rows that a value has on average and all rows, as the last ANALYZE found them."""
+def vague(
+    session: Session, all_of_them: list[Index], *, least: int
+) -> Iterator[tuple[Index, int, int]]:
+    """Yield each index of `least` rows whose only column has two values at most, with the rows that
+    a value has on average and all rows, as the last ANALYZE found them."""
     if not session.fetch_one(_HAS_STATISTICS()):
         return
     by_name = {index.name: index for index in all_of_them if index.created and not index.partial}
@@ -133,7 +144,9 @@ def vague(session: Session, all_of_them: list[Index], *, least: int) -> Iterator
                 yield by_name[name], each, rows
 
 
-def unindexed_keys(session: Session, all_of_them: list[Index]) -> Iterator[tuple[str, str, list[str]]]:
+def unindexed_keys(
+    session: Session, all_of_them: list[Index]
+) -> Iterator[tuple[str, str, list[str]]]:
     """Yield table, parent and columns of each foreign key for which every DELETE of a parent's row
     reads the whole table (https://www.sqlite.org/foreignkeys.html#fk_indexes)."""
     rowids = dict(session.fetch_all(_ROWIDS()))
@@ -173,8 +186,3 @@ def create_index(table: str, columns: Iterable[str]) -> str:
         f"CREATE INDEX {quoted('_'.join([table, *names]))} ON {quoted(table)}"
         f" ({', '.join(map(quoted, names))})"
     )
-
-
-def size_of(metrics: Metrics, index: str) -> int | None:
-    """Return the size of an index, where it was measured."""
-    return next((each.size for each in metrics.indexes if each.name == index), None)

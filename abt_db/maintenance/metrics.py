@@ -1,11 +1,12 @@
-"""Figures of a database: its pages, its log, its tables and indexes, and the pool that serves it."""
+"""Figures of a database: its pages, its log, its tables and indexes, and its pool."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,14 +66,14 @@ class Metrics:
     disk_free: int | None
     """What this user may still write on the disk; None in memory."""
     connections: int
-    """Those that this `Database` has open."""
+    """Those that this `Database` has open; 0 for a file that was only looked at."""
     cache_size: int
     """What the page caches of all of them may take. (How often they hit, Python can't be told.)"""
     tables: tuple[TableFigures, ...]
     """The largest first, or by name where they were not measured."""
     indexes: tuple[IndexFigures, ...]
-    pool: dict[str, Any]
-    """`Database.stats()`."""
+    pool: dict[str, Any] | None
+    """`Database.stats()`; None for a file that was only looked at."""
 
     @property
     def size(self) -> int:
@@ -83,6 +84,14 @@ class Metrics:
     def free_size(self) -> int:
         """The pages that hold nothing."""
         return self.free_pages * self.page_size
+
+    def of_the_file(self, *, wal: bool) -> Metrics:
+        """Return what is about the file, without those of the connections that looked at it.
+
+        One that is read as immutable says that it has no log: its header knows better.
+        """
+        mode = "wal" if wal else self.journal_mode
+        return replace(self, journal_mode=mode, connections=0, cache_size=0, pool=None)
 
 
 async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
@@ -213,10 +222,10 @@ def readable(size: int) -> str:
 
 def _log_size(path: str) -> int:
     try:
-        return Path(f"{path}-wal").stat().st_size
+        return Path(f"{os.path.realpath(path)}-wal").stat().st_size
     except OSError:
         return 0
 
 
 def _disk_free(path: str) -> int | None:
-    return None if path in ("", MEMORY) else shutil.disk_usage(Path(path).absolute().parent).free
+    return None if path in ("", MEMORY) else shutil.disk_usage(Path(path).resolve().parent).free

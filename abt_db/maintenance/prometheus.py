@@ -29,14 +29,15 @@ def _families(m: Metrics) -> Iterator[tuple[str, str, str, list[Sample]]]:
     yield "info", "gauge", "What serves the database.", [
         ({"sqlite": m.sqlite_version, "journal_mode": m.journal_mode}, 1)
     ]  # fmt: skip
+    connections, cache = (None, None) if m.pool is None else (m.connections, m.cache_size)
     for name, text, value in (
         ("page_size_bytes", "Size of a page.", m.page_size),
         ("pages", "Pages of the database.", m.pages),
         ("free_pages", "Pages that hold nothing.", m.free_pages),
         ("log_size_bytes", "Size of the write-ahead log's file.", m.log_size),
         ("disk_free_bytes", "Room left on the disk.", m.disk_free),
-        ("connections", "Connections that are open.", m.connections),
-        ("cache_size_bytes", "What their page caches may take.", m.cache_size),
+        ("connections", "Connections that are open.", connections),
+        ("cache_size_bytes", "What their page caches may take.", cache),
     ):
         yield name, "gauge", text, [({}, value)]
     tables, indexes = m.tables, m.indexes
@@ -50,7 +51,8 @@ def _families(m: Metrics) -> Iterator[tuple[str, str, str, list[Sample]]]:
     yield "index_size_bytes", "gauge", "Size of an index.", [
         ({"table": each.table, "index": each.name}, each.size) for each in indexes
     ]  # fmt: skip
-    yield from _of_the_pool(m.pool)
+    if m.pool is not None:
+        yield from _of_the_pool(m.pool)
 
 
 def _of_the_pool(pool: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Sample]]]:
@@ -77,8 +79,8 @@ def _of_the_pool(pool: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Sam
         ("slowest", "gauge", "query_slowest_seconds", "The slowest run of a query."),
     ):
         yield name, kind, text, [({"query": query}, each[key]) for query, each in queries.items()]
-    ages = [each["age"] for each in pool["transactions"]]
-    yield "oldest_transaction_seconds", "gauge", "Age of the oldest one.", [({}, max(ages, default=0))]
+    oldest = max((each["age"] for each in pool["transactions"]), default=0)
+    yield "oldest_transaction_seconds", "gauge", "Age of what is open longest.", [({}, oldest)]
 
 
 def _line(name: str, labels: Mapping[str, str], value: float | int | None) -> str:
