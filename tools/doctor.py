@@ -29,7 +29,7 @@ from abt_db.migrations import Likeness, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CliError, run_tool
-from abt_db.tools.output import colour, print_json, print_table
+from abt_db.tools.output import colour, print_json, print_table, printable
 
 APPLICATION = Query("doctor.application_id", "PRAGMA application_id", int)
 TABLES = 12
@@ -108,7 +108,7 @@ async def _migrated(db: Database) -> Sequence[Finding]:
 
 def _print(diagnosis: Diagnosis) -> None:
     figures = diagnosis.metrics
-    print(colour(diagnosis.path, "dim"))
+    print(colour(printable(diagnosis.path), "dim"))
     if figures is not None:
         _print_figures(figures, diagnosis.check)
     if diagnosis.holders:
@@ -120,10 +120,14 @@ def _print(diagnosis: Diagnosis) -> None:
         print()
         shade = _COLOURS[finding.severity]
         print(colour(f"{finding.severity.value}, {finding.subject}:", shade))
-        print(textwrap.fill(finding.message, width, initial_indent="  ", subsequent_indent="  "))
+        print(
+            textwrap.fill(
+                printable(finding.message), width, initial_indent="  ", subsequent_indent="  "
+            )
+        )
         if finding.remedy:
             # Not broken: it may be a command to be copied.
-            print(f"  → {finding.remedy}")
+            print(f"  → {printable(finding.remedy)}")
     counts = [
         (sum(finding.severity is severity for finding in diagnosis.findings), severity.value)
         for severity in (Severity.ERROR, Severity.WARNING)
@@ -147,7 +151,7 @@ def _print_figures(figures: Metrics, check: str) -> None:
 
 def _who(holder: Holder) -> str:
     doing = " writes" if holder.writes else " reads" if holder.views else ""
-    return f"{holder.pid} ({holder.command or 'of another user'}){doing}"
+    return f"{holder.pid} ({printable(holder.command) or 'of another user'}){doing}"
 
 
 def _print_tables(figures: Metrics) -> None:

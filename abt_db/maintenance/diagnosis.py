@@ -85,6 +85,8 @@ async def diagnose(
     that they read from end to end and for indexes that none of them uses. `file` is what `look_at`
     told before `db` was opened.
 
+    (CHECKs are left out: SQLite does not know those of a file that it opens read-only.)
+
     What is found is a `Finding`, damage as well. Raises `PoolTimeoutError`, `BusyError` and other
     errors that say nothing of the database. May be cancelled at any moment.
     """
@@ -141,7 +143,7 @@ _VIOLATIONS = Query(
     'SELECT "table", parent, count(*) FROM pragma_foreign_key_check GROUP BY 1, 2',
 )
 # What a row must not have, and has: no damage, and no index is at fault.
-_CONSTRAINT = re.compile(r"(?:NULL|[A-Z-]+) value in |CHECK constraint failed")
+_CONSTRAINT = re.compile(r"[A-Z-]+ value in |CHECK constraint failed")
 
 _IN_THE_FILE = {"auto_vacuum", "page_size", "encoding", "application_id", "user_version"}
 _SETTINGS = {

@@ -5,6 +5,7 @@ Plain functions from figures to findings; who asks for the figures is in `diagno
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -42,6 +43,9 @@ SLOW = 0.010
 """Seconds from which on a query that reads a whole table is worth a word, whatever its size."""
 
 
+_LACKS_ROWS = re.compile(r"missing from index |wrong # of entries in index ")
+
+
 class Severity(Enum):
     """How bad it is."""
 
@@ -66,10 +70,11 @@ class Finding:
 
 def restoring(path: str) -> str:
     """What to do with a database that can't be saved by less."""
-    return (
-        f"restore a backup: abt-db restore; without one, save what can be read into a new file:"
-        f" sqlite3 {path} .recover | sqlite3 saved.db"
-    )
+    return f"restore a backup: abt-db restore; without one, {_recovering(path)}"
+
+
+def _recovering(path: str) -> str:
+    return f"save what can be read into a new file: sqlite3 {path} .recover | sqlite3 saved.db"
 
 
 def of_the_version(version: str, journal_mode: str) -> Iterator[Finding]:
@@ -229,7 +234,8 @@ def of_damage(path: str, messages: Sequence[str], damage: Sequence[Damage]) -> I
     """What SQLite's check has said, and what of the tables can be read."""
     told = "; ".join(message.replace("\n", " ") for message in messages[:3])
     more = f"; and {len(messages) - 3} more" if len(messages) > 3 else ""
-    only_indexes = bool(damage) and all(each.only_indexes for each in damage)
+    # Of an index whose own pages are damaged REINDEX can't even give them back.
+    sound = all(_LACKS_ROWS.search(message) for message in messages)
     yield Finding(
         Severity.ERROR,
         "integrity",
@@ -240,7 +246,7 @@ def of_damage(path: str, messages: Sequence[str], damage: Sequence[Damage]) -> I
         table = quoted(each.table)
         if each.only_indexes:
             message = f"an index of table {each.table} is damaged; its {each.rows:,} rows are whole"
-            remedy = f"REINDEX {table}" if only_indexes else restoring(path)
+            remedy = f"REINDEX {table}" if sound else _recovering(path)
         else:
             message = f"table {each.table} is damaged; {each.rows:,} rows can be read before that"
             remedy = restoring(path)

@@ -115,7 +115,8 @@ def covered(all_of_them: list[Index]) -> Iterator[tuple[Index, Index]]:
     for index in all_of_them:
         if not index.created or index.partial or None in index.names:
             continue
-        for other in all_of_them:
+        # One with the very same columns rather than a longer one.
+        for other in sorted(all_of_them, key=lambda each: (each.created, len(each.columns))):
             if other is index or other.table != index.table or other.partial or other.name in gone:
                 continue
             same = other.columns == index.columns
