@@ -27,7 +27,7 @@ from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .channel import Channel
 from .config import Config
 from .deadline import NEVER, Deadline
-from .errors import AbtDbError, CantOpenError, QueryError, translate
+from .errors import AbtDbError, CantOpenError, QueryError, ReadOnlyError, translate
 from .opening import MEMORY, Role, check_path, pragmas, require_let_go, set_journal, unreadable, uri
 from .session import StoppedError
 from .stats import Account
@@ -202,7 +202,7 @@ class Connection:
             # SQLite reads the file at the first statement, not when it opens it.
             if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
                 told = translate(error.__cause__, doing=f"opening {path}")
-                if self.role == "follower" and isinstance(told, CantOpenError):
+                if self.role == "follower" and isinstance(told, CantOpenError | ReadOnlyError):
                     told = unreadable(path, told)
                 raise told from error.__cause__
             raise

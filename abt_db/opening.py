@@ -14,7 +14,7 @@ from typing import Final, Literal
 from .busy import SQLITE_BUSY_TIMEOUT
 from .channel import Channel
 from .config import Config
-from .errors import CantOpenError, CorruptError
+from .errors import CantOpenError, CorruptError, QueryError
 
 __all__ = [
     "MEMORY",
@@ -172,7 +172,7 @@ def require_let_go(channel: Channel, path: str) -> None:
         )
 
 
-def unreadable(path: str, error: CantOpenError) -> CantOpenError:
+def unreadable(path: str, error: QueryError) -> QueryError:
     """Return `error`, which opening a file to be read has met, with what to do about it."""
     folder = Path(path).resolve().parent
     if os.access(folder, os.W_OK) or _log(Path(path).resolve()).exists():

@@ -337,11 +337,9 @@ class TestIndexes:
         assert "sqlite_autoindex_makers_1" in told.pop('DROP INDEX "makers_name"')
         missing = told.pop('CREATE INDEX "parts_second" ON "parts" ("second")')
         assert missing.endswith("each DELETE in makers reads all 200 rows of parts")
-        assert all(remedy and "for the rarer values" in remedy for remedy in told)
-        assert {message.partition(": ")[2] for message in told.values()} == {
-            "a value of kind stands in 100 of 200 rows on average",
-            "a value of maker stands in 200 of 200 rows on average",
-        }
+        [(remedy, vague)] = told.items()
+        assert remedy is not None and remedy.startswith('DROP INDEX "parts_kind", if')
+        assert vague.endswith("a value of kind stands in 100 of 200 rows on average")
 
     async def test_queries_that_ran_are_looked_at(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ warnings; 1 something is wrong; 2 usage.
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import textwrap
@@ -111,8 +112,9 @@ def _print(diagnosis: Diagnosis) -> None:
     print(colour(printable(diagnosis.path), "dim"))
     if figures is not None:
         _print_figures(figures, diagnosis.check)
-    if diagnosis.holders:
-        print("open in " + ", ".join(map(_who, diagnosis.holders)))
+    others = [each for each in diagnosis.holders or () if each.pid != os.getpid()]
+    if others:
+        print("open in " + ", ".join(map(_who, others)))
     if figures is not None:
         _print_tables(figures)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000

@@ -135,13 +135,22 @@ def vague(
     a value has on average and all rows, as the last ANALYZE found them."""
     if not session.fetch_one(_HAS_STATISTICS()):
         return
-    by_name = {index.name: index for index in all_of_them if index.created and not index.partial}
+    # What a foreign key needs, it needs for the rare DELETE of a parent.
+    keys = {(table, column) for table, _, _, column in session.fetch_all(_KEYS())}
+    by_name = {
+        index.name: index
+        for index in all_of_them
+        if index.created
+        and not index.partial
+        and len(index.columns) == 1
+        and index.names[0] is not None
+        and (index.table, index.names[0]) not in keys
+    }
     for name, stat in session.fetch_all(_STATISTICS()):
         numbers = [int(word) for word in str(stat).split() if word.isdecimal()]
         if name in by_name and len(numbers) > 1 and numbers[0] >= least:
             rows, each, *_ = numbers
-            # Together with a second column it may be worth its place.
-            if each * 2 >= rows and len(by_name[name].columns) == 1:
+            if each * 2 >= rows:
                 yield by_name[name], each, rows
 
 
