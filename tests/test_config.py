@@ -168,6 +168,10 @@ class TestProfiles:
     def test_durable_differs_in_synchronous_alone(self) -> None:
         assert Config.durable() == Config(synchronous="full")
 
+    def test_replicated_leaves_checkpoints_to_the_replicator(self) -> None:
+        assert Config.replicated().wal_autocheckpoint == 0
+        assert Config.replicated().busy_timeout >= 5
+
     def test_hardened_is_durable_and_trusts_nobody(self) -> None:
         hardened = Config.hardened()
         assert hardened.synchronous == "full"
@@ -177,13 +181,13 @@ class TestProfiles:
         assert hardened.max_sql_size < Config().max_sql_size
         assert hardened.statement_timeout is not None
 
-    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened])
+    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened, Config.replicated])
     def test_changes_go_before_the_profile(self, profile: Callable[..., Config]) -> None:
         changed = profile(readers=7, synchronous="extra")
         assert (changed.readers, changed.synchronous) == (7, "extra")
         assert replace(changed, readers=4, synchronous="full") == profile()
 
-    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened])
+    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened, Config.replicated])
     def test_changes_are_checked(self, profile: Callable[..., Config]) -> None:
         with pytest.raises(ConfigError, match="readers"):
             profile(readers=True)

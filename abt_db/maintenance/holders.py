@@ -71,8 +71,10 @@ def holders(path: str | os.PathLike[str]) -> tuple[Holder, ...] | None:
 
 
 def _command(pid: int) -> str:
-    """The command line, its beginning: what comes later may be a secret."""
+    """The program, and what it was given first: a script. What comes later may be a secret."""
     with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return " ".join(word.decode(errors="replace") for word in words[:2] if word)[:80]
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+        if words := [word for word in line.split("\0") if word]:
+            given = [word for word in words[1:] if not re.search(r"^-|\s", word)]
+            return " ".join([Path(words[0]).name, *given[:1]])[:80]
     return ""
