@@ -33,8 +33,8 @@ class Config:
     """Nobody writes the file while it is open here: you promise it. Only with `read_only`, for an
     archive in a directory where SQLite can't make the files by which readers and writers of a WAL
     database meet. If somebody writes it nevertheless, reads are wrong, or fail as of a damaged
-    file. (On a read-only file system, and in a directory that nobody may write to, it is so
-    without being asked for.)"""
+    file. (On a file system that is read-only, and in a directory that nobody may write to, it is
+    so without being asked for.)"""
 
     acquire_timeout: float | None = 30.0
     """How long a call may wait for a connection before `PoolTimeoutError`; None: for ever."""

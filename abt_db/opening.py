@@ -49,16 +49,32 @@ def uri(path: str, config: Config, role: Role) -> str:
 def _nobody_can_write(file: Path) -> bool:
     """Whether no log can be made beside a file, by anybody: SQLite then can read a WAL database
     only as one that nobody writes (https://www.sqlite.org/wal.html#readonly)."""
-    real = file.resolve()
-    if _log(real).exists():
+    file = file.resolve()
+    if _beside(file, "-wal").exists() or _size(_beside(file, "-journal")):
         return False
-    if hasattr(os, "statvfs") and os.statvfs(real.parent).f_flag & os.ST_RDONLY:
+    folder = file.parent
+    closed = not (folder.stat().st_mode & 0o222 or os.access(folder, os.W_OK))
+    return closed or _is_read_only(folder)
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether a file system can't be written to at all, and not only through this mount."""
+    if not hasattr(os, "statvfs") or not os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return False
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
         return True
-    return not (real.parent.stat().st_mode & 0o222 or os.access(real.parent, os.W_OK))
+    # Of each mount the third word is its device, the last the options of the file system; see
+    # proc_pid_mountinfo(5).
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    options = [words[-1] for words in map(str.split, mounts) if words[2] == number]
+    return bool(options) and all("ro" in each.split(",") for each in options)
 
 
-def _log(file: Path) -> Path:
-    return file.with_name(file.name + "-wal")
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
 
 
 def check_path(path: str, config: Config, role: Role) -> None:
@@ -105,9 +121,11 @@ def _problem(file: Path, *, must_exist: bool, role: Role, immutable: bool) -> st
     if role == "writer" and not os.access(file, os.W_OK):
         # SQLite would open it, and refuse the first write.
         return "the file is read-only; Database(…, read_only=True) opens it"
-    if role == "follower" and immutable and _size(_log(file.resolve())):
-        # SQLite would not look at the log, and show what was there before.
-        return "it has a write-ahead log, so it is no archive: open it without Config.immutable"
+    if role == "follower" and immutable:
+        for ending in ("-wal", "-journal"):
+            if _size(_beside(file.resolve(), ending)):
+                # SQLite would not look at it, and show what was there before, or half of it.
+                return f"it has a {ending} file, so it is no archive: open it without immutable"
     return None
 
 
@@ -175,7 +193,7 @@ def require_let_go(channel: Channel, path: str) -> None:
 def unreadable(path: str, error: QueryError) -> QueryError:
     """Return `error`, which opening a file to be read has met, with what to do about it."""
     folder = Path(path).resolve().parent
-    if os.access(folder, os.W_OK) or _log(Path(path).resolve()).exists():
+    if os.access(folder, os.W_OK) or _beside(Path(path).resolve(), "-wal").exists():
         return error
     return CantOpenError(
         f"{error}: it is a WAL database, and the files that it needs beside it can't be made in"

@@ -325,7 +325,8 @@ class TestIndexes:
     async def test_what_is_said(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(findings, "MANY", 100)
         with closing(sqlite3.connect(path, isolation_level=None)) as raw:
-            raw.executescript(self.SCHEMA)
+            for sql in self.SCHEMA.split(";"):
+                raw.execute(sql)
             raw.execute(
                 "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 200)"
                 " INSERT INTO parts (kind) SELECT x % 2 FROM n"
