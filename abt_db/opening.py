@@ -6,6 +6,7 @@ Everything here is about one file and one `Config`; who opens it is in `connecti
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import urllib.parse
 from pathlib import Path
@@ -186,7 +187,7 @@ def require_let_go(channel: Channel, path: str) -> None:
     if _is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
         raise CantOpenError(
             f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
-            f' is open; run this once: sqlite3 {path} "PRAGMA journal_mode = DELETE"'
+            f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'
         )
 
 

@@ -19,7 +19,7 @@ import pytest
 from engine import COUNT, NAMES, Holder, LockingProcess, items, run_script
 from test_files import PAGE, fill, make
 
-from abt_db import Config, Database, Query
+from abt_db import Config, Database, Query, maintenance
 from abt_db.builds import BuildStore
 from abt_db.maintenance import (
     Diagnosis,
@@ -111,7 +111,7 @@ class TestDamaged:
         before = bytes_of(path)
         found = doctor(path)
         assert "of them are missing" in the(found, "file").message
-        assert not found.healthy and "abt-db restore" in (the(found, "file").remedy or "")
+        assert not found.healthy and "abt-db restore --db" in (the(found, "file").remedy or "")
         assert bytes_of(path) == before
 
     @pytest.mark.parametrize("full", [False, True])
@@ -123,7 +123,7 @@ class TestDamaged:
         whole, table = said(found, "integrity")
         assert "damaged" in whole.message
         assert "table items is damaged" in table.message and " rows can be read" in table.message
-        assert ".recover" in (table.remedy or "") and "abt-db restore" in (table.remedy or "")
+        assert ".recover" in (table.remedy or "") and "abt-db restore --db" in (table.remedy or "")
         assert bytes_of(path) == before
 
     def test_a_page_of_an_index(self, path: Path) -> None:
@@ -169,7 +169,7 @@ class TestDamaged:
         before = bytes_of(path)
         found = doctor(path)
         assert not found.healthy and found.metrics is None
-        assert "abt-db restore" in (found.findings[-1].remedy or "")
+        assert "abt-db restore --db" in (found.findings[-1].remedy or "")
         assert bytes_of(path) == before
 
     def test_rows_that_break_a_constraint(self, path: Path) -> None:
@@ -275,6 +275,17 @@ class TestReaders:
             assert f"process {reader._process.pid} (" in finding.message
             assert "python" in finding.message
 
+    def test_many_that_come_and_go_are_not_one_that_stays(self) -> None:
+        def look(*views: int) -> list[maintenance.Holder]:
+            return [maintenance.Holder(7, "app", False, frozenset(views))]
+
+        def named(*looks: list[maintenance.Holder]) -> bool:
+            return bool([*findings.of_holders(looks, 0.5, log_is_held=True)])
+
+        assert named(look(1, 2), look(2), look(2, 3))
+        assert not named(look(1), look(2), look(1))
+        assert not named(look(1), [], look(1))
+
     def test_one_that_only_has_it_open_is_none(self, path: Path) -> None:
         fill(path, "wal", 200)
         with LockingProcess(path, "SELECT count(*) FROM items"):
@@ -320,6 +331,8 @@ class TestIndexes:
         CREATE INDEX parts_kind ON parts (kind);
         CREATE INDEX makers_name ON makers (name);
         CREATE UNIQUE INDEX makers_country ON makers (name, country);
+        CREATE UNIQUE INDEX makers_one_a_country ON makers (country);
+        CREATE INDEX makers_both ON makers (country, name);
     """
 
     async def test_what_is_said(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,6 +354,22 @@ class TestIndexes:
         [(remedy, vague)] = told.items()
         assert remedy is not None and remedy.startswith('DROP INDEX "parts_kind", if')
         assert vague.endswith("a value of kind stands in 100 of 200 rows on average")
+
+    async def test_what_sqlite_believes_of_the_rows(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(findings, "MANY", 100)
+        fill(path, "wal", 200)
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("CREATE INDEX items_double ON items (id, name)")
+            finding = the(await examine(path), "statistics")
+            assert finding.message.endswith("knows nothing")
+            assert finding.remedy == f"abt-db optimize --db {path}"
+            raw.execute("ANALYZE")
+            assert not said(await examine(path), "statistics")
+            raw.execute("DELETE FROM items WHERE id > 150")
+            raw.execute("UPDATE sqlite_stat1 SET stat = '5 1 1'")
+            assert the(await examine(path), "statistics").message.endswith("that it has 5")
 
     async def test_queries_that_ran_are_looked_at(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ from abt_db.maintenance import (
     Holder,
     Metrics,
     Severity,
+    command,
     examine,
     measure,
     prometheus,
@@ -87,7 +88,7 @@ async def _migrated(db: Database) -> Sequence[Finding]:
             Severity.WARNING,
             "migrations",
             f"{len(pending)} migrations are pending, from version {pending[0].version} on",
-            f"abt-db migrate up --db {db.path}",
+            command("migrate up", db.path),
         )
         for _ in pending[:1]
     ]
@@ -98,7 +99,7 @@ async def _migrated(db: Database) -> Sequence[Finding]:
                 Severity.ERROR if bad else Severity.NOTE,
                 "schema",
                 f"{difference}: not what the migrations make",
-                f"abt-db migrate drift --db {db.path} tells more",
+                command("migrate drift", db.path),
             )
         )
     return found

@@ -14,7 +14,7 @@ examination  the same of a file that is not open here, without a trace
 from .diagnosis import Diagnosis, diagnose
 from .examination import examine, measure
 from .file import DatabaseFile, Log, look_at
-from .findings import Finding, Severity
+from .findings import Finding, Severity, command
 from .holders import Holder, holders
 from .metrics import IndexFigures, Metrics, TableFigures, metrics, readable
 from .prometheus import prometheus
@@ -29,6 +29,7 @@ __all__ = [
     "Metrics",
     "Severity",
     "TableFigures",
+    "command",
     "diagnose",
     "examine",
     "holders",

@@ -29,12 +29,12 @@ from .file import DatabaseFile
 from .findings import Finding, Severity
 from .holders import Holder, holders
 from .indexes import covered, indexes, plans, unindexed_keys, vague
-from .metrics import Metrics, metrics
+from .metrics import Metrics, analysed, metrics
 
 __all__ = ["Diagnosis", "diagnose"]
 
-LOOKS = 0.5
-"""Seconds between two looks at who reads: who is there both times has been for so long."""
+LOOKS, PAUSE = 10, 0.05
+"""How often to look who reads, and the seconds between two looks."""
 
 AGE = 5.0
 """Seconds from which on a transaction of this process is worth a word."""
@@ -90,9 +90,7 @@ async def diagnose(
     What is found is a `Finding`, damage as well. Raises `PoolTimeoutError`, `BusyError` and other
     errors that say nothing of the database. May be cancelled at any moment.
     """
-    began = monotonic()
     path = db.path
-    reading = holders(path)
     found: list[Finding] = list(findings.of_the_file(file)) if file else []
     measured: Metrics | None = None
     messages = await _checked(db, full)
@@ -110,13 +108,7 @@ async def diagnose(
     settings, problem = await _settings(db, file)
     found += [problem] if problem else []
     found += _of_transactions(db)
-    now = holders(path)
-    if _others(reading) and _others(now):
-        await asyncio.sleep(max(0.0, began + LOOKS - monotonic()))
-        now = holders(path)
-        found += findings.of_holders(
-            file is None or _holds(file), _others(reading), _others(now), monotonic() - began
-        )
+    found += await _of_readers(path, log_is_held=_is_held(file, measured))
     return Diagnosis(
         path=path,
         sqlite_version=sqlite3.sqlite_version,
@@ -124,7 +116,7 @@ async def diagnose(
         settings=settings,
         metrics=measured,
         file=file,
-        holders=now,
+        holders=holders(path),
         findings=_in_order(found),
     )
 
@@ -214,7 +206,11 @@ def _of_indexes(
         list(vague(session, found, least=findings.MANY)),
         list(unindexed_keys(session, found)),
     )
-    return [*told, *findings.of_plans(measured, plans(session, queries), found)]
+    return [
+        *told,
+        *findings.of_statistics(measured, analysed(session), found),
+        *findings.of_plans(measured, plans(session, queries), found),
+    ]
 
 
 async def _settings(
@@ -251,11 +247,23 @@ def _of_transactions(db: Database) -> Iterator[Finding]:
             )
 
 
-def _others(found: tuple[Holder, ...] | None) -> list[Holder]:
+async def _of_readers(path: str, *, log_is_held: bool) -> list[Finding]:
+    """Look several times: many readers that come and go are not one that stays."""
+    began = monotonic()
+    looks = [_others(path)]
+    while looks[-1] and len(looks) < LOOKS:
+        await asyncio.sleep(PAUSE)
+        looks.append(_others(path))
+    return [*findings.of_holders(looks, monotonic() - began, log_is_held=log_is_held)]
+
+
+def _others(path: str) -> list[Holder]:
     """The other processes that read."""
-    return [each for each in found or () if each.views and each.pid != os.getpid()]
+    return [each for each in holders(path) or () if each.views and each.pid != os.getpid()]
 
 
-def _holds(file: DatabaseFile) -> bool:
+def _is_held(file: DatabaseFile | None, measured: Metrics | None) -> bool:
     """Whether pages wait in the log for somebody to let go of them."""
-    return file.log is None or file.log.frames > file.log.moved
+    if file is not None and file.log is not None:
+        return file.log.frames > file.log.moved
+    return measured is not None and measured.log_size > findings.LOG_LIMIT

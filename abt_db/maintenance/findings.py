@@ -6,7 +6,8 @@ Plain functions from figures to findings; who asks for the figures is in `diagno
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -21,12 +22,14 @@ from .metrics import Metrics, quoted, readable
 __all__ = [
     "Finding",
     "Severity",
+    "command",
     "of_damage",
     "of_holders",
     "of_indexes",
     "of_plans",
     "of_replication",
     "of_sizes",
+    "of_statistics",
     "of_the_file",
     "of_the_version",
 ]
@@ -68,13 +71,20 @@ class Finding:
     """The command or the statement that puts it right, if there is one."""
 
 
-def restoring(path: str) -> str:
-    """What to do with a database that can't be saved by less."""
-    return f"restore a backup: abt-db restore; without one, {_recovering(path)}"
+def command(verb: str, path: str, *more: str) -> str:
+    """Return a command about a database, to be copied into a shell."""
+    return " ".join(["abt-db", verb, "--db", shlex.quote(path), *more])
+
+
+def _restoring(path: str) -> str:
+    return f"{command('restore', path, 'BACKUP')}; without a backup, {_recovering(path)}"
 
 
 def _recovering(path: str) -> str:
-    return f"save what can be read into a new file: sqlite3 {path} .recover | sqlite3 saved.db"
+    return (
+        "save what can be read into a new file:"
+        f" sqlite3 {shlex.quote(path)} .recover | sqlite3 saved.db"
+    )
 
 
 def of_the_version(version: str, journal_mode: str) -> Iterator[Finding]:
@@ -101,7 +111,9 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             Severity.ERROR,
             "file",
             f"this is no SQLite database: {file.problem} ({readable(file.size)})",
-            "uncompress it first" if compressed else restoring(path),
+            f"if it is a backup: abt-db restore --db NEW {shlex.quote(path)}"
+            if compressed
+            else _restoring(path),
         )
         return
     if file.missing:
@@ -110,7 +122,7 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             "file",
             f"it is cut off: {file.pages:,} pages of {file.page_size:,} bytes belong to it, and"
             f" {readable(file.missing)} of them are missing",
-            restoring(path),
+            _restoring(path),
         )
     if not file.log_is_one:
         yield Finding(
@@ -118,7 +130,7 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             "log",
             f"{path}-wal ({readable(file.log_size or 0)}) is no write-ahead log: SQLite ignores it,"
             " and what was committed last is lost",
-            "restore a backup, or go on without: abt-db restore",
+            f"go on without, or {command('restore', path, 'BACKUP')}",
         )
     if file.wal and file.has_index and file.log_size is None:
         yield Finding(
@@ -126,7 +138,7 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             "log",
             f"{path}-wal is gone and {path}-shm is there: the log was deleted, and what was"
             " committed since the last checkpoint with it",
-            "close all programs that have it open, then restore a backup: abt-db restore",
+            f"close all programs that have it open, then {command('restore', path, 'BACKUP')}",
         )
     if file.journal_size:
         yield Finding(
@@ -141,7 +153,7 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             "replica",
             "Litestream follows here and can't go on while a WAL database is open, as this one is"
             " by its header",
-            f'sqlite3 {path} "PRAGMA journal_mode = DELETE"',
+            f'sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"',
         )
     log = file.log
     if log is not None and (log.frames - log.moved) * file.page_size > LOG_LIMIT:
@@ -151,7 +163,7 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             f"{log.frames - log.moved:,} pages of the write-ahead log"
             f" ({readable((log.frames - log.moved) * file.page_size)}) are not in the database yet;"
             f" {readable(LOG_LIMIT)} should be enough",
-            f"end the readers named here, then: abt-db checkpoint --db {path}",
+            f"end the readers named here, then {command('checkpoint', path)}",
         )
 
 
@@ -164,7 +176,8 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
             "disk",
             f"{readable(free)} are left on the disk, for a database of {readable(size)}: writes"
             " will fail soon",
-            f"make room; abt-db vacuum --db {path} would give back {readable(metrics.free_size)}",
+            "make room: on another disk, or, for what the database does not need"
+            f" ({readable(metrics.free_size)}), {command('vacuum', path)}",
         )
     elif free is not None and free < 2 * size:
         yield Finding(
@@ -172,7 +185,7 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
             "disk",
             f"{readable(free)} are left on the disk: a VACUUM, which may need twice the"
             f" {readable(size)} of the database, has no room",
-            "make room, or vacuum into a file on another disk: abt-db vacuum --into FILE",
+            f"make room, or a copy elsewhere: {command('vacuum', path, '--into FILE')}",
         )
     if metrics.log_size > LOG_LIMIT:
         yield Finding(
@@ -180,14 +193,14 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
             "log",
             f"the write-ahead log's file has {readable(metrics.log_size)};"
             f" {readable(LOG_LIMIT)} should be enough",
-            f"abt-db checkpoint --db {path}",
+            command("checkpoint", path, "--mode truncate"),
         )
     if metrics.free_size > MUCH and metrics.free_pages * 4 > metrics.pages:
         yield Finding(
             Severity.WARNING,
             "space",
             f"{readable(metrics.free_size)} of {readable(size)} hold nothing",
-            f"abt-db vacuum --db {path}",
+            command("vacuum", path),
         )
     for table in metrics.tables:
         if table.size and table.unused and table.unused > MUCH and 3 * table.unused > table.size:
@@ -196,7 +209,7 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
                 "space",
                 f"the pages of table {table.name} are half empty:"
                 f" {readable(table.unused)} of {readable(table.size)} hold nothing",
-                f"abt-db vacuum --db {path}",
+                command("vacuum", path),
             )
 
 
@@ -215,18 +228,21 @@ def of_replication(metrics: Metrics, config: Config, *, writes: bool) -> Iterato
 
 
 def of_holders(
-    log_is_held: bool, first: Collection[Holder], second: Collection[Holder], seconds: float
+    looks: Sequence[Collection[Holder]], seconds: float, *, log_is_held: bool
 ) -> Iterator[Finding]:
-    """Processes that stood at the same place of the log in two looks, so many seconds apart."""
-    views = {holder.pid: holder.views for holder in first}
-    for holder in second:
-        if holder.views & views.get(holder.pid, frozenset()):
+    """Processes that stood at the same place of the log in all of several looks."""
+    for holder in looks[-1]:
+        views = holder.views
+        for look in looks:
+            views &= next((each.views for each in look if each.pid == holder.pid), frozenset())
+        if views:
             yield Finding(
                 Severity.WARNING if log_is_held else Severity.NOTE,
                 "reader",
-                f"process {holder.pid} ({holder.command or 'of another user'}) has been reading for"
-                f" {seconds:.1f} s at least, and the log can't be emptied meanwhile",
-                f"end its transaction, or the process: kill {holder.pid}" if log_is_held else None,
+                f"process {holder.pid} ({holder.command or 'of another user'}) was reading the same"
+                f" state all the time, for {seconds:.1f} s at least: the write-ahead log can't be"
+                " emptied meanwhile",
+                "end its transaction, or the process" if log_is_held else None,
             )
 
 
@@ -240,7 +256,7 @@ def of_damage(path: str, messages: Sequence[str], damage: Sequence[Damage]) -> I
         Severity.ERROR,
         "integrity",
         f"the database is damaged: {told}{more}",
-        None if damage else restoring(path),
+        None if damage else _restoring(path),
     )
     for each in damage:
         table = quoted(each.table)
@@ -249,7 +265,7 @@ def of_damage(path: str, messages: Sequence[str], damage: Sequence[Damage]) -> I
             remedy = f"REINDEX {table}" if sound else _recovering(path)
         else:
             message = f"table {each.table} is damaged; {each.rows:,} rows can be read before that"
-            remedy = restoring(path)
+            remedy = _restoring(path)
         yield Finding(Severity.ERROR, "integrity", message, remedy)
 
 
@@ -292,6 +308,26 @@ def of_indexes(
             f" reads all {found:,} rows of {table}",
             create_index(table, columns),
         )
+
+
+def of_statistics(
+    metrics: Metrics, analysed: Mapping[str, int], all_of_them: Collection[Index]
+) -> Iterator[Finding]:
+    """What SQLite believes of the tables when it chooses between indexes."""
+    tables = {index.table for index in all_of_them if index.created}
+    for table in metrics.tables:
+        rows, believed = table.rows or 0, analysed.get(table.name)
+        if table.name not in tables or rows < MANY:
+            continue
+        if believed is None or not rows <= 10 * believed <= 100 * rows:
+            thought = "nothing" if believed is None else f"that it has {believed:,}"
+            yield Finding(
+                Severity.NOTE,
+                "statistics",
+                f"table {table.name} has {rows:,} rows, and SQLite, which chooses between its"
+                f" indexes, knows {thought}",
+                command("optimize", metrics.path),
+            )
 
 
 def of_plans(

@@ -17,7 +17,15 @@ from abt_db.opening import MEMORY
 from abt_db.query import Query
 from abt_db.session import Session
 
-__all__ = ["IndexFigures", "Metrics", "TableFigures", "metrics", "quoted", "readable"]
+__all__ = [
+    "IndexFigures",
+    "Metrics",
+    "TableFigures",
+    "analysed",
+    "metrics",
+    "quoted",
+    "readable",
+]
 
 SMALL = 64 * 1024 * 1024
 """Bytes up to which a database is measured page by page and row by row without being asked to."""
@@ -170,22 +178,29 @@ def _figures(session: Session, thorough: bool) -> tuple[list[TableFigures], list
     sizes: dict[str, tuple[int, int]] = {}
     if thorough and session.fetch_one(_CAN_MEASURE()):
         sizes = {name: (size, unused) for name, size, unused in session.fetch_all(_SIZES())}
-    analysed: dict[str, int] = {}
-    if not thorough and session.fetch_one(_HAS_STATISTICS()):
-        for table, stat in session.fetch_all(_STATISTICS()):
-            with suppress(AttributeError, ValueError, IndexError):  # anybody may write to it
-                analysed[table] = int(stat.split()[0])
+    believed = {} if thorough else analysed(session)
     tables, indexes = [], []
     for kind, name, table in session.fetch_all(_OBJECTS()):
         size, unused = sizes.get(name, (None, None))
         if kind == "index":
             indexes.append(IndexFigures(name, table, size, unused))
             continue
-        rows = _count(session, name) if thorough else analysed.get(name, _span(session, name))
+        rows = _count(session, name) if thorough else believed.get(name)
+        rows = _span(session, name) if rows is None else rows
         tables.append(TableFigures(name, rows, thorough, size, unused))
     tables.sort(key=lambda each: -(each.size or 0))
     indexes.sort(key=lambda each: -(each.size or 0))
     return tables, indexes
+
+
+def analysed(session: Session) -> dict[str, int]:
+    """Return how many rows the last ANALYZE found in each table that it looked at."""
+    found: dict[str, int] = {}
+    if session.fetch_one(_HAS_STATISTICS()):
+        for table, stat in session.fetch_all(_STATISTICS()):
+            with suppress(AttributeError, ValueError, IndexError):  # anybody may write to it
+                found[table] = int(stat.split()[0])
+    return found
 
 
 def _count(session: Session, table: str) -> int | None:
