@@ -345,9 +345,9 @@ class Database:
 
         Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
         says who holds it. Tasks of one `Database` are served as they came, processes have equal
-        chances. Needs the table of `abt_db.grants.LOCKS_TABLE`, and raises `StatementError` without
-        it; `LockStateError` for a task that has the lock already. One commit to have it, one to
-        release it. Cancelled at any moment, it is released or was not had.
+        chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
+        moment, the lock is released or was not had. A task that has it already gets
+        `LockStateError`, a database without the table `abt_db.grants.LOCKS_TABLE` `StatementError`.
 
         If the lease is lost (the program was stopped, the database busy, for too long; or somebody
         released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
@@ -422,7 +422,9 @@ class Database:
           in ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``.
+        - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``;
+        - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
+          the ones to ask for it (``holders``), and of those that wait behind them.
 
         Reading them costs nothing to those at work, and they take no more memory the longer the
         program runs.
@@ -433,6 +435,7 @@ class Database:
             "readers": pool.readers.stats(),
             "queries": pool.queries(),
             "transactions": pool.transactions(),
+            "locks": self._locks().turns.stats(),
         }
 
     def add_listener(self, listener: Listener, *kinds: type[Event]) -> None:

@@ -5,8 +5,7 @@ reads and what it writes. The time is asked for in there as well: before it, the
 long wait for the writer.
 
 Nobody goes by the wall clock, which can be set (faults.md 75). Time is that of `time.monotonic()`,
-which all processes of a machine share and which begins anew when the machine does: a lease that
-would last longer than it can was granted before that.
+which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -72,7 +71,9 @@ class LockInfo:
 
     def holds_at(self, now: int) -> bool:
         """Whether the lease has not run out at `now`, in milliseconds of `time.monotonic()`."""
-        # If it would last longer than a lease can, it is from before the machine's last start.
+        # That clock begins anew when the machine does. What would last longer than a lease can is
+        # from before that; at worst, such a one is in the way for the length of its ttl. (The
+        # kernel's boot id would tell more, but containers of one machine may each see another.)
         return now < self.until <= now + self.ttl
 
     def __str__(self) -> str:

@@ -9,7 +9,8 @@ that writes. Lock and data share a database: nothing can come between the look a
 What holds, and where:
 
 - Among the processes of one machine that open the same file: one holder at a time, whatever becomes
-  of the others, of the wall clock, of this process.
+  of the others, of the wall clock, of this process. In containers too, as long as they have one
+  kernel and no time namespaces of their own.
 - Not among replicas: copies of the file, by whatever means they follow each other, have locks of
   their own. Nor among machines that share the file through a network: SQLite's own locks and its
   write-ahead log do not work there (https://www.sqlite.org/wal.html).
@@ -99,7 +100,7 @@ class Leases:
 
     async def close(self) -> None:
         """Let go of all leases, which run out by themselves."""
-        if lost := [lease.lose("the database was closed") for lease in list(self.held)]:
+        if lost := [lease._lose("the database was closed") for lease in list(self.held)]:
             await asyncio.wait(lost)
 
     def leave_to_others(self, name: str) -> None:
@@ -142,9 +143,13 @@ class LockLease:
         limit = Deadline.after(self._timeout)
         try:
             await self._turn.__aenter__()
-        except LockTimeoutError:
-            # Whose turn it is may be waiting as well.
-            raise self._too_late(await self._leases.info(self.name, timeout=PATIENCE)) from None
+        except LockTimeoutError as error:
+            # The task whose turn it is may be waiting as well: who holds the lock is asked for.
+            try:
+                info = await self._leases.info(self.name, timeout=PATIENCE)
+            except AbtDbError as second:
+                raise error from second
+            raise self._too_late(info) from None
         try:
             self.token, self._until = await self._acquire(limit)
         except BaseException:
@@ -199,7 +204,9 @@ class LockLease:
         self.check()
         return lambda cx: fence(cx, self.name, self.token)
 
-    def lose(self, why: str) -> asyncio.Task[None]:
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _lose(self, why: str) -> asyncio.Task[None]:
         """Note that the lease is over, if it was not known; return the task, which ends now."""
         lost = self._entered()
         if not lost.done():
@@ -208,8 +215,6 @@ class LockLease:
             lost.set_result(error)
             self._end()
         return self._renewing
-
-    # -- inside ----------------------------------------------------------------------------------
 
     async def _acquire(self, limit: Deadline) -> tuple[int, int]:
         """Wait until the lock can be had, and have it; return the token and when it runs out."""
@@ -278,7 +283,7 @@ class LockLease:
             return False
         self._problem = None
         if until is None:
-            self.lose(_GONE)
+            self._lose(_GONE)
         else:
             self._until = until
             self._set_timer()
@@ -291,14 +296,14 @@ class LockLease:
         self._timer = asyncio.get_running_loop().call_later(left, self._expire)
 
     def _expire(self) -> None:
-        self.lose("it could not be renewed before it ran out")
+        self._lose("it could not be renewed before it ran out")
 
     async def _release(self) -> None:
-        self._renewing.cancel()
+        self._stop()
         await asyncio.wait([self._renewing])  # what that has begun comes before the release
         info = await self._free()
         if info is None:
-            self.lose(_GONE)
+            self._lose(_GONE)
             self.check()
         elif info.wanted:
             self._leases.leave_to_others(self.name)
@@ -312,11 +317,15 @@ class LockLease:
         lost = self._entered()
         if not lost.done():
             lost.set_result(None)
-        if self._timer is not None:
-            self._timer.cancel()
-        self._renewing.cancel()
+        self._stop()
         self._leases.held.discard(self)
         self._turn.release()
+
+    def _stop(self) -> None:
+        """Renew the lease no more."""
+        self._renewing.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _entered(self) -> asyncio.Future[LockLostError | None]:
         if self._lost is None:

@@ -134,8 +134,8 @@ def test_eight_processes_count_together(path: Path) -> None:
     fastest, slowest = min(seconds), max(seconds)
     print(
         f"\n{PROCESSES} processes counted to {PROCESSES * EACH:,} under a lease in {slowest:.1f} s:"
-        f" {PROCESSES * EACH / slowest:.0f} a second; the slowest took {slowest / fastest:.2f} times"
-        " as long as the fastest"
+        f" {PROCESSES * EACH / slowest:.0f} a second; the slowest took {slowest / fastest:.2f}"
+        " times as long as the fastest"
     )
     assert fastest * 4 > slowest
 

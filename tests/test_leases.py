@@ -158,6 +158,15 @@ class TestALease:
             first.cancel()
             await asyncio.wait([first])
 
+    async def test_is_counted(self, path: Path) -> None:
+        async with opened(path) as db, Holder(db.lock("a"), name="holder"):
+            waiting = asyncio.create_task(db.lock("a").__aenter__())
+            await until(lambda: db.stats()["locks"]["waiting"])
+            (held,) = db.stats()["locks"]["names"]["a"]["holders"]
+            assert held["task"] == "holder"
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
     async def test_goes_to_others_before_it_goes_back(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
