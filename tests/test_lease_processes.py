@@ -22,7 +22,7 @@ from abt_db.grants import LOCKS_TABLE, milliseconds
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 PROCESSES = 8
-EACH = 10_000 if LONG else 25
+EACH = 10_000 if LONG else 40
 
 CREATE = Query("counter.create", "CREATE TABLE counter (value INTEGER)")
 START = Query("counter.start", "INSERT INTO counter (value) VALUES (0)")
@@ -177,7 +177,7 @@ class TestAHolder:
     async def test_that_was_killed_is_followed_by_a_larger_token(self, path: Path) -> None:
         """faults.md 73"""
         async with counting(path) as db:
-            holder = await Process.start(HOLDING, path, 0.5)
+            holder = await Process.start(HOLDING, path, 1)
             async with started(holder):
                 assert await holder.says() == "1"
                 holder.signal(signal.SIGKILL)
