@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 from engine import ADD, COUNT, CREATE, Driver, Gate, Holder, until
 
 import abt_db.grants
@@ -201,6 +202,10 @@ class TestMisuse:
                 with pytest.raises(StatementError, match="LOCKS_TABLE") as caught:
                     await use
                 assert LOCKS_TABLE.sql in caught.value.__notes__
+
+    def test_the_table_of_the_build_database_is_the_same(self) -> None:
+        schema = (ROOT / "schema" / "schema.sql").read_text()
+        assert " ".join(LOCKS_TABLE.sql.split()) in " ".join(schema.split())
 
     async def test_in_use(self, path: Path) -> None:
         async with two(path) as (one, other):
