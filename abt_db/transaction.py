@@ -94,9 +94,14 @@ class _Handle:
         if self._lease is not None or self._ended:
             lease.give_back()
             raise TransactionStateError(f"{self._label} can be entered only once")
+
+        def begin(channel: Channel) -> None:
+            channel.begin(mode)
+            self._first(channel)
+
         try:
             await while_busy(
-                lambda: lease.run(lambda channel: channel.begin(mode), Deadline()),
+                lambda: lease.run(begin, Deadline()),
                 Deadline.after(self._pool.config.busy_timeout),
                 kind=BeginBusyError,
             )
@@ -105,6 +110,9 @@ class _Handle:
             lease.give_back()
             raise
         self._lease = lease
+
+    def _first(self, channel: Channel) -> None:
+        """What is done in the transaction, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
@@ -189,9 +197,11 @@ class Transaction(_Writing):
         *,
         mode: Literal["immediate", "exclusive"],
         timeout: float | None,
+        fence: Callable[[Session], None] | None = None,
     ) -> None:
         super().__init__(pool, label)
         self._mode = mode.upper()
+        self._fence = fence
         self._limit = timeout
         self._timer: asyncio.TimerHandle | None = None
         self._savepoints: list[Savepoint] = []
@@ -206,6 +216,10 @@ class Transaction(_Writing):
             )
             self._timer = asyncio.get_running_loop().call_later(self._limit, lease.revoke, error)
         return self
+
+    def _first(self, channel: Channel) -> None:
+        if self._fence is not None:
+            self._fence(channel)
 
     async def __aexit__(
         self,

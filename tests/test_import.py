@@ -423,7 +423,7 @@ BAD: list[tuple[object, str]] = [
     (b"[]", "neither a project nor a build"),
     (b"null", "neither a project nor a build"),
     (b"[" * 100_000, "nested too deeply"),
-    (b'{"build": {"project": "x", "build_metadata": {"x": ' + b"[" * 5_000, "nested too deeply"),
+    (b'{"build": {"project": "x", "build_metadata": {"x": ' + b"[" * 100_000, "nested too deeply"),
     (b'{"project": {"name": "x", "build_timeout": ' + b"9" * 5000 + b"}}", "is not JSON: "),
     (b'{"build": {"project": "x", "duration_seconds": NaN}}', "is not JSON: "),
     (b'{"build": {"project": "x", "duration_seconds": 1e999}}', "not a finite number"),

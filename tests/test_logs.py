@@ -47,7 +47,7 @@ class TestChoosing:
         runner, store, build, lines = filled
         assert [line.sequence_number for line in lines] == list(range(1, 401))
         assert {line.build_id for line in lines} == {build}
-        assert runner.run(store.logs.count(build)) == 400
+        assert runner.run(store.logs.count(build_id=build)) == 400
 
         @settings(max_examples=60, deadline=None)
         @given(
@@ -70,7 +70,28 @@ class TestChoosing:
     async def test_a_build_that_is_not_there_has_no_lines(self) -> None:
         async with await BuildStore.open(":memory:") as store:
             assert await store.logs.for_build(7) == await store.logs.tail(7) == []
-            assert await store.logs.count(7) == 0
+            assert await store.logs.count(build_id=7) == 0
+
+
+class TestRows:
+    """Log lines can be handled one by one, as the rows of every table."""
+
+    async def test_what_every_table_can_do(self) -> None:
+        async with await BuildStore.open(":memory:") as store:
+            build = await started(store)
+            lines = [await store.logs.create(build_id=build, message=text) for text in "abcde"]
+            assert [line.sequence_number for line in lines] == [1, 2, 3, 4, 5]
+            changed = await store.logs.update(lines[1].id, level=Level.ERROR)
+            assert changed is not None and changed.message == "b"
+            assert await store.logs.get_all(level=Level.ERROR) == [changed]
+            page = await store.logs.get_all(2, order_by="-sequence_number", build_id=build)
+            assert page == [lines[4], lines[3]]
+            rest = await store.logs.get_all(
+                order_by="-sequence_number", after=page[-1], build_id=build
+            )
+            assert rest == [lines[2], changed, lines[0]]
+            assert await store.logs.delete(lines[4].id) is True
+            assert await store.logs.count(build_id=build) == 4
 
 
 class TestAppend:

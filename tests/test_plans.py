@@ -24,7 +24,7 @@ from test_table import run
 from abt_db import Query, Statement
 from abt_db.builds import Build, queries
 from abt_db.builds.family import Family
-from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, METRICS, PROJECTS
+from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, LOGS, METRICS, PROJECTS
 from abt_db.builds.table import Table
 
 # -- what is allowed, and why --------------------------------------------------------------------
@@ -75,6 +75,7 @@ SORTS = {
 FILTERED: dict[Table[Any], list[tuple[str, ...]]] = {
     PROJECTS: [("id",), ("name",), ("is_active",)],
     BUILDS: [("id",), ("project_id",), ("project_id", "status"), ("status",), ("commit_hash",)],
+    LOGS: [("id",), ("build_id",)],
     METRICS: [("id",), ("metric_name",)],
 }
 """The choices of columns by which rows are found through an index."""
@@ -90,6 +91,7 @@ PAGED: dict[Table[Any], list[tuple[str, tuple[str, ...]]]] = {
         ("started_at", ("status",)),
         ("id", ("commit_hash",)),
     ],
+    LOGS: [("id", ()), ("sequence_number", ("build_id",))],
     METRICS: [("id", ()), ("timestamp", ("metric_name",))],
 }
 PAGED[BUILD_SUMMARIES] = PAGED[BUILDS]

@@ -39,8 +39,8 @@ class TestWhatGoes:
 
             assert await store.logs.prunable(AGE) == Pruned(builds=2, lines=5)
             assert await store.logs.prune(AGE) == Pruned(builds=2, lines=5)
-            assert [await store.logs.count(build) for build in old] == [0, 0, 0]
-            assert {build: await store.logs.count(build) for build in kept} == kept
+            assert [await store.logs.count(build_id=build) for build in old] == [0, 0, 0]
+            assert {build: await store.logs.count(build_id=build) for build in kept} == kept
             assert len(await store.builds.latest()) == len(builds)
             assert await store.logs.prune(AGE) == Pruned(0, 0)
             assert await store.logs.search("line 1 of app") != []
@@ -93,7 +93,7 @@ class TestSteps:
             assert len(pruned) == 8
             assert all(later - earlier > 1 for earlier, later in pairwise(pruned))
             await asyncio.gather(appender, return_exceptions=True)
-            unacknowledged = await store.logs.count(running) - order.count("append")
+            unacknowledged = await store.logs.count(build_id=running) - order.count("append")
             assert unacknowledged in (0, 1)
             await require_sound(store)
 
@@ -112,7 +112,7 @@ class TestStopped:
             task = asyncio.create_task(store.logs.prune(AGE, progress=tell))
             with pytest.raises(asyncio.CancelledError):
                 await task
-            assert await store.logs.count(build) == 3 * STEP_LINES
+            assert await store.logs.count(build_id=build) == 3 * STEP_LINES
             assert await store.logs.prune(AGE) == Pruned(1, 3 * STEP_LINES)
 
     async def test_killed_while_others_append_and_index(self, path: Path) -> None:
@@ -127,7 +127,7 @@ class TestStopped:
             process.kill()
         async with await BuildStore.open(path) as store:
             assert len(await store.builds.latest()) > 1
-            left = await store.logs.count(build)
+            left = await store.logs.count(build_id=build)
             assert 0 < left <= 17 * STEP_LINES
             assert left % STEP_LINES == 0
             lines = await store.logs.for_build(build, limit=left + 1)

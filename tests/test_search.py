@@ -284,7 +284,7 @@ class TestIndex:
             with pytest.raises(MigrationFailedError, match="no such module: fts9"):
                 await Migrator(db, (*steps, elsewhere)).up()
             build = await ended(BuildStore(db), lines=3)
-            assert await Logs(db).count(build) == 3
+            assert await Logs(db).count(build_id=build) == 3
             await db.execute(Query("test.delete", "DELETE FROM builds")())
 
     async def test_vacuum_leaves_it_as_it_was(self, path: Path) -> None:

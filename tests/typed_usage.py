@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_type
 
-from abt_db import Config, Database, Json, Query, Result, Session, Statement
+from abt_db import (
+    Config,
+    Database,
+    Json,
+    LockInfo,
+    LockLease,
+    LockLostError,
+    Query,
+    Result,
+    Session,
+    Statement,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +67,11 @@ async def use() -> None:
         assert_type(await db.execute_many(RENAME, [{"id": 1, "name": Json([])}]), int)
         assert_type(await db.read(lambda cx: cx.fetch_one(COUNT())), int | None)
         assert_type(await db.write(rename, "old", new="new"), int)
+        async with db.lock("deploy", ttl=30, timeout=10) as lease, db.transaction(lease=lease):
+            assert_type(lease, LockLease)
+            assert_type(lease.token, int)
+            assert_type(await lease.lost, LockLostError | None)
+        assert_type(await db.lock_info("deploy"), LockInfo | None)
         async with db.transaction(label="deploy", timeout=3) as tx:
             assert_type(await tx.fetch_one(PROJECT(name="maps")), Project | None)
             async with tx.savepoint() as inner:

@@ -17,6 +17,7 @@ from . import queries
 from .classify import Level
 from .models import LogLine, LogMatch, Pruned
 from .output import Line
+from .repository import Repository
 from .words import fold, groups, has_all, split_words
 
 __all__ = ["Logs"]
@@ -25,7 +26,7 @@ STEP = {"lines": 1_000, "bytes": 1024 * 1024}
 """How much is indexed or removed in one transaction, which takes about 10 or 20 ms."""
 
 
-class Logs:
+class Logs(Repository[LogLine]):
     """The table `build_logs`, and the full-text index over its messages.
 
     A line is appended without touching the index, and `index` puts it in later; a `Recorder` does
@@ -33,7 +34,7 @@ class Logs:
     """
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db, queries.LOGS)
 
     async def append(self, build_id: int, lines: Iterable[tuple[Line, Level, str | None]]) -> int:
         """Add lines, each with its level and source, in one transaction; return how many.
@@ -104,10 +105,6 @@ class Logs:
                 after = lines[-1].sequence_number if lines else now.log_lines
             if now.status.final:
                 return
-
-    async def count(self, build_id: int) -> int:
-        """Return how many lines a build has."""
-        return await self._db.fetch_one(queries.LAST_LINE(build_id=build_id)) or 0
 
     # -- searching -------------------------------------------------------------------------------
 

@@ -37,8 +37,6 @@ from .table import Table
 
 __all__: list[str] = []
 
-_LINE = """id, build_id, sequence_number, level, timestamp, message, source, stream, raw"""
-
 PERIODS = {
     "minute": "strftime('%Y-%m-%dT%H:%M:00.000+00:00', {})",
     "hour": "strftime('%Y-%m-%dT%H:00:00.000+00:00', {})",
@@ -253,6 +251,15 @@ METRIC_SERIES = {
 
 # -- log lines -----------------------------------------------------------------------------------
 
+LOGS = Table(
+    "build_logs",
+    LogLine,
+    made={
+        "sequence_number": "(SELECT coalesce(max(sequence_number), 0) + 1 FROM build_logs"
+        " WHERE build_id = :build_id)"
+    },
+)
+
 LAST_LINE = Query(
     "logs.last",
     "SELECT coalesce(max(sequence_number), 0) FROM build_logs WHERE build_id = :build_id",
@@ -268,7 +275,7 @@ ADD_LINE = Query(
     """,
 )
 
-_OF_LOG = f"""SELECT {_LINE} FROM build_logs
+_OF_LOG = f"""SELECT {LOGS.columns} FROM build_logs
     WHERE build_id = :build_id AND instr(:levels, level) AND instr(message, :containing)"""
 
 # Word for word as in the indexes of these few lines, or SQLite does not use them.
@@ -278,7 +285,7 @@ _ONWARD = "AND sequence_number > :after ORDER BY sequence_number LIMIT :limit"
 
 WHOLE_LOG = Query(
     "logs.whole",
-    f"SELECT {_LINE} FROM build_logs WHERE build_id = :build_id ORDER BY sequence_number",
+    f"SELECT {LOGS.columns} FROM build_logs WHERE build_id = :build_id ORDER BY sequence_number",
     LogLine,
 )
 
@@ -425,7 +432,7 @@ PROGRESS = Query(
 NEXT_LINES = Query(
     "logs.next",
     f"""
-    SELECT {_LINE} FROM build_logs
+    SELECT {LOGS.columns} FROM build_logs
     WHERE build_id = :build_id AND sequence_number > :after AND sequence_number <= :last
     ORDER BY sequence_number LIMIT 1000
     """,
