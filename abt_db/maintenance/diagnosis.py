@@ -83,9 +83,8 @@ async def diagnose(
     also holds every index against its table); the write-ahead log can't be emptied meanwhile.
     `queries` are those of the application: those that have run on `db` are looked at for tables
     that they read from end to end and for indexes that none of them uses. `file` is what `look_at`
-    told before `db` was opened.
-
-    (CHECKs are left out: SQLite does not know those of a file that it opens read-only.)
+    told before `db` was opened. CHECK constraints are left out: SQLite does not read those of a
+    file that it opens read-only, as readers do.
 
     What is found is a `Finding`, damage as well. Raises `PoolTimeoutError`, `BusyError` and other
     errors that say nothing of the database. May be cancelled at any moment.
@@ -189,7 +188,7 @@ async def _of_keys(db: Database) -> list[Finding]:
         Finding(
             Severity.ERROR,
             "foreign keys",
-            f"{count:,} rows of {table} refer to rows of {parent} that are not there",
+            f"rows of {table} that refer to one of {parent} which is not there: {count:,}",
             f'PRAGMA foreign_key_check("{table}") lists them; delete them, or add what is missing',
         )
         for table, parent, count in violations
