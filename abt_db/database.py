@@ -45,7 +45,8 @@ class Database:
     """One SQLite database: one writer and `Config.readers` readers.
 
     `path` is the file, or ``":memory:"`` (one connection then serves both). `read_only` opens a
-    database that others write, or an archive: no write, no PRAGMA that writes, no new file.
+    database that others write, or an archive (see `Config.immutable`): no write, no PRAGMA that
+    writes, and no new file but those that SQLite needs to read a WAL database.
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to

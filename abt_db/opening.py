@@ -193,6 +193,13 @@ def require_let_go(channel: Channel, path: str) -> None:
 
 def unreadable(path: str, error: QueryError) -> QueryError:
     """Return `error`, which opening a file to be read has met, with what to do about it."""
+    if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":
+        return CantOpenError(
+            f"opening {path}: a transaction was interrupted there, of which {path}-journal is left;"
+            " to open it once without read_only undoes it, to delete that file would damage it",
+            code=error.sqlite_errorcode,
+            name=error.sqlite_errorname,
+        )
     folder = Path(path).resolve().parent
     if os.access(folder, os.W_OK) or _beside(Path(path).resolve(), "-wal").exists():
         return error

@@ -220,6 +220,34 @@ class TestLostLog:
         assert finding.severity is Severity.ERROR and "is no write-ahead log" in finding.message
         assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == (data, NOISE)
 
+    def test_a_journal_that_a_crash_has_left(self, path: Path) -> None:
+        """Nothing but opening the database to write undoes what is half written in it."""
+        make(path, "delete")
+        run_script(
+            """
+            raw = sqlite3.connect(path, isolation_level=None)
+            raw.execute("PRAGMA cache_size = 5")
+            raw.execute("BEGIN")
+            raw.execute("UPDATE items SET name = hex(randomblob(500))")
+            os._exit(0)
+            """,
+            path,
+        )
+        before = bytes_of(path)
+        assert f"{path.name}-journal" in before
+        finding = the(doctor(path), "file")
+        assert "a transaction was interrupted there" in finding.message
+        assert bytes_of(path) == before
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute("SELECT count(*) FROM items")
+        assert doctor(path).healthy
+
+    def test_a_transaction_that_goes_on_is_no_fault(self, path: Path) -> None:
+        make(path, "delete")
+        with LockingProcess(path, "BEGIN IMMEDIATE", "UPDATE items SET name = name || 'x'"):
+            assert Path(f"{path}-journal").stat().st_size
+            assert doctor(path).healthy
+
 
 class TestNoTrace:
     """A file that nobody has open is examined without a lock, and nothing is left beside it; one

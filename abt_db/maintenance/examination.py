@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from abt_db.config import Config
 from abt_db.database import Database
-from abt_db.errors import CantOpenError, CorruptError, QueryError, ReadOnlyError
+from abt_db.errors import CantOpenError, CorruptError, QueryError
 
 from . import findings
 from .diagnosis import Diagnosis, diagnose
@@ -95,7 +95,7 @@ async def _examine(file: DatabaseFile, config: Config, full: bool, also: Also | 
         except CorruptError as error:
             if not found:  # or it is said already what is wrong
                 found += findings.of_damage(file.path, [str(error)], [])
-        except (CantOpenError, ReadOnlyError) as error:
+        except CantOpenError as error:
             found.append(Finding(Severity.ERROR, "file", str(error)))
     return Diagnosis(
         path=file.path,

@@ -54,7 +54,7 @@ class DatabaseFile:
     """Whether what is in that file begins as a log does."""
     log: Log | None = None
     journal_size: int = 0
-    """Of the `-journal` file: more than 0 after a transaction that was interrupted."""
+    """Of the `-journal` file: more than 0 in a transaction, and after one that was interrupted."""
     has_index: bool = False
     """Whether there is a `-shm` file: somebody has it open, or had and died."""
     followed: bool = False

@@ -140,13 +140,6 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
             " committed since the last checkpoint with it",
             f"close all programs that have it open, then {command('restore', path, 'BACKUP')}",
         )
-    if file.journal_size:
-        yield Finding(
-            Severity.WARNING,
-            "journal",
-            f"a transaction was interrupted: {path}-journal has {readable(file.journal_size)}",
-            "open it once to write, which undoes that transaction; do not delete the journal",
-        )
     if file.followed and file.wal:
         yield Finding(
             Severity.ERROR,
