@@ -32,7 +32,7 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "todo", "writes")
+    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "since", "todo", "writes")
 
     def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
@@ -45,7 +45,7 @@ class Batch:
         """When nothing more of it is to be begun."""
         self.busy = False
         """Whether another process's lock was in the way: what is left is to be tried again."""
-        self.began = monotonic()
+        self.since = self.began = monotonic()
 
     def next(self, limits: Limits) -> Job[Any] | None:
         """Take the next job that is still wanted; from now on its time counts."""
@@ -244,7 +244,7 @@ def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
     if now < job.began + limits.busy and not job.passed():
         job.error = None
         return True
-    _fail(job, gave_up(error, now - job.began))
+    _fail(job, gave_up(error, now - job.began, limits.who()))
     return False
 
 

@@ -274,6 +274,14 @@ class Connection:
         """Whether nothing runs and nothing was left open, so that it can serve again as it is."""
         return self._begun == self._ended and self._settled
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open. May be asked by any thread."""
+        try:
+            return self._aio.in_transaction
+        except (ValueError, sqlite3.Error):
+            return False  # it is closed, or not open yet
+
     async def reset(self) -> None:
         """Make the connection fit for the next caller: no open cursor, no transaction."""
         await self.run(Channel.reset, Deadline())

@@ -34,8 +34,9 @@ from .errors import (
     TransactionStateError,
 )
 from .events import Listeners, Waited
+from .holders import Holding
 from .query import Query
-from .seat import Open, Seat
+from .seat import Open, Seat, say_who_holds, warn_of_long
 from .session import StoppedError
 from .stats import Account, Costs, QueryStats
 from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
@@ -65,12 +66,16 @@ class Lane:
         costs: Costs | None,
         listeners: Listeners,
         crowded: Callable[[], bool],
+        who: Callable[[], str],
     ) -> None:
         self.name = name
         self._config = config
         self._patience = inf if config.acquire_timeout is None else config.acquire_timeout
         self._slow = config.slow_query
-        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout)
+        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
+        self._long = inf if config.slow_transaction is None else config.slow_transaction
+        # Seconds between two looks at what is at work.
+        self._look = max(0.01, min(WATCH, self._long))
         self._open_one = open
         self._lifetime = lifetime
         self._costs = costs
@@ -218,13 +223,15 @@ class Lane:
             raise _closed()
         raise job.told()
 
-    async def lease(self, label: str, *, priority: int = 0) -> Lease:
-        """Have a connection lent, waiting as `run` does."""
-        lease = Lease(label, priority)
+    async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
+        lease = Lease(label, priority, at)
         if self._may_start(lease):
             self._lend(self._idle.pop(), lease)
             return lease
-        future = self._line_up(lease, self._patience)
+        future = self._line_up(
+            lease, self._patience if at is None else min(self._patience, at - lease.since)
+        )
         try:
             await future
             if lease.error is not None:
@@ -362,6 +369,7 @@ class Lane:
                 if not busy:
                     return
                 pauses = pauses or backoff()
+                seat.blocked = job.since
                 await asyncio.sleep(next(pauses))
         except asyncio.CancelledError:
             job.cancel()
@@ -385,6 +393,7 @@ class Lane:
                 return
             self._deliver(batch)  # who has given up
             pauses = pauses or backoff()
+            seat.blocked = batch.since
             await asyncio.sleep(next(pauses))
 
     def _release(self, seat: Seat) -> None:
@@ -416,8 +425,7 @@ class Lane:
         self._waits.held += 1
         self._leases += 1
         lease.lend(seat.connection, returned)
-        if self._timer is None:
-            self._wake_in(WATCH)
+        self._wake_in(self._look)
 
     # -- the seats' tasks ------------------------------------------------------------------------
 
@@ -549,6 +557,7 @@ class Lane:
         for seat in self._seats:
             if seat.work is not None:
                 working = True
+                warn_of_long(seat, self._long)
                 if seat.connection is not None:
                     seat.connection.look_after()
                 if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
@@ -557,7 +566,7 @@ class Lane:
                     )
                     self._part(seat, seat.work)
         if self._queue.live or working:
-            soon = self._limits.batch if gathering else WATCH
+            soon = self._limits.batch if gathering else self._look
             self._wake_in(min(self._expire(monotonic()), soon))
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
@@ -578,7 +587,7 @@ class Lane:
         next_one = inf
         for work in list(self._queue):
             end = work.since + self._patience
-            if isinstance(work, Job) and work.at is not None:
+            if work.at is not None:
                 end = min(end, work.at)
             if now < end:
                 next_one = min(next_one, end - now)
@@ -606,13 +615,14 @@ class Lane:
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        held = [holder for seat in self._seats if (holder := seat.holder()) is not None]
-        if not held:
-            return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
-        began, label, task = min(held, key=lambda holder: holder[0])
-        name = task.get_name() if task is not None else "?"
-        which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
-        return f"{which}, longest with {label} of task {name!r}, for {monotonic() - began:.1f} s"
+        return say_who_holds(self._seats, self.name, paused=self._paused)
+
+    def writing(self) -> Holding | None:
+        """Return what is being done in a transaction, if anything is; from any thread."""
+        for seat in self._seats:
+            if seat.writing:
+                return seat.holding()
+        return None
 
     # -- a barrier -------------------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from .batch import Batch
 from .connection import Connection
 from .deadline import finish
 from .errors import AbtDbError
+from .holders import Holding
 from .stats import Account
 from .work import Job, Lease
 
-__all__ = ["Open", "Seat"]
+__all__ = ["Open", "Seat", "say_who_holds", "warn_of_long"]
 
 LOG = logging.getLogger("abt_db")
 
@@ -37,6 +38,7 @@ class Seat:
         "_lifetime",
         "_open",
         "account",
+        "blocked",
         "connection",
         "counters",
         "leaving",
@@ -54,6 +56,8 @@ class Seat:
         self.account = account
         self.connection: Connection | None = None  # None: lost, to be opened again
         self.work: Job[Any] | Batch | Lease | None = None
+        self.blocked = 0.0
+        """When the work was made that met another connection's lock on the file."""
         self.shares = False
         """Whether what runs is quick, so that others had better wait for its end."""
         self.seen: Job[Any] | None = None
@@ -161,9 +165,57 @@ class Seat:
         if self.task is not None and not self.task.get_loop().is_closed():
             self.task.get_loop().call_soon_threadsafe(self.task.cancel)
 
-    def holder(self) -> tuple[float, str, Any] | None:
-        """Since when, by what and by which task the connection is in use."""
+    def holding(self) -> Holding | None:
+        """What the connection is in use for, by whom and since when."""
         work = self.work
-        if isinstance(work, Batch):
-            return work.began, work.jobs[0].label, work.jobs[0].task
-        return None if work is None else (work.began or work.since, work.label, work.task)
+        if work is None:
+            return None
+        if isinstance(work, Lease):
+            return work.holding()
+        job = work if isinstance(work, Job) else work.current or work.jobs[0]
+        blocked = self.blocked == work.since and not self.writing
+        return Holding(
+            job.label,
+            None if job.task is None else job.task.get_name(),
+            monotonic() - (work.began or job.since),
+            0,
+            "waiting" if blocked else "running",
+            job.label,
+        )
+
+    @property
+    def writing(self) -> bool:
+        """Whether the connection is in a transaction."""
+        return self.connection is not None and self.connection.in_transaction
+
+
+def say_who_holds(seats: list[Seat], name: str, *, paused: bool) -> str:
+    """Say who holds the connections of a lane, the longest one by name."""
+    held = [holding for seat in seats if (holding := seat.holding()) is not None]
+    if not held:
+        return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+    longest = max(held, key=lambda holding: holding.age)
+    which = f"the {name}" if len(seats) == 1 else f"{len(held)} {name}s at work"
+    waits = ", waiting for another process's lock" if longest.state == "waiting" else ""
+    return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"
+
+
+def warn_of_long(seat: Seat, limit: float) -> None:
+    """Log who has been lent the connection for longer than `limit` seconds, once for each."""
+    lease = seat.work
+    if not isinstance(lease, Lease) or lease.noticed or lease.returned:
+        return
+    holding = lease.holding()
+    if holding.age >= limit:
+        lease.noticed = True
+        LOG.warning(
+            "abt_db: %s has held the %s for %.1f s (%d statements, now %s); %s",
+            holding,
+            seat.account.name,
+            holding.age,
+            holding.statements,
+            " ".join(filter(None, [holding.state, holding.query])),
+            "other writes wait for it"
+            if seat.account.name.startswith("writer")
+            else "the write-ahead log can't be reset before its end",
+        )

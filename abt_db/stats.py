@@ -105,6 +105,10 @@ class QueryStats:
             ours.slowest = max(ours.slowest, theirs.slowest)
             ours.include(theirs)
 
+    def runs(self) -> int:
+        """How many runs of queries were counted, in this thread or another."""
+        return sum(counters.count for counters in list(self._counters.values()))
+
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return for each name its ``count``, ``errors``, ``rows``, and in seconds ``seconds`` (the
         sum), ``mean``, ``p50``, ``p99`` and ``slowest``."""

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     ("errors",),
     ("config", "values", "deadline", "events", "tables"),
-    ("stats", "busy"),
+    ("stats", "busy", "holders"),
     ("rows",),
     ("query",),
     ("permissions",),
@@ -27,7 +27,8 @@ LAYERS = [
     ("seat",),
     ("lane",),
     ("pool",),
-    ("transaction", "watch"),
+    ("transaction", "watch", "bulk"),
+    ("retry",),
     ("database",),
     ("locks", "maintenance", "migrations", "check"),
     ("schema",),
