@@ -719,7 +719,8 @@ class Lane:
 
     def leases(self) -> list[Lease]:
         """Return what is lent."""
-        return [seat.work for seat in self._seats if isinstance(seat.work, Lease)]
+        works = [seat.work for seat in self._seats]
+        return [work for work in works if isinstance(work, Lease) and not work.returned]
 
     @property
     def size(self) -> int:
