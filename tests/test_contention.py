@@ -1,34 +1,27 @@
-"""Eight processes write the same row as fast as they can: nothing is lost, nobody sees an error, and
-all of them come on.
+"""Eight processes write the same row as fast as they can: nothing is lost, nobody sees an error,
+and all of them come on.
 
 ``ABT_DB_LONG=1 pytest -s tests/test_contention.py`` counts to 10,000 in each.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import struct
+import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
-from engine import SOON, items, script
-
-from abt_db import Query
+from engine import SOON, script
 
 PROCESSES = 8
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 TIMES = 10_000 if LONG else 60
 WAYS = ["update", "transaction", "run_transaction", "long"]
-"""By a plain UPDATE; by read and write in `db.transaction`; the same in `db.run_transaction`; and in
-transactions that last twenty milliseconds each, one after the other."""
-
-CREATE = Query("counters.create", "CREATE TABLE counters (way TEXT PRIMARY KEY, n INTEGER)")
-NEW = Query("counters.new", "INSERT INTO counters VALUES (:way, 0)")
-VALUE = Query("counters.value", "SELECT n FROM counters WHERE way = :way", int)
+"""By a plain UPDATE; by read and write in `db.transaction`; the same in `db.run_transaction`; and
+in transactions that last twenty milliseconds each, one after the other."""
 
 WRITER = """
 import mmap, struct
@@ -105,29 +98,37 @@ def hear(process: subprocess.Popen[str]) -> str:
 class TestEightProcesses:
     """faults.md 52: no error reaches anyone, every increment is there, nobody starves."""
 
-    async def test_count_together(self, path: Path) -> None:
+    def test_count_together(self, path: Path) -> None:
         """Shown by `pytest -s`: how far each was when the first of them was at its end."""
-        async with items(path, readers=1) as db:
-            await db.execute(CREATE())
-            for way in WAYS:
-                await db.execute(NEW(way=way))
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("PRAGMA journal_mode = wal")
+            raw.execute("CREATE TABLE counters (way TEXT PRIMARY KEY, n INTEGER)")
+            raw.executemany("INSERT INTO counters VALUES (?, 0)", [(way,) for way in WAYS])
             with writers(path) as processes:
                 for way in WAYS:
-                    assert {hear(process) for process in processes} == {"ready\n"}
-                    with path.with_name("board").open("r+b") as file:
-                        file.write(bytes(8 * PROCESSES))
-                    began = monotonic()
-                    for process in processes:
-                        say(process, "go\n")
-                    told = [[int(n) for n in hear(process).split()] for process in processes]
-                    seconds = monotonic() - began
-                    total, first = max(map(sum, told)), min(told, key=sum)
-                    print(
-                        f"\n{way}: {total / seconds:.0f} a second; when the first was at its end,"
-                        f" the slowest was at {min(first) / max(first):.0%}: {first}"
-                    )
-                    assert await db.fetch_one(VALUE(way=way)) == total
+                    first, total = race(path, processes, way)
+                    values = raw.execute("SELECT n FROM counters WHERE way = ?", (way,)).fetchone()
+                    assert values == (total,)
                     assert total == PROCESSES * max(first)
                     # A short run is over before everyone has woken up.
                     if LONG or way == "long":
                         assert min(first) > (max(first) / 4 if LONG else 0), f"{way}: unfair"
+
+
+def race(path: Path, processes: list[subprocess.Popen[str]], way: str) -> tuple[list[int], int]:
+    """Let all of them count in one way; return how far each was when the first was at its end, and
+    how far all of them came."""
+    assert {hear(process) for process in processes} == {"ready\n"}
+    with path.with_name("board").open("r+b") as file:
+        file.write(bytes(8 * PROCESSES))
+    began = monotonic()
+    for process in processes:
+        say(process, "go\n")
+    told = [[int(n) for n in hear(process).split()] for process in processes]
+    seconds = monotonic() - began
+    first, total = min(told, key=sum), max(map(sum, told))
+    print(
+        f"\n{way}: {total / seconds:.0f} a second; at the end of the first the slowest was at"
+        f" {min(first) / max(first):.0%} of it: {first}"
+    )
+    return first, total

@@ -1,4 +1,4 @@
-"""Who holds what: told to those who wait in vain, to those who look, and logged if it is for long."""
+"""Who holds what: told to those who wait in vain or look, and logged if it is for long."""
 
 from __future__ import annotations
 
