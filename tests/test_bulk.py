@@ -207,29 +207,37 @@ class TestTheTransaction:
             assert witness.count() == report.done
             await witness.whole()
 
-    @pytest.mark.parametrize("step", ["INSERT", "COMMIT"])
-    async def test_a_full_disk(self, path: Path, step: str) -> None:
-        """faults.md 22: in a statement it ends the transaction of all, who then go on."""
-        driver = Driver()
-        failing = iter([False, False, True])
+    async def test_a_full_database(self, path: Path) -> None:
+        """faults.md 22, 49: an operation is too much for `max_page_count`."""
+        async with items(path) as db, Witness(db) as witness:
+            await db.write(lambda cx: cx.control("PRAGMA max_page_count = 100"))  # type: ignore[attr-defined]
+            report = await db.run_batch(
+                [*good(3), ADD(name="x" * 1_000_000), *good(3, 3)], on_error="continue"
+            )
+            assert (report.done, report.failed) == (6, 1)
+            assert report.failures[0].index == 3
+            assert isinstance(report.failures[0].error, FullError)
+            await witness.whole()
+            assert witness.count() == 6
 
-        def hook(here: str) -> None:
-            if here.startswith(step) and next(failing, False):
-                if step == "INSERT":
-                    driver.connections[0]._conn.rollback()
-                error = sqlite3.OperationalError("database or disk is full")
-                error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_FULL, "SQLITE_FULL"
+    @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_IOERR"])
+    async def test_a_disk_that_fails_at_the_commit(self, path: Path, name: str) -> None:
+        """faults.md 22, 50"""
+        driver = Driver()
+        commits = iter([False, True])
+
+        def hook(step: str) -> None:
+            if step == "COMMIT" and next(commits, False):
+                error = sqlite3.OperationalError("injected")
+                error.sqlite_errorcode, error.sqlite_errorname = getattr(sqlite3, name), name
                 raise error
 
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             driver.hook = hook
             report = await db.run_batch(good(12), batch_size=4, on_error="continue")
-            driver.hook = lambda step: None
-            # Whoever met the full disk is run once more, by himself, and then there was room.
-            print(report)
-            assert (report.done, report.failed) == ((12, 0) if step == "INSERT" else (8, 4))
-            assert {type(failure.error) for failure in report.failures} <= {FullError}
-            assert witness.count() == report.done
+            assert (report.done, report.failed, report.transactions) == (8, 4, 2)
+            assert {failure.index for failure in report.failures} == {4, 5, 6, 7}
+            assert witness.count() == 8
             await witness.whole()
 
     async def test_one_that_can_not_begin(self, path: Path) -> None:

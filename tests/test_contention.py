@@ -6,6 +6,7 @@ and all of them come on.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
@@ -14,7 +15,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic
 
-from engine import SOON, script
+import pytest
+from engine import ADD, SOON, LockingProcess, items, script, until
+
+from abt_db import Database, channel
 
 PROCESSES = 8
 LONG = bool(os.environ.get("ABT_DB_LONG"))
@@ -113,6 +117,55 @@ class TestEightProcesses:
                     # A short run is over before everyone has woken up.
                     if LONG or way == "long":
                         assert min(first) > (max(first) / 4 if LONG else 0), f"{way}: unfair"
+
+
+class TestCourtesy:
+    """Who keeps others waiting for long leaves the lock free for a moment before he takes it again:
+    otherwise those who look for it from time to time would never find it free."""
+
+    @pytest.fixture
+    def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+        waited: list[float] = []
+        monkeypatch.setattr(channel, "sleep", waited.append)
+        return waited
+
+    async def work(self, db: Database, times: int, seconds: float) -> None:
+        for _ in range(times):
+            async with db.transaction() as tx:
+                await tx.execute(ADD(name=None))
+                await asyncio.sleep(seconds)
+
+    async def meet(self, db: Database, path: Path) -> None:
+        """Be in need of the lock while another process has it."""
+        with LockingProcess(path):
+            task = asyncio.create_task(self.work(db, 1, 0.0))
+            await until(lambda: [t["state"] for t in db.stats()["transactions"]] == ["waiting"])
+        await task
+
+    async def test_after_long_work_where_others_write(self, path: Path, waits: list[float]) -> None:
+        async with items(path) as db:
+            await self.meet(db, path)
+            await self.work(db, 3, 0.02)
+            assert len(waits) == 2
+            assert all(0 < pause <= 0.01 for pause in waits)
+
+    async def test_not_after_short_work(self, path: Path, waits: list[float]) -> None:
+        async with items(path) as db:
+            await self.meet(db, path)
+            await self.work(db, 3, 0.0)
+            for n in range(3):
+                await db.execute(ADD(name=str(n)))
+            assert len(waits) <= 1  # the machine may be slow
+
+    async def test_not_where_nobody_else_writes(
+        self, path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with items(path) as db:
+            await self.work(db, 2, 0.02)
+            monkeypatch.setattr(channel, "CONTENDED", 0.0)
+            await self.meet(db, path)
+            await self.work(db, 2, 0.02)  # they have gone again
+            assert not waits
 
 
 def race(path: Path, processes: list[subprocess.Popen[str]], way: str) -> tuple[list[int], int]:
