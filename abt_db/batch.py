@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
 from math import inf
 from time import monotonic
 from typing import Any
@@ -250,6 +252,7 @@ def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
 
 def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
     """Keep those who may wait for the lock, fail the others."""
+    limits = replace(limits, who=cache(limits.who))  # asked once for all of them
     waiting = []
     while (job := batch.next(limits)) is not None:
         if _waits(job, error, limits):

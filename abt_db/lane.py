@@ -585,6 +585,7 @@ class Lane:
     def _expire(self, now: float) -> float:
         """Fail those who have waited long enough; return the seconds until the next one has."""
         next_one = inf
+        holder = ""  # said once, however many have waited for him
         for work in list(self._queue):
             end = work.since + self._patience
             if work.at is not None:
@@ -593,10 +594,11 @@ class Lane:
                 next_one = min(next_one, end - now)
                 continue
             self._queue.discard(work)
+            holder = holder or self._holder()
             work.fail(
                 PoolTimeoutError(
                     f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
-                    f" {self._holder()}; {self._queue.live} more wait"
+                    f" {holder}; {self._queue.live} more wait"
                 )
             )
         # A little later, so that many who are close to each other are one look.
@@ -615,7 +617,7 @@ class Lane:
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        return say_who_holds(self._seats, self.name, paused=self._paused)
+        return say_who_holds(self._seats, self.name, paused=self._paused, rival=self._limits.who)
 
     def writing(self) -> Holding | None:
         """Return what is being done in a transaction, if anything is; from any thread."""

@@ -189,14 +189,15 @@ class Seat:
         return self.connection is not None and self.connection.in_transaction
 
 
-def say_who_holds(seats: list[Seat], name: str, *, paused: bool) -> str:
-    """Say who holds the connections of a lane, the longest one by name."""
+def say_who_holds(seats: list[Seat], name: str, *, paused: bool, rival: Callable[[], str]) -> str:
+    """Say who holds the connections of a lane, the longest one by name; `rival` says who holds the
+    file's lock, if it waits for that."""
     held = [holding for seat in seats if (holding := seat.holding()) is not None]
     if not held:
         return f"{'a barrier' if paused else 'nobody'} holds the {name}"
     longest = max(held, key=lambda holding: holding.age)
     which = f"the {name}" if len(seats) == 1 else f"{len(held)} {name}s at work"
-    waits = ", waiting for another process's lock" if longest.state == "waiting" else ""
+    waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
     return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"
 
 
@@ -209,7 +210,7 @@ def warn_of_long(seat: Seat, limit: float) -> None:
     if holding.age >= limit:
         lease.noticed = True
         LOG.warning(
-            "abt_db: %s has held the %s for %.1f s (%d statements, now %s); %s",
+            "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
             holding,
             seat.account.name,
             holding.age,
