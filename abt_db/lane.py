@@ -38,7 +38,7 @@ from .holders import Holding
 from .query import Query
 from .seat import Open, Seat, say_who_holds, warn_of_long
 from .session import StoppedError
-from .stats import Account, Costs, QueryStats
+from .stats import Account, Costs, QueryStats, Tally
 from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
 
 __all__ = ["Lane"]
@@ -98,16 +98,11 @@ class Lane:
         # One timer for everything here that has to happen at some time; see `_tick`.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_span = inf  # the time it was set for, or less
-        self._past = {"opened": 0, "replaced": 0, "commits": 0}  # of seats that were given up
-        self._past_queries = QueryStats()
+        self._tally = Tally()
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
         Python at once hinder each other, and meanwhile more work comes to share the hop."""
         self._calm: asyncio.Future[None] | None = None
-        self._jobs = 0
-        self._hops = self._leases = self._waited = 0
-        self._batches: dict[int, int] = {}  # how many hops had so many jobs, rounded up to a power
-        self._longest_wait = 0.0
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -268,7 +263,7 @@ class Lane:
             self._refuse(work)
         future = work.future = self._loop.create_future()
         self._queue.add(work)
-        self._waited += 1
+        self._tally.waits += 1
         if waits.held:
             waits[work.task] = self._wait_for_one
 
@@ -289,8 +284,8 @@ class Lane:
         if self._waits:
             self._waits.pop(work.task, None)
         waited = (work.began or monotonic()) - work.since
-        if waited > self._longest_wait:
-            self._longest_wait = waited
+        if waited > self._tally.longest_wait:
+            self._tally.longest_wait = waited
         if Waited in self._listeners.wanted:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
@@ -364,7 +359,7 @@ class Lane:
         pauses = None
         try:
             while True:
-                self._hops += 1
+                self._tally.hops += 1
                 await connection.hop(hop)
                 if not busy:
                     return
@@ -382,11 +377,10 @@ class Lane:
         """Have a batch done, waiting in the event loop for another process's lock."""
         connection, limits = seat.connection, self._limits
         assert connection is not None
-        most = 1 << (len(batch.jobs) - 1).bit_length()
-        self._batches[most] = self._batches.get(most, 0) + 1
+        self._tally.shared(len(batch.jobs))
         pauses = None
         while True:
-            self._hops += 1
+            self._tally.hops += 1
             batch.busy = False
             await connection.hop(lambda channel: together(channel, batch, limits))
             if not batch.busy:
@@ -423,7 +417,7 @@ class Lane:
         assert seat.connection is not None
         seat.work = lease
         self._waits.held += 1
-        self._leases += 1
+        self._tally.leases += 1
         lease.lend(seat.connection, returned)
         self._wake_in(self._look)
 
@@ -676,7 +670,7 @@ class Lane:
 
     def _note(self, job: Job[Any]) -> None:
         """Count a job that is done, and say so if it was slow."""
-        self._jobs += 1
+        self._tally.jobs += 1
         slow = self._slow
         if slow is not None and job.began and job.ended - job.began >= slow:
             LOG.warning(
@@ -689,33 +683,21 @@ class Lane:
     def _forget(self, seat: Seat) -> None:
         """Take out a seat that was given up; what it has counted stays."""
         self._seats.remove(seat)
-        for name, count in seat.counters.items():
-            self._past[name] += count
-        self._past["commits"] += seat.account.commits
-        self._past_queries.include(seat.account.queries)
+        self._tally.include(seat.account)
 
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
-        past, seats = self._past, self._seats
         return {
             "size": self.size,
             "idle": len(self._idle),
             "busy": self.busy,
-            "opened": past["opened"] + sum(seat.counters["opened"] for seat in seats),
-            "replaced": past["replaced"] + sum(seat.counters["replaced"] for seat in seats),
             "waiting": self.waiting,
-            "longest_wait": self._longest_wait,
-            "waits": self._waited,
-            "jobs": self._jobs,
-            "hops": self._hops,
-            "leases": self._leases,
-            "batches": {size: self._batches[size] for size in sorted(self._batches)},
-            "commits": past["commits"] + sum(seat.account.commits for seat in seats),
+            **self._tally.as_dict(seat.account for seat in self._seats),
         }
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
-        stats.include(self._past_queries)
+        stats.include(self._tally.queries)
         for seat in self._seats:
             stats.include(seat.account.queries)
 

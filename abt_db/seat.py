@@ -40,7 +40,6 @@ class Seat:
         "account",
         "blocked",
         "connection",
-        "counters",
         "leaving",
         "roused",
         "seen",
@@ -67,7 +66,6 @@ class Seat:
         self.task: asyncio.Task[None] | None = None
         self.roused: asyncio.Future[None] | None = None
         """What the task waits for while the seat is idle or a caller has it."""
-        self.counters = {"opened": 0, "replaced": 0}
 
     @property
     def ready(self) -> bool:
@@ -108,7 +106,7 @@ class Seat:
 
     async def _occupy(self) -> None:
         self.connection = await self._open(self.account)
-        self.counters["opened"] += 1
+        self.account.opened += 1
         if self._lifetime is not None:
             # Not all at the same moment.
             self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
@@ -142,13 +140,13 @@ class Seat:
             LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
             self._expires = monotonic() + 1.0
         else:
-            self.counters["replaced"] += 1
+            self.account.replaced += 1
             await finish(old.close())
 
     async def give_up(self) -> None:
         """Close the connection; the next work gets a new one."""
         connection, self.connection = self.connection, None
-        self.counters["replaced"] += 1
+        self.account.replaced += 1
         if connection is not None:
             await finish(connection.close())
 
