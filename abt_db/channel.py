@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
-from .busy import LONGEST_PAUSE
+from .busy import LONGEST_PAUSE, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError, translate
 from .query import Query
 from .session import Session
@@ -128,17 +128,19 @@ class Channel(Session):
         """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
         self.require_transaction()
         self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
-        limit = None
+        began = None
         while True:
             try:
                 self._command("COMMIT")
                 break
-            except BusyError:
+            except BusyError as error:
                 # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
                 # be tried again.
-                limit = limit or monotonic() + self._busy_timeout
-                if monotonic() >= limit or self.deadline.passed():
-                    raise
+                began = began or monotonic()
+                seconds = monotonic() - began
+                if seconds >= self._busy_timeout or self.deadline.passed():
+                    who = "another connection reads the file and is in the way"
+                    raise gave_up(error, seconds, who) from error.__cause__
         self._begun = False
         if self._met:
             now = monotonic()

@@ -83,6 +83,23 @@ class TestBusyError:
                 with pytest.raises(BusyError, match=rf"another process .* \(pid {number}\); gave"):
                     await db.execute(ADD(name="x"))
 
+    @linux
+    async def test_in_an_opening_too(self, path: Path) -> None:
+        async with items(path, journal_mode="delete"):
+            pass
+        with LockingProcess(path, "BEGIN EXCLUSIVE") as process:
+            number = process._process.pid
+            with pytest.raises(BusyError, match=rf"opening .*app\.db: .* \(pid {number}\); gave"):
+                await Database(path, config=Config(busy_timeout=0.05)).open()
+
+    async def test_a_commit_says_that_somebody_reads(self, path: Path) -> None:
+        """Without a write-ahead log."""
+        async with items(path, "a", journal_mode="delete", busy_timeout=0.05) as db:
+            async with Holder(db.snapshot()):
+                with pytest.raises(BusyError, match="reads the file and is in the way; gave up"):
+                    await db.execute(ADD(name="x"))
+            assert await db.fetch_all(NAMES()) == ["a"]
+
     async def test_who_only_waits_in_this_process_is_not_taken_for_the_holder(
         self, path: Path
     ) -> None:
