@@ -265,20 +265,13 @@ class Database:
         wait. Waits for the writer as every call does, then for other processes' locks
         `Config.busy_timeout` seconds at most (`BusyError`).
         """
-        limit = self.config.transaction_timeout if timeout is None else timeout
-        return self._transaction(label, mode, limit, None)
-
-    def _transaction(
-        self, label: str | None, mode: str, limit: float | None, until: float | None
-    ) -> Transaction:
         if mode not in ("immediate", "exclusive"):
             raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
         return Transaction(
             self._opened(),
             f"transaction {label!r}" if label else "a transaction",
             mode=mode,
-            timeout=limit,
-            until=until,
+            timeout=self.config.transaction_timeout if timeout is None else timeout,
         )
 
     async def run_transaction(
@@ -304,15 +297,12 @@ class Database:
         `timeout` is for all tries together, with the waiting for the writer and the pauses;
         otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
         """
-        if attempts < 1:
-            raise ValueError(f"attempts must be 1 or more, not {attempts}")
-        until = None if timeout is None else monotonic() + timeout
         return await run_with_retries(
-            lambda: self._transaction(label, mode, self.config.transaction_timeout, until),
+            lambda: self.transaction(label=label, mode=mode),
             operation,
             attempts=attempts,
             backoff=backoff,
-            until=until,
+            until=None if timeout is None else monotonic() + timeout,
         )
 
     async def run_batch(

@@ -50,7 +50,9 @@ async def run_with_retries(
     pause = backoff
     for attempt in range(1, attempts + 1):
         try:
-            async with transaction() as tx:
+            tx = transaction()
+            tx.until = until
+            async with tx:
                 result = await operation(tx)
         except Exception as error:
             # Jitter, or those who were in each other's way would be so again.

@@ -210,21 +210,22 @@ class Transaction(_Writing):
         pool: Pool,
         label: str,
         *,
-        mode: str,
+        mode: Literal["immediate", "exclusive"],
         timeout: float | None,
-        until: float | None = None,
     ) -> None:
         super().__init__(pool, label)
         self._mode = mode.upper()
         self._limit = timeout
-        self._until = until  # when it must have begun, and ended: goes before the limit
+        self.until: float | None = None
+        """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
+        limit."""
         self._timer: asyncio.TimerHandle | None = None
         self._savepoints: list[Savepoint] = []
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_writer(self._label, at=self._until)
-        await self._enter(lease, self._mode, self._until)
-        limit = self._limit if self._until is None else max(0.0, self._until - monotonic())
+        lease = await self._pool.lend_writer(self._label, at=self.until)
+        await self._enter(lease, self._mode, self.until)
+        limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
             error = TransactionTimeoutError(
                 f"{self._label} was open longer than its limit of {round(limit, 3):g} s"
