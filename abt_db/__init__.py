@@ -23,6 +23,9 @@ Where things are, each building on those above it:
     seat         a connection's place in a lane, and the care for it
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
+    locks        named locks and semaphores among the tasks of one event loop
+    grants       the steps by which a lock among processes changes hands
+    leases       locks among the processes that share a database, with fencing tokens
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     watch        live queries
     bulk         many operations, in transactions of some
@@ -51,6 +54,7 @@ from .errors import (
     FullError,
     IntegrityError,
     LockLostError,
+    LockStateError,
     LockTimeoutError,
     MappingError,
     MigrationChangedError,
@@ -72,6 +76,9 @@ from .errors import (
     TransactionStateError,
     TransactionTimeoutError,
 )
+from .grants import LockInfo
+from .leases import LockLease
+from .locks import LocalLocks
 from .query import Query, Statement
 from .session import Result, Session
 from .transaction import Savepoint, Snapshot, Stream, Transaction
@@ -93,7 +100,11 @@ __all__ = [
     "FullError",
     "IntegrityError",
     "Json",
+    "LocalLocks",
+    "LockInfo",
+    "LockLease",
     "LockLostError",
+    "LockStateError",
     "LockTimeoutError",
     "MappingError",
     "MigrationChangedError",

@@ -25,6 +25,8 @@ from .connection import Connect
 from .deadline import Deadline, finish
 from .errors import PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
+from .grants import LockInfo
+from .leases import Leases, LockLease
 from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
@@ -73,6 +75,7 @@ class Database:
         self._connect = connect
         self._pool: Pool | None = None
         self._watching: Watching | None = None
+        self._leases: Leases | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
@@ -144,6 +147,9 @@ class Database:
                 if self._watching is not None:
                     await self._watching.close()
                     self._watching = None
+                if self._leases is not None:
+                    await self._leases.close()
+                    self._leases = None
                 await pool.close()
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
@@ -256,6 +262,7 @@ class Database:
         timeout: float | None = None,
         label: str | None = None,
         mode: Literal["immediate", "exclusive"] = "immediate",
+        lease: LockLease | None = None,
     ) -> Transaction:
         """Return a write transaction, to be used with ``async with``.
 
@@ -264,14 +271,21 @@ class Database:
         and its next use raises `TransactionTimeoutError`. `label` names it in errors of those who
         wait. Waits for the writer as every call does, then for other processes' locks
         `Config.busy_timeout` seconds at most (`BusyError`).
+
+        With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
+        `LockLostError`, and nothing is written. Nobody else can be granted the lock before the end
+        of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds of
+        the lease's ttl: no renewal gets through while it holds the writer.
         """
         if mode not in ("immediate", "exclusive"):
             raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
+        pool = self._opened()
         return Transaction(
-            self._opened(),
+            pool,
             f"transaction {label!r}" if label else "a transaction",
             mode=mode,
             timeout=self.config.transaction_timeout if timeout is None else timeout,
+            fence=None if lease is None else lease.fence(pool),
         )
 
     async def run_transaction(
@@ -283,6 +297,7 @@ class Database:
         timeout: float | None = None,
         label: str | None = None,
         mode: Literal["immediate", "exclusive"] = "immediate",
+        lease: LockLease | None = None,
     ) -> T:
         """Run ``await operation(tx)`` in a transaction; again, in a new one, if it was busy.
 
@@ -298,7 +313,7 @@ class Database:
         otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
         """
         return await run_with_retries(
-            lambda: self.transaction(label=label, mode=mode),
+            lambda: self.transaction(label=label, mode=mode, lease=lease),
             operation,
             attempts=attempts,
             backoff=backoff,
@@ -394,6 +409,39 @@ class Database:
             self._watching = Watching(pool)
         return self._watching.watch(statement)
 
+    # -- locks among processes -------------------------------------------------------------------
+
+    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> LockLease:
+        """Return a block that one holder at a time is in, among all processes that have this file
+        open: ``async with db.lock("deploy") as lease: …``. `abt_db.leases` says what that means.
+
+        The lock is granted for `ttl` seconds and renewed by a task at a third of that, for as long
+        as the block lasts. Of a process that died it comes free when its ttl has passed.
+
+        Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
+        says who holds it. Tasks of one `Database` are served as they came, processes have equal
+        chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
+        moment, the lock is released or was not had. A task that has it already gets
+        `LockStateError`, a database without the table `abt_db.grants.LOCKS_TABLE` `StatementError`.
+
+        If the lease is lost (the program was stopped, the database busy, for too long; or somebody
+        released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
+        of the block, and ``db.transaction(lease=lease)`` writes nothing.
+        """
+        return LockLease(self._locks(), name, ttl, timeout)
+
+    async def lock_info(self, name: str) -> LockInfo | None:
+        """Return who holds a lock, in whatever process; None if it can be had. Writes nothing."""
+        return await self._locks().info(name)
+
+    async def break_lock(self, info: LockInfo) -> bool:
+        """Release a lock by force, as `lock_info` has shown it; return whether it was still so.
+
+        A later holder's lease is never ended by this. The one whose lease is ended notices at the
+        next renewal, or when it writes with it.
+        """
+        return await self._locks().end(info)
+
     async def checkpoint(
         self, mode: Literal["passive", "full", "restart", "truncate"] = "passive"
     ) -> Checkpointed:
@@ -451,7 +499,9 @@ class Database:
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``transactions``: what is lent now, the oldest first: ``label``, ``task``, ``age``, how
           many ``statements`` have run, its ``state`` (``"idle"``, ``"running"`` or, for another
-          connection's lock on the file, ``"waiting"``) and the ``query`` that is running.
+          connection's lock on the file, ``"waiting"``) and the ``query`` that is running;
+        - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
+          the ones to ask for it (``holders``), and of those that wait behind them.
 
         Reading them costs nothing to those at work, and they take no more memory the longer the
         program runs.
@@ -462,6 +512,7 @@ class Database:
             "readers": pool.readers.stats(),
             "queries": pool.queries(),
             "transactions": pool.transactions(),
+            "locks": self._locks().turns.stats(),
         }
 
     def add_listener(self, listener: Listener, *kinds: type[Event]) -> None:
@@ -494,6 +545,12 @@ class Database:
     @property
     def _name(self) -> str:
         return self.path if self.path == MEMORY else Path(self.path).name
+
+    def _locks(self) -> Leases:
+        pool = self._opened()
+        if self._leases is None:
+            self._leases = Leases(pool)
+        return self._leases
 
     def _opened(self) -> Pool:
         """Return the pool, if it may be used here."""

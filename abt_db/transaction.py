@@ -100,9 +100,13 @@ class _Handle:
     async def _enter(self, lease: Lease, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
 
-        async def begin() -> None:
+        def begin(channel: Channel) -> None:
+            channel.begin(mode)
+            self._first(channel)
+
+        async def attempt() -> None:
             try:
-                await lease.run(lambda channel: channel.begin(mode), Deadline(), "BEGIN")
+                await lease.run(begin, Deadline(), "BEGIN")
                 lease.blocked = False
             except BeginBusyError:
                 lease.blocked = True
@@ -114,12 +118,15 @@ class _Handle:
         limit = Deadline(until)
         limit.limited(self._pool.config.busy_timeout)
         try:
-            await while_busy(begin, limit, kind=BeginBusyError, who=self._pool.who)
+            await while_busy(attempt, limit, kind=BeginBusyError, who=self._pool.who)
         except BaseException:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
             lease.give_back()
             raise
         self._lease = lease
+
+    def _first(self, channel: Channel) -> None:
+        """What is done in the transaction, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
@@ -212,9 +219,11 @@ class Transaction(_Writing):
         *,
         mode: Literal["immediate", "exclusive"],
         timeout: float | None,
+        fence: Callable[[Session], None] | None = None,
     ) -> None:
         super().__init__(pool, label)
         self._mode = mode.upper()
+        self._fence = fence
         self._limit = timeout
         self.until: float | None = None
         """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
@@ -233,6 +242,10 @@ class Transaction(_Writing):
             )
             self._timer = asyncio.get_running_loop().call_later(limit, lease.revoke, error)
         return self
+
+    def _first(self, channel: Channel) -> None:
+        if self._fence is not None:
+            self._fence(channel)
 
     async def __aexit__(
         self,

@@ -6,6 +6,7 @@ import asyncio
 import faulthandler
 import inspect
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -50,7 +51,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "app.db"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rbtlog() -> Path:
     """The folder of real build logs, which lies beside the checkout and not in it."""
     if not RBTLOG.is_dir():
@@ -59,6 +60,16 @@ def rbtlog() -> Path:
             pytest.fail(missing)
         pytest.skip(missing)
     return RBTLOG
+
+
+@pytest.fixture(scope="session")
+def rbtlog_database(rbtlog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build database with all of rbtlog in it, imported once. Not to be changed: who writes has
+    to copy it first (it is one file, without a log beside it)."""
+    path = tmp_path_factory.mktemp("rbtlog") / "builds.db"
+    files = [rbtlog / "projects.jsonl", rbtlog / "builds.jsonl.xz"]
+    subprocess.run(["abt-db", "import", "--db", path, *files], check=True, capture_output=True)
+    return path
 
 
 @pytest.fixture

@@ -125,6 +125,50 @@ class TestLooking:
         ]
         assert run("projects").stdout.splitlines()[1].split()[:4] == ["one", "unknown", "1", "1"]
 
+    def test_builds_are_chosen_by_status_and_page(self, run: Run) -> None:
+        for command in ("true", "false", "true", "false"):
+            run("record", "--project", "app", "--", command)
+
+        def listed(*arguments: str) -> list[str]:
+            rows = run("builds", *arguments).stdout.splitlines()[1:]
+            return [row.split()[0] for row in rows]
+
+        assert listed("--status", "failed") == ["app#4", "app#2"]
+        assert listed("app", "--status", "success", "--limit", "1") == ["app#3"]
+        assert listed("--limit", "2") == ["app#4", "app#3"]
+        assert listed("--limit", "2", "--after", "app#3") == ["app#2", "app#1"]
+        assert listed("app", "--after", "app#2") == ["app#1"]
+        assert listed("app", "--after", "app#1") == listed("--branch", "none") == []
+
+    def test_projects_are_found_by_a_word(self, run: Run) -> None:
+        for name in ("one%", "two"):
+            run("record", "--project", name, "--", "true")
+        assert len(run("projects", "--search", "%").stdout.splitlines()) == 2
+        assert len(run("projects", "--search", "O", "--active").stdout.splitlines()) == 3
+
+    def test_stats_tell_how_builds_have_gone(self, run: Run) -> None:
+        for command in ("true", "false", "true"):
+            run("record", "--project", "app", "--", command)
+        run("record", "--project", "other", "--", "true")
+        shown = run("stats", "app").stdout.splitlines()
+        assert shown[0] == "app, 30 days"
+        assert shown[1].split()[:5] == ["builds", "success", "failed", "rate", "median"]
+        assert shown[2].split()[:5] == ["3", "2", "1", "66.7", "%"]
+        assert shown[4].split() == ["day", "(UTC)", "builds", "failed", "mean"]
+        assert shown[5].split()[1:3] == ["3", "1"] and shown[5].endswith("█" * 20 + "░" * 10)
+        assert shown[7].split() == ["slowest", "duration", "started"]
+        told = json.loads(run("stats", "--json", "--all").stdout)
+        assert (told["project"], told["days"]) == (None, None)
+        assert told["statistics"]["by_status"]["success"] == 3
+        assert (told["trend"][0]["total"], len(told["slowest"]), told["flaky"]) == (4, 4, [])
+        assert run("stats", "--days", "400").stdout.startswith("all projects, 400 days\n")
+
+    def test_stats_of_nothing(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "empty.db").touch()
+        assert run("stats", "--db", "empty.db").stdout == (
+            "all projects, 30 days\nno builds; --all looks further back\n"
+        )
+
     def test_a_log_is_shown_by_name_number_and_id(self, run: Run) -> None:
         for word in ("first", "second"):
             run("record", "--project", "app", "--", "echo", word)
@@ -176,8 +220,9 @@ class TestLooking:
 
     def test_a_table_fits_the_terminal(self, run: Run, tmp_path: Path) -> None:
         run("record", "--project", "a-project-with-a-very-long-name-indeed", "--", "true")
-        shown = on_terminal(tmp_path, "builds", NO_COLOR="1", COLUMNS="60").splitlines()
-        assert max(map(len, shown)) <= 60
+        for command in ("builds", "projects", "stats"):
+            shown = on_terminal(tmp_path, command, NO_COLOR="1", COLUMNS="60").splitlines()
+            assert max(map(len, shown)) <= 60
 
     def test_head_can_close_the_pipe(self, run: Run, tmp_path: Path) -> None:
         run("record", "--project", "app", "--", "seq", "1", "100000")
@@ -222,6 +267,12 @@ class TestBadInput:
             (["logs", "--db", "good.db", "99999999999999999999"], 1, "there is no build"),
             (["builds", "--db", "good.db", "nope"], 1, "there is no project 'nope'"),
             (["builds", "--db", "good.db", "--limit", "0"], 2, "--limit"),
+            (["builds", "--db", "good.db", "--status", "ok"], 2, "--status"),
+            (["builds", "--db", "good.db", "--after", "app#9"], 1, "there is no build 'app#9'"),
+            (["stats", "--db", "good.db", "nope"], 1, "there is no project 'nope'"),
+            (["stats", "--db", "good.db", "--days", "0"], 2, "--days"),
+            (["stats", "--db", "good.db", "--days", "9999999"], 1, "before the year 1"),
+            (["stats", "--db", "good.db", "--days", "9", "--all"], 2, "not allowed with"),
             (["record", "--db", "good.db", "--project", "x"], 2, "no command to record"),
             (["record", "--db", "good.db", "--project", "", "--", "true"], 2, "--project"),
             (["record", "--", "true"], 2, "--project"),

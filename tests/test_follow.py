@@ -71,7 +71,7 @@ class TestInOneProcess:
             for number in range(20):
                 await store.logs.append(build.id, lines([f"{number}.{n}" for n in range(number)]))
             await store.logs.append(build.id, lines(["last"]))
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             await follower.end()
             assert [line.sequence_number for line in follower.seen] == [*range(1, 193)]
             assert follower.messages[-1] == "last"
@@ -79,7 +79,7 @@ class TestInOneProcess:
     async def test_of_a_build_that_has_ended(self, path: Path) -> None:
         async with building(path) as (store, build):
             await store.logs.append(build.id, lines(map(str, range(2500))))
-            await store.builds.end(build.id, BuildStatus.FAILED)
+            await store.builds.update_status(build.id, BuildStatus.FAILED)
             follower = Follower(store, build)
             await follower.end()
             assert follower.messages == [*map(str, range(2500))]
@@ -87,7 +87,7 @@ class TestInOneProcess:
     async def test_behind_a_number(self, path: Path) -> None:
         async with building(path) as (store, build):
             await store.logs.append(build.id, lines("abcde"))
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             assert [line.message async for line in store.logs.follow(build.id, after=3)] == [
                 "d",
                 "e",
@@ -100,7 +100,7 @@ class TestInOneProcess:
             follower = Follower(store, build)
             await asyncio.sleep(0)
             await store.logs.append(build.id, lines("d"))
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             await follower.end()
             assert follower.messages == ["d"]
 
@@ -120,7 +120,7 @@ class TestInOneProcess:
             followers = [Follower(store, build) for _ in range(20)]
             for number in range(50):
                 await store.logs.append(build.id, lines([str(number)]))
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             for follower in followers:
                 await follower.end()
                 assert follower.messages == [*map(str, range(50))]
@@ -189,7 +189,7 @@ class TestAmongProcesses:
             appending = [start(APPENDING, path, build.id, name, 50_000) for name in "ab"]
             for process in appending:
                 assert await asyncio.to_thread(process.wait, 100) == 0
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
 
             whole = hashlib.sha256()
             messages = []
@@ -225,7 +225,7 @@ class TestAmongProcesses:
             while monotonic() < ends:
                 await store.logs.append(build.id, lines(["line"]))
                 await asyncio.sleep(0.013)
-            await store.builds.end(build.id, BuildStatus.SUCCESS)
+            await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             late = await asyncio.wait_for(following, SOON)
             said, _ = await asyncio.to_thread(other.communicate, None, 100)
             median, most = (1000 * float(figure) for figure in said.split()[2:])

@@ -14,6 +14,9 @@ from abt_db import (
     Config,
     Database,
     Json,
+    LockInfo,
+    LockLease,
+    LockLostError,
     Query,
     Result,
     Session,
@@ -76,6 +79,11 @@ async def use() -> None:
         assert_type(await db.write(rename, "old", new="new"), int)
         assert_type(await db.run_transaction(move, attempts=2, timeout=5.0), int)
         assert_type(await db.run_batch([RENAME(id=1, name="x"), move_one]), BatchReport)
+        async with db.lock("deploy", ttl=30, timeout=10) as lease, db.transaction(lease=lease):
+            assert_type(lease, LockLease)
+            assert_type(lease.token, int)
+            assert_type(await lease.lost, LockLostError | None)
+        assert_type(await db.lock_info("deploy"), LockInfo | None)
         async with db.transaction(label="deploy", timeout=3) as tx:
             assert_type(await tx.fetch_one(PROJECT(name="maps")), Project | None)
             async with tx.savepoint() as inner:

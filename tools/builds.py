@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from abt_db.builds import BuildStatus
-from abt_db.tools.cli import CliError, open_store, positive, run_tool
+from abt_db.tools.cli import find_build, find_project, open_store, positive, run_tool
 from abt_db.tools.output import age, duration, print_json, print_table
 
 _COLOURS = {
@@ -18,6 +19,11 @@ _COLOURS = {
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("project", nargs="?", metavar="PROJECT", help="only builds of this project")
+    parser.add_argument("--status", choices=list(BuildStatus), help="only builds that stand so")
+    parser.add_argument("--branch", metavar="NAME", help="only builds of this branch")
+    parser.add_argument(
+        "--after", metavar="BUILD", help="go on behind this one, the last of an earlier list"
+    )
     parser.add_argument(
         "--limit", type=positive, default=50, metavar="N", help="at most N (default 50)"
     )
@@ -26,13 +32,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 async def run(arguments: argparse.Namespace) -> int:
     async with await open_store(arguments.db) as store:
-        if arguments.project is None:
-            builds = await store.builds.latest(arguments.limit)
-        else:
-            project = await store.projects.get_by_name(arguments.project)
-            if project is None:
-                raise CliError(f"there is no project {arguments.project!r}; see: abt-db projects")
-            builds = await store.builds.for_project(project.id, arguments.limit)
+        filters: dict[str, Any] = {}
+        order = "-started_at"
+        if arguments.project is not None:
+            filters["project_id"] = (await find_project(store, arguments.project)).id
+            order = "-build_number"
+        if arguments.status is not None:
+            filters["status"] = BuildStatus(arguments.status)
+        if arguments.branch is not None:
+            filters["branch"] = arguments.branch
+        after = arguments.after and await find_build(store, arguments.after)
+        builds = await store.builds.summaries(
+            arguments.limit, order_by=order, after=after, **filters
+        )
     if arguments.json:
         for build in builds:
             print_json(build)

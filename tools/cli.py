@@ -13,10 +13,11 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from abt_db.builds import BuildStore
+from abt_db.builds import Build, BuildStore, Project
 from abt_db.config import Config
 from abt_db.errors import AbtDbError
 
@@ -24,6 +25,8 @@ __all__ = [
     "CONFIG",
     "CliError",
     "UsageError",
+    "find_build",
+    "find_project",
     "main",
     "name",
     "open_store",
@@ -38,7 +41,19 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects", "migrate", "bench")
+COMMANDS = (
+    "record",
+    "builds",
+    "logs",
+    "projects",
+    "stats",
+    "report",
+    "import",
+    "export",
+    "prune",
+    "migrate",
+    "bench",
+)
 WITHOUT_DATABASE = ("bench",)  # it makes its own
 
 
@@ -151,14 +166,46 @@ def name(text: str) -> str:
     return text
 
 
-async def open_store(database: str, *, create: bool = False) -> BuildStore:
+async def open_store(
+    database: str, *, create: bool = False, busy_timeout: float = CONFIG.busy_timeout
+) -> BuildStore:
     """Open the build database; one that is only looked at has to be there."""
     if not create and not Path(database).exists():
         raise CliError(
             f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
             " another"
         )
-    return await BuildStore.open(database, config=CONFIG)
+    return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
+
+
+async def find_project(store: BuildStore, name: str) -> Project:
+    """Return the project of this name."""
+    if project := await store.projects.get_by_name(name):
+        return project
+    raise CliError(f"there is no project {name!r}; see: abt-db projects")
+
+
+async def find_build(store: BuildStore, name: str) -> Build:
+    """Return the build that `name` means: PROJECT#NUMBER, PROJECT (its last build), or an id.
+
+    The name of a project goes before an id.
+    """
+    project_name, _, number = name.rpartition("#")
+    build = None
+    if not number.isdecimal() or int(number) >= 2**63:
+        number = ""
+    if project_name and number:
+        project = await store.projects.get_by_name(project_name)
+        if project is not None:
+            build = await store.builds.get_by_number(project.id, int(number))
+    elif project := await store.projects.get_by_name(name):
+        last = await store.builds.get_all(1, order_by="-build_number", project_id=project.id)
+        build = last[0] if last else None
+    elif number:
+        build = await store.builds.get_by_id(int(number))
+    if build is None:
+        raise CliError(f"there is no build {name!r}; see: abt-db builds")
+    return build
 
 
 if __name__ == "__main__":

@@ -10,12 +10,16 @@ from abt_db.tools.output import age, print_json, print_table
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--search", metavar="WORD", help="only with it in name or description")
+    parser.add_argument("--active", action="store_true", help="only those that are still built")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
 
 
 async def run(arguments: argparse.Namespace) -> int:
     async with await open_store(arguments.db) as store:
-        projects = await store.projects.summaries()
+        projects = await store.projects.with_build_stats(
+            word=arguments.search, active=arguments.active or None
+        )
     if arguments.json:
         for project in projects:
             print_json(project)

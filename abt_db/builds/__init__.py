@@ -7,31 +7,67 @@ pump, usage   reading a command's output; what its processes use
 command       running a command with all its processes
 holder        which process records a build
 models        the rows, as dataclasses
+table, family the SQL that depends on what the caller chooses
 queries       the SQL
-projects, builds, logs  what can be done with the rows of each table
+words         the words of a search
+repository    what can be done with the rows of every table
+projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
+history, rbtlog     what a history file holds, and what the files of rbtlog hold
+importer, exporter  from such files into the database, and back
+report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
 
+from .builds import BuildEndedError
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
-from .models import Build, BuildStatus, BuildSummary, LogLine, Project, ProjectSummary
+from .exporter import ExportReport
+from .importer import BadLine, ImportReport
+from .models import (
+    Build,
+    BuildPeriod,
+    BuildStatistics,
+    BuildStatus,
+    BuildSummary,
+    FlakyCommit,
+    LogLine,
+    LogMatch,
+    Metric,
+    MetricPeriod,
+    Project,
+    ProjectSummary,
+    Pruned,
+    Sample,
+)
 from .output import Stream
 from .recorder import Recorder
 from .store import BuildStore
 
 __all__ = [
+    "BadLine",
     "Build",
+    "BuildEndedError",
+    "BuildPeriod",
+    "BuildStatistics",
     "BuildStatus",
     "BuildStore",
     "BuildSummary",
     "CommandError",
+    "ExportReport",
+    "FlakyCommit",
+    "ImportReport",
     "Level",
     "LogLine",
+    "LogMatch",
+    "Metric",
+    "MetricPeriod",
     "Outcome",
     "Project",
     "ProjectSummary",
+    "Pruned",
     "Recorder",
+    "Sample",
     "StopReason",
     "Stream",
 ]

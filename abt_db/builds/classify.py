@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-__all__ = ["Classifier", "Level"]
+__all__ = ["Classifier", "Level", "as_shown", "without_escapes"]
 
 
 class Level(StrEnum):
@@ -38,7 +38,7 @@ class Classifier:
 
     def classify(self, message: str) -> tuple[Level, str | None]:
         """Return the level of the next line, INFO where its text tells no other, and its source."""
-        text = _as_shown(message)
+        text = as_shown(message)
         if gradle := _GRADLE.match(text, 0, _FAR_ENOUGH):
             self._task = gradle["task"]
             self._explains_failure = gradle["failure"] is not None
@@ -66,11 +66,14 @@ _FAILED_TASK = re.compile(r"Execution failed for task '([^']+)'")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
-def _as_shown(message: str) -> str:
+def without_escapes(message: str) -> str:
+    """Return the text without what colours it, moves the cursor or sets a title."""
+    return _ESCAPES.sub("", message) if "\x1b" in message else message
+
+
+def as_shown(message: str) -> str:
     """The text without colours, indentation, and what a "\\r" let the next text write over."""
-    if "\x1b" in message:
-        message = _ESCAPES.sub("", message)
-    text = message.strip()
+    text = without_escapes(message).strip()
     if "\r" in text:
         text = text[text.rindex("\r") + 1 :].lstrip()
     return text

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
@@ -12,13 +12,28 @@ from .output import Stream
 
 __all__ = [
     "Build",
+    "BuildPeriod",
+    "BuildStatistics",
     "BuildStatus",
     "BuildSummary",
+    "FlakyCommit",
     "LogLine",
+    "LogMatch",
+    "Metric",
+    "MetricPeriod",
     "Progress",
     "Project",
     "ProjectSummary",
+    "Pruned",
+    "Sample",
+    "now",
 ]
+
+
+def now() -> datetime:
+    """Return the time as the database keeps it, in whole milliseconds."""
+    moment = datetime.now(UTC)
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
 class BuildStatus(StrEnum):
@@ -103,6 +118,28 @@ class LogLine:
 
 
 @dataclass(frozen=True, slots=True)
+class LogMatch:
+    """A line that a search has found, and where it stands."""
+
+    id: int
+    project_name: str
+    build_number: int
+    build_id: int
+    sequence_number: int
+    level: Level
+    timestamp: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many lines are gone, or would go, and of how many builds."""
+
+    builds: int
+    lines: int
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a build is: its status, and the number of its last log line."""
 
@@ -128,6 +165,7 @@ class BuildSummary:
     """A build as it stands in a list, with the number of its log lines."""
 
     id: int
+    project_id: int
     project_name: str
     build_number: int
     status: BuildStatus
@@ -138,3 +176,77 @@ class BuildSummary:
     commit_hash: str | None
     build_type: str | None
     log_lines: int
+
+
+@dataclass(frozen=True, slots=True)
+class BuildStatistics:
+    """How builds have gone. Durations are in seconds, of all builds that have one, and None when
+    none has."""
+
+    total: int
+    by_status: dict[str, int]
+    """How many builds have each status, also those that none has."""
+    success_rate: float | None
+    """Percentage of successful builds among those that have ended; None when none has."""
+    mean_duration: float | None
+    median_duration: float | None
+    """The one in the middle; of an even number, the mean of the two in the middle."""
+    p95_duration: float | None
+    """The least duration that 95 % of the builds did not exceed ("nearest rank")."""
+    longest_duration: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPeriod:
+    """The builds that were started in a day, a week or a month, in UTC."""
+
+    start: datetime
+    """Midnight; weeks begin on Monday."""
+    total: int
+    successful: int
+    failed: int
+    mean_duration: float | None
+    """In seconds, of the builds that have one."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlakyCommit:
+    """A commit of which some builds failed and others succeeded."""
+
+    project_name: str
+    commit_hash: str
+    successful: int
+    failed: int
+    last_build_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A figure to be recorded: what was measured, when, and in which unit."""
+
+    metric_name: str
+    metric_value: float
+    metric_unit: str | None = None
+    timestamp: datetime = field(default_factory=now)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that was recorded."""
+
+    id: int
+    metric_name: str
+    metric_value: float
+    metric_unit: str | None
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPeriod:
+    """The figures of one name in an hour, a day …, in UTC."""
+
+    start: datetime
+    count: int
+    mean: float
+    least: float
+    most: float

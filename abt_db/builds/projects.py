@@ -7,21 +7,40 @@ from abt_db.session import Session
 
 from . import queries
 from .models import Project, ProjectSummary
+from .repository import Repository
 
 __all__ = ["Projects"]
 
 
-class Projects:
+class Projects(Repository[Project]):
     """The table `projects`."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
-
-    async def get_by_id(self, id: int) -> Project | None:
-        return await self._db.fetch_one(queries.PROJECT_BY_ID(id=id))
+        super().__init__(db, queries.PROJECTS)
 
     async def get_by_name(self, name: str) -> Project | None:
+        """Return the project of this name, None if there is none."""
         return await self._db.fetch_one(queries.PROJECT_BY_NAME(name=name))
+
+    async def get_active(self, limit: int = 100) -> list[Project]:
+        """Return the projects that are still built, newest first."""
+        return await self.get_all(limit, order_by="-created_at", is_active=True)
+
+    async def search(self, word: str, limit: int = 100) -> list[Project]:
+        """Return the projects with `word` in their name or description, by name.
+
+        Every character of it stands for itself; a to z match A to Z.
+        """
+        return await self._db.fetch_all(queries.SEARCH_PROJECTS(word=word, limit=limit))
+
+    async def with_build_stats(
+        self, *, word: str | None = None, active: bool | None = None
+    ) -> list[ProjectSummary]:
+        """Return projects by name, with how their builds have gone.
+
+        All of them, or those that `search` finds by `word`, or that are active or are not.
+        """
+        return await self._db.fetch_all(queries.PROJECT_SUMMARIES(word=word, active=active))
 
     async def ensure(
         self,
@@ -51,6 +70,10 @@ class Projects:
         project = await self._db.fetch_one(find)
         return project if project is not None else await self._db.write(ensure)
 
-    async def summaries(self) -> list[ProjectSummary]:
-        """Return all projects by name, with how their builds have gone."""
-        return await self._db.fetch_all(queries.PROJECT_SUMMARIES())
+    async def upsert(self, name: str, **values: object) -> Project:
+        """Add a project, or change these columns of the one that has this name; return it.
+
+        All columns that a new project must have are to be named in either case.
+        """
+        values["name"] = name
+        return await self._insert(queries.PROJECTS.create(values, key="name"))

@@ -1,28 +1,67 @@
-"""Every SQL text of the build database, each a named `Query`."""
+"""Every SQL text of the build database, each a named `Query`.
+
+Where the columns or conditions are chosen by the caller, a `Table` or a `Family` makes them.
+"""
 
 from __future__ import annotations
 
+from abt_db.errors import ParameterError
 from abt_db.query import Query
 
-from .models import Build, BuildSummary, LogLine, Progress, Project, ProjectSummary
+from .family import Family
+from .models import (
+    Build,
+    BuildPeriod,
+    BuildStatistics,
+    BuildSummary,
+    FlakyCommit,
+    LogLine,
+    LogMatch,
+    Metric,
+    MetricPeriod,
+    Progress,
+    Project,
+    ProjectSummary,
+    Pruned,
+)
+from .report.figures import (
+    BuildMark,
+    ErrorLine,
+    Figures,
+    Flake,
+    ReportedProject,
+    SlowBuild,
+    TableSize,
+)
+from .table import Table
 
 __all__: list[str] = []
 
-_PROJECT = """id, name, description, project_type, repository_url, local_path, branch,
-       build_command, environment_vars, build_timeout, created_at, updated_at, is_active, tags"""
-
-_BUILD = """id, project_id, build_number, status, started_at, completed_at, duration_seconds,
-       commit_hash, branch, build_type, triggered_by, exit_code, artifact_path, artifact_size,
-       memory_usage_mb, cpu_usage_percent, created_at, updated_at, build_metadata"""
-
 _LINE = """id, build_id, sequence_number, level, timestamp, message, source, stream, raw"""
+
+PERIODS = {
+    "minute": "strftime('%Y-%m-%dT%H:%M:00.000+00:00', {})",
+    "hour": "strftime('%Y-%m-%dT%H:00:00.000+00:00', {})",
+    "day": "strftime('%Y-%m-%dT00:00:00.000+00:00', {})",
+    "week": "strftime('%Y-%m-%dT00:00:00.000+00:00', {}, 'weekday 0', '-6 days')",
+    "month": "strftime('%Y-%m-01T00:00:00.000+00:00', {})",
+}
+"""For each kind of period the SQL of the beginning of the one that holds a moment."""
+
+
+def period(bucket: str) -> str:
+    """Return `bucket` if it is a kind of period, or raise `ParameterError`."""
+    if bucket not in PERIODS:
+        raise ParameterError(f"there are no such periods; bucket is one of {', '.join(PERIODS)}")
+    return bucket
+
 
 # -- projects ------------------------------------------------------------------------------------
 
-PROJECT_BY_ID = Query("projects.by_id", f"SELECT {_PROJECT} FROM projects WHERE id = :id", Project)
+PROJECTS = Table("projects", Project, json=("environment_vars", "tags"))
 
 PROJECT_BY_NAME = Query(
-    "projects.by_name", f"SELECT {_PROJECT} FROM projects WHERE name = :name", Project
+    "projects.by_name", f"SELECT {PROJECTS.columns} FROM projects WHERE name = :name", Project
 )
 
 ADD_PROJECT = Query(
@@ -34,82 +73,183 @@ ADD_PROJECT = Query(
     """,
 )
 
-PROJECT_SUMMARIES = Query(
+# Unlike LIKE, instr() knows no special characters.
+_HAS_WORD = """(instr(lower(projects.name), lower(:word))
+           OR instr(lower(projects.description), lower(:word)))"""
+
+SEARCH_PROJECTS = Query(
+    "projects.search",
+    f"SELECT {PROJECTS.columns} FROM projects WHERE {_HAS_WORD} ORDER BY name LIMIT :limit",
+    Project,
+)
+
+PROJECT_SUMMARIES = Family(
     "projects.summaries",
     """
     SELECT projects.id, projects.name, project_type, is_active,
            total_builds, successful_builds, last_build_at
     FROM build_performance_stats
     JOIN projects ON projects.id = project_id
+    WHERE {conditions}
     ORDER BY projects.name
     """,
     ProjectSummary,
+    word=_HAS_WORD,
+    active="projects.is_active = :active",
 )
 
 # -- builds --------------------------------------------------------------------------------------
 
-BUILD_BY_ID = Query("builds.by_id", f"SELECT {_BUILD} FROM builds WHERE id = :id", Build)
+BUILDS = Table(
+    "builds",
+    Build,
+    json=("build_metadata",),
+    # Asked in the statement that adds the row: nobody else can get the same number.
+    made={
+        "build_number": "(SELECT coalesce(max(build_number), 0) + 1 FROM builds"
+        " WHERE project_id = :project_id)"
+    },
+)
 
 BUILD_BY_NUMBER = Query(
     "builds.by_number",
     f"""
-    SELECT {_BUILD} FROM builds
+    SELECT {BUILDS.columns} FROM builds
     WHERE project_id = :project_id AND build_number = :build_number
-    """,
-    Build,
-)
-
-START_BUILD = Query(
-    "builds.start",
-    f"""
-    INSERT INTO builds (project_id, build_number, status, started_at, commit_hash, branch,
-                        build_type, triggered_by, build_metadata)
-    SELECT :project_id, coalesce(max(build_number), 0) + 1, 'running', :started_at, :commit_hash,
-           :branch, :build_type, :triggered_by, :build_metadata
-    FROM builds WHERE project_id = :project_id
-    RETURNING {_BUILD}
-    """,
-    Build,
-)
-
-# The condition on the status keeps a build that has ended from ending twice. RETURNING tells what
-# the statement set and not what a trigger did afterwards, so `updated_at` is set here.
-END_BUILD = Query(
-    "builds.end",
-    f"""
-    UPDATE builds
-    SET status = :status, completed_at = :completed_at, duration_seconds = :duration_seconds,
-        exit_code = :exit_code, artifact_path = :artifact_path, artifact_size = :artifact_size,
-        memory_usage_mb = :memory_usage_mb, cpu_usage_percent = :cpu_usage_percent,
-        build_metadata = json_patch(coalesce(build_metadata, '{{}}'), :notes),
-        updated_at = strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')
-    WHERE id = :id AND status IN ('pending', 'running')
-    RETURNING {_BUILD}
     """,
     Build,
 )
 
 RUNNING_BUILDS = Query(
     "builds.running",
-    f"SELECT {_BUILD} FROM builds WHERE status = 'running' ORDER BY started_at",
+    f"SELECT {BUILDS.columns} FROM builds WHERE status = 'running' ORDER BY started_at, id",
     Build,
 )
 
-_SUMMARY = """SELECT builds.id, projects.name AS project_name, build_number, status, started_at,
-           duration_seconds, exit_code, builds.branch, commit_hash, build_type,
+_SUMMARY = """SELECT builds.id, project_id, projects.name AS project_name, build_number, status,
+           started_at, duration_seconds, exit_code, builds.branch, commit_hash, build_type,
            (SELECT coalesce(max(sequence_number), 0) FROM build_logs
             WHERE build_id = builds.id) AS log_lines
     FROM builds JOIN projects ON projects.id = project_id"""
 
-LATEST_BUILDS = Query(
-    "builds.latest", f"{_SUMMARY} ORDER BY builds.id DESC LIMIT :limit", BuildSummary
+BUILD_SUMMARIES = Table("builds.summaries", BuildSummary, f"({_SUMMARY})")
+
+_CHOSEN = {
+    "project_id": "project_id = :project_id",
+    "since": "started_at >= :since",
+    "until": "started_at < :until",
+}
+
+BUILD_STATISTICS = Family(
+    "builds.statistics",
+    """
+    WITH ranked AS (
+        SELECT status, duration_seconds, count(duration_seconds) OVER () AS timed,
+               row_number() OVER (ORDER BY duration_seconds NULLS LAST) AS rank
+        FROM builds WHERE {conditions}
+    )
+    SELECT count(*) AS total,
+           json_object('pending', count(*) FILTER (WHERE status = 'pending'),
+                       'running', count(*) FILTER (WHERE status = 'running'),
+                       'success', count(*) FILTER (WHERE status = 'success'),
+                       'failed', count(*) FILTER (WHERE status = 'failed'),
+                       'cancelled', count(*) FILTER (WHERE status = 'cancelled')) AS by_status,
+           100.0 * count(*) FILTER (WHERE status = 'success')
+           / nullif(count(*) FILTER (WHERE status IN ('success', 'failed', 'cancelled')), 0)
+               AS success_rate,
+           avg(duration_seconds) AS mean_duration,
+           avg(duration_seconds) FILTER (WHERE rank IN ((timed + 1) / 2, (timed + 2) / 2))
+               AS median_duration,
+           min(duration_seconds) FILTER (WHERE rank * 100 >= timed * 95) AS p95_duration,
+           max(duration_seconds) AS longest_duration
+    FROM ranked
+    """,
+    BuildStatistics,
+    **_CHOSEN,
 )
 
-BUILDS_OF_PROJECT = Query(
-    "builds.of_project",
-    f"{_SUMMARY} WHERE project_id = :project_id ORDER BY build_number DESC LIMIT :limit",
+BUILD_TREND = {
+    kind: Family(
+        f"builds.trend by {kind}",
+        f"""
+        SELECT {beginning.format("started_at")} AS start, count(*) AS total,
+               count(*) FILTER (WHERE status = 'success') AS successful,
+               count(*) FILTER (WHERE status = 'failed') AS failed,
+               avg(duration_seconds) AS mean_duration
+        FROM builds WHERE started_at IS NOT NULL AND {{conditions}}
+        GROUP BY start ORDER BY start
+        """,
+        BuildPeriod,
+        **_CHOSEN,
+    )
+    for kind, beginning in PERIODS.items()
+}
+
+SLOWEST_BUILDS = Family(
+    "builds.slowest",
+    f"""
+    {_SUMMARY}
+    WHERE builds.id IN (
+        SELECT id FROM builds WHERE duration_seconds IS NOT NULL AND {{conditions}}
+        ORDER BY duration_seconds DESC, id LIMIT :limit
+    )
+    ORDER BY duration_seconds DESC, builds.id
+    """,
     BuildSummary,
+    **_CHOSEN,
 )
+
+FLAKY_COMMITS = Family(
+    "builds.flaky",
+    """
+    SELECT projects.name AS project_name, commit_hash,
+           count(*) FILTER (WHERE status = 'success') AS successful,
+           count(*) FILTER (WHERE status = 'failed') AS failed,
+           max(started_at) AS last_build_at
+    FROM builds JOIN projects ON projects.id = project_id
+    WHERE commit_hash IS NOT NULL AND {conditions}
+    GROUP BY project_name, commit_hash
+    HAVING successful AND failed
+    ORDER BY last_build_at DESC, commit_hash LIMIT :limit
+    """,
+    FlakyCommit,
+    **_CHOSEN,
+)
+
+# -- metrics -------------------------------------------------------------------------------------
+
+METRICS = Table("system_metrics", Metric)
+
+ADD_METRIC = Query(
+    "metrics.add",
+    """
+    INSERT INTO system_metrics (metric_name, metric_value, metric_unit, timestamp)
+    VALUES (:metric_name, :metric_value, :metric_unit, :timestamp)
+    """,
+)
+
+LATEST_METRIC = Query(
+    "metrics.latest",
+    f"""
+    SELECT {METRICS.columns} FROM system_metrics WHERE metric_name = :metric_name
+    ORDER BY timestamp DESC, id DESC LIMIT 1
+    """,
+    Metric,
+)
+
+METRIC_SERIES = {
+    kind: Query(
+        f"metrics.series by {kind}",
+        f"""
+        SELECT {beginning.format("timestamp")} AS start, count(*) AS count,
+               avg(metric_value) AS mean, min(metric_value) AS least, max(metric_value) AS most
+        FROM system_metrics WHERE metric_name = :metric_name AND timestamp >= :since
+        GROUP BY start ORDER BY start
+        """,
+        MetricPeriod,
+    )
+    for kind, beginning in PERIODS.items()
+}
 
 # -- log lines -----------------------------------------------------------------------------------
 
@@ -128,14 +268,148 @@ ADD_LINE = Query(
     """,
 )
 
-LINES = Query(
-    "logs.lines",
-    f"""
-    SELECT {_LINE} FROM build_logs
-    WHERE build_id = :build_id AND sequence_number > :after
-    ORDER BY sequence_number
-    """,
+_OF_LOG = f"""SELECT {_LINE} FROM build_logs
+    WHERE build_id = :build_id AND instr(:levels, level) AND instr(message, :containing)"""
+
+# Word for word as in the indexes of these few lines, or SQLite does not use them.
+_PROBLEM = "level IN ('warning', 'error')"
+
+_ONWARD = "AND sequence_number > :after ORDER BY sequence_number LIMIT :limit"
+
+WHOLE_LOG = Query(
+    "logs.whole",
+    f"SELECT {_LINE} FROM build_logs WHERE build_id = :build_id ORDER BY sequence_number",
     LogLine,
+)
+
+LINES = Query("logs.lines", f"{_OF_LOG} {_ONWARD}", LogLine)
+
+PROBLEMS = Query("logs.problems", f"{_OF_LOG} AND {_PROBLEM} {_ONWARD}", LogLine)
+
+_LAST = "ORDER BY sequence_number DESC LIMIT :limit"
+
+LAST_LINES = Query("logs.last_lines", f"{_OF_LOG} {_LAST}", LogLine)
+
+LAST_PROBLEMS = Query("logs.last_problems", f"{_OF_LOG} AND {_PROBLEM} {_LAST}", LogLine)
+
+# The joins are CROSS, so that lines come by their ids, the newest first, and a search ends when it
+# has enough of them.
+_MATCH = """projects.name AS project_name, build_number, build_id, sequence_number, level,
+           build_logs.timestamp, build_logs.message"""
+
+_OF_BUILD = """CROSS JOIN builds ON builds.id = build_id
+    CROSS JOIN projects ON projects.id = project_id"""
+
+_HIT = """instr(lower(build_logs.message), :word) AND instr(:levels, level)
+      AND (:project_id IS NULL OR project_id = :project_id)"""
+
+_INDEXED = "(SELECT coalesce(max(id), 0) FROM build_logs_fts_docsize)"
+
+SEARCH = Query(
+    "logs.search",
+    f"""
+    SELECT build_logs_fts.rowid AS id, {_MATCH}
+    FROM build_logs_fts CROSS JOIN build_logs ON build_logs.id = build_logs_fts.rowid {_OF_BUILD}
+    WHERE build_logs_fts MATCH :groups AND build_logs_fts.rowid < :before
+      AND NOT instr(build_logs.message, char(0)) AND {_HIT}
+    UNION ALL
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND build_logs.id <= {_INDEXED}
+      AND instr(build_logs.message, char(0)) AND {_HIT}
+    UNION ALL
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND build_logs.id > {_INDEXED} AND {_HIT}
+    ORDER BY id DESC
+    """,
+    LogMatch,
+)
+
+SEARCH_EACH_LINE = Query(
+    "logs.search_each_line",
+    f"""
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND {_HIT}
+    ORDER BY build_logs.id DESC
+    """,
+    LogMatch,
+)
+
+SEARCH_BUILD = Query(
+    "logs.search_build",
+    f"""
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_id = :build_id AND build_logs.id < :before AND {_HIT}
+    ORDER BY sequence_number DESC
+    """,
+    LogMatch,
+)
+
+# What is done in steps takes so many lines at a time, and of long lines fewer, but one at least.
+_BYTES = "length(CAST(message AS BLOB)) AS bytes"
+
+_STEP = """SELECT id FROM (
+            SELECT id, place, min(place) OVER () AS first, sum(bytes) OVER (ORDER BY place) AS total
+            FROM wanted
+        )
+        WHERE place = first OR total <= :bytes"""
+
+INDEX_LINES = Query(
+    "logs.index",
+    f"""
+    INSERT INTO build_logs_fts (rowid, message)
+    SELECT id, message FROM build_logs
+    WHERE id IN (
+        WITH wanted AS (
+            SELECT id, id AS place, {_BYTES} FROM build_logs
+            WHERE id > {_INDEXED}
+            ORDER BY id LIMIT :lines
+        )
+        {_STEP}
+    )
+    ORDER BY id
+    """,
+)
+
+# From the end, so that the last number is the number of lines even of a build that is half pruned.
+PRUNE_LINES = Query(
+    "logs.prune",
+    f"""
+    DELETE FROM build_logs
+    WHERE id IN (
+        WITH wanted AS (
+            SELECT id, -sequence_number AS place, {_BYTES} FROM build_logs
+            WHERE build_id = :build_id
+            ORDER BY sequence_number DESC LIMIT :lines
+        )
+        {_STEP}
+    )
+    """,
+)
+
+_ENDED = """status NOT IN ('pending', 'running')
+      AND coalesce(completed_at, started_at, created_at) < :before"""
+
+NEXT_TO_PRUNE = Query(
+    "logs.next_to_prune",
+    f"""
+    SELECT id FROM builds
+    WHERE id > :after AND {_ENDED} AND EXISTS (SELECT 1 FROM build_logs WHERE build_id = builds.id)
+    ORDER BY id LIMIT 1
+    """,
+    int,
+)
+
+PRUNABLE = Query(
+    "logs.prunable",
+    f"""
+    SELECT count(*) AS builds, coalesce(sum(lines), 0) AS lines
+    FROM (
+        SELECT (SELECT count(*) FROM build_logs WHERE build_id = builds.id) AS lines
+        FROM builds WHERE {_ENDED}
+    )
+    WHERE lines > 0
+    """,
+    Pruned,
 )
 
 PROGRESS = Query(
@@ -157,3 +431,319 @@ NEXT_LINES = Query(
     """,
     LogLine,
 )
+
+# -- report --------------------------------------------------------------------------------------
+
+# Each tells of the builds since a time (those that have not started: made since), of some projects
+# or of all. So it reads them all: an index helps only where one is named here.
+_REPORTED = """WITH reported AS (
+        SELECT builds.id, project_id, build_number, status, commit_hash,
+               coalesce(started_at, builds.created_at) AS at, duration_seconds AS seconds
+        FROM builds
+        WHERE coalesce(started_at, builds.created_at) >= :since
+          AND (:projects IS NULL OR project_id IN (SELECT value FROM json_each(:projects)))
+    )"""
+
+# The median is the mean of the two durations in the middle, p95 the smallest duration that 95 % of
+# all do not exceed. Builds without a duration stand behind the others.
+_FIGURES = """
+           count(*) AS builds,
+           count(*) FILTER (WHERE status = 'success') AS succeeded,
+           count(*) FILTER (WHERE status = 'failed') AS failed,
+           count(*) FILTER (WHERE status = 'cancelled') AS cancelled,
+           count(*) FILTER (WHERE status = 'running') AS running,
+           count(*) FILTER (WHERE status = 'pending') AS pending,
+           avg(seconds) FILTER (WHERE place IN ((timed + 1) / 2, (timed + 2) / 2)) AS median,
+           min(seconds) FILTER (WHERE place * 100 >= timed * 95) AS p95,
+           max(seconds) AS longest,
+           min(at) AS first_at,
+           max(at) AS last_at"""
+
+REPORT_TOTALS = Query(
+    "report.totals",
+    f"""
+    {_REPORTED}
+    SELECT NULL AS project_id, NULL AS part, {_FIGURES}
+    FROM (SELECT *, row_number() OVER (ORDER BY seconds IS NULL, seconds) AS place,
+                 count(seconds) OVER () AS timed
+          FROM reported)
+    GROUP BY NULL
+    """,
+    Figures,
+)
+
+REPORT_BY_PROJECT = Query(
+    "report.by_project",
+    f"""
+    {_REPORTED}
+    SELECT project_id, NULL AS part, {_FIGURES}
+    FROM (SELECT *, row_number() OVER (PARTITION BY project_id
+                                       ORDER BY seconds IS NULL, seconds) AS place,
+                 count(seconds) OVER (PARTITION BY project_id) AS timed
+          FROM reported)
+    GROUP BY project_id
+    ORDER BY last_at DESC, project_id
+    LIMIT :limit
+    """,
+    Figures,
+)
+
+_PART = """CASE :unit WHEN 'week' THEN date(at, 'weekday 0', '-6 days')
+                         ELSE substr(at, 1, :width) END AS part"""
+
+REPORT_BY_TIME = Query(
+    "report.by_time",
+    f"""
+    {_REPORTED}
+    SELECT NULL AS project_id, part, {_FIGURES}
+    FROM (SELECT *, row_number() OVER (PARTITION BY part
+                                       ORDER BY seconds IS NULL, seconds) AS place,
+                 count(seconds) OVER (PARTITION BY part) AS timed
+          FROM (SELECT *, {_PART} FROM reported))
+    GROUP BY part
+    ORDER BY part
+    """,
+    Figures,
+)
+
+REPORT_BY_PROJECT_AND_TIME = Query(
+    "report.by_project_and_time",
+    f"""
+    {_REPORTED}
+    SELECT project_id, part, {_FIGURES}
+    FROM (SELECT *, row_number() OVER (PARTITION BY project_id, part
+                                       ORDER BY seconds IS NULL, seconds) AS place,
+                 count(seconds) OVER (PARTITION BY project_id, part) AS timed
+          FROM (SELECT *, {_PART} FROM reported))
+    GROUP BY project_id, part
+    ORDER BY project_id, part
+    """,
+    Figures,
+)
+
+REPORT_LAST_BUILDS = Query(
+    "report.last_builds",
+    f"""
+    {_REPORTED}
+    SELECT project_id, build_number, status, at, seconds
+    FROM (SELECT *, row_number() OVER (PARTITION BY project_id ORDER BY build_number DESC) AS place
+          FROM reported)
+    WHERE place <= :limit
+    ORDER BY project_id, build_number
+    """,
+    BuildMark,
+)
+
+REPORT_PROJECTS = Query(
+    "report.projects",
+    """
+    SELECT id, name, project_type, repository_url, branch FROM projects
+    WHERE id IN (SELECT value FROM json_each(:projects))
+    """,
+    ReportedProject,
+)
+
+REPORT_PROJECT_COUNT = Query(
+    "report.project_count", f"{_REPORTED} SELECT count(DISTINCT project_id) FROM reported", int
+)
+
+REPORT_FAILING = Query(
+    "report.failing",
+    f"""
+    {_REPORTED}
+    SELECT count(*)
+    FROM (SELECT status, row_number() OVER (PARTITION BY project_id
+                                            ORDER BY build_number DESC) AS place
+          FROM reported WHERE status NOT IN ('pending', 'running'))
+    WHERE place = 1 AND status = 'failed'
+    """,
+    int,
+)
+
+_IDLE = """FROM projects
+    WHERE (:projects IS NULL OR projects.id IN (SELECT value FROM json_each(:projects)))
+      AND projects.id NOT IN (SELECT project_id FROM reported)"""
+
+REPORT_IDLE = Query(
+    "report.idle", f"{_REPORTED} SELECT name {_IDLE} ORDER BY name LIMIT :limit", str
+)
+
+REPORT_IDLE_COUNT = Query("report.idle_count", f"{_REPORTED} SELECT count(*) {_IDLE}", int)
+
+REPORT_SLOWEST = Query(
+    "report.slowest",
+    f"""
+    {_REPORTED}
+    SELECT project_id, projects.name AS project_name, build_number, status, at, seconds
+    FROM reported JOIN projects ON projects.id = project_id
+    WHERE seconds IS NOT NULL
+    ORDER BY seconds DESC, reported.id DESC
+    LIMIT :limit
+    """,
+    SlowBuild,
+)
+
+REPORT_FLAKY = Query(
+    "report.flaky",
+    f"""
+    {_REPORTED}
+    SELECT project_id, projects.name AS project_name, commit_hash,
+           count(*) FILTER (WHERE status = 'success') AS succeeded,
+           count(*) FILTER (WHERE status = 'failed') AS failed,
+           max(at) AS last_at
+    FROM reported JOIN projects ON projects.id = project_id
+    WHERE commit_hash IS NOT NULL
+    GROUP BY project_id, commit_hash
+    HAVING succeeded > 0 AND failed > 0
+    ORDER BY last_at DESC, project_id, commit_hash
+    LIMIT :limit
+    """,
+    Flake,
+)
+
+REPORT_LINE_COUNT = Query(
+    "report.line_count",
+    f"""
+    {_REPORTED}
+    SELECT count(*) FROM reported CROSS JOIN build_logs ON build_id = reported.id
+    """,
+    int,
+)
+
+# The index of problems gives the lines build after build, as they have to be counted; that its
+# condition is repeated lets SQLite use it. The end of a long line is never read.
+REPORT_ERRORS = Query(
+    "report.errors",
+    f"""
+    {_REPORTED}
+    SELECT reported.id AS build_id, projects.name || '#' || build_number AS build,
+           status = 'failed' AS failed, substr(message, 1, 1000) AS message
+    FROM reported
+    JOIN projects ON projects.id = project_id
+    CROSS JOIN build_logs ON build_id = reported.id
+    WHERE level = 'error' AND level IN ('warning', 'error')
+    ORDER BY reported.id, sequence_number
+    """,
+    ErrorLine,
+)
+
+REPORT_CAN_SIZE_TABLES = Query(
+    "report.can_size_tables",
+    "SELECT count(*) > 0 FROM pragma_module_list WHERE name = 'dbstat'",
+    bool,
+)
+
+# The rows of a b-tree are the cells of its leaves; without rowids, inner pages have some as well.
+REPORT_TABLES = Query(
+    "report.tables",
+    """
+    SELECT tbl_name AS name,
+           sum(CASE WHEN wr THEN cells ELSE leaves END) FILTER (WHERE is_table) AS rows,
+           sum(size) FILTER (WHERE is_table) AS data,
+           coalesce(sum(size) FILTER (WHERE NOT is_table), 0) AS indexes
+    FROM (SELECT name, sum(pgsize) AS size, sum(ncell) AS cells,
+                 sum(ncell) FILTER (WHERE pagetype = 'leaf') AS leaves
+          FROM dbstat GROUP BY name) AS btree
+    JOIN (SELECT name, tbl_name, type = 'table' AS is_table FROM sqlite_schema
+          UNION ALL SELECT 'sqlite_schema', 'sqlite_schema', true) AS entry
+        ON entry.name = btree.name
+    LEFT JOIN pragma_table_list AS listed
+        ON listed.schema = 'main' AND listed.name = btree.name
+    GROUP BY tbl_name
+    ORDER BY sum(size) DESC, tbl_name
+    """,
+    TableSize,
+)
+
+REPORT_FILE_SIZE = Query(
+    "report.file_size",
+    """
+    SELECT page_count * page_size, freelist_count * page_size
+    FROM pragma_page_count, pragma_page_size, pragma_freelist_count
+    """,
+)
+
+# -- history files -------------------------------------------------------------------------------
+
+IMPORT_PROJECT = Query(
+    "history.import_project",
+    """
+    INSERT INTO projects (name, description, project_type, repository_url, local_path, branch,
+                          build_command, environment_vars, build_timeout, created_at, updated_at,
+                          is_active, tags)
+    VALUES (:name, :description, :project_type, :repository_url, :local_path, :branch,
+            :build_command, :environment_vars, :build_timeout, :created_at, :updated_at,
+            :is_active, :tags)
+    """,
+)
+
+FILL_PROJECT_IN = Query(
+    "history.fill_project_in",
+    """
+    UPDATE projects
+    SET description = :description, project_type = :project_type, repository_url = :repository_url,
+        local_path = :local_path, build_command = :build_command,
+        environment_vars = :environment_vars, tags = :tags
+    WHERE id = :id
+    """,
+)
+
+# Those that may be the same build; all others of the project need not be looked at. The "+" has
+# SQLite search by the start alone, for there few builds are alike.
+BUILDS_ALIKE = Query(
+    "history.builds_alike",
+    f"""
+    SELECT {BUILDS.columns} FROM builds
+    WHERE project_id = :project_id AND build_number = :build_number
+    UNION ALL
+    SELECT {BUILDS.columns} FROM builds
+    WHERE +project_id = :project_id AND started_at IS :started_at
+    """,
+    Build,
+)
+
+FREE_NUMBER = Query(
+    "history.free_number",
+    """
+    SELECT CASE
+        WHEN :build_number IS NULL OR EXISTS (
+            SELECT 1 FROM builds
+            WHERE project_id = projects.id AND build_number = :build_number
+        ) THEN (
+            SELECT coalesce(max(build_number), 0) + 1 FROM builds WHERE project_id = projects.id
+        )
+        ELSE :build_number
+    END
+    FROM projects WHERE name = :project
+    """,
+    int,
+)
+
+IMPORT_BUILD = Query(
+    "history.import_build",
+    """
+    INSERT INTO builds (project_id, build_number, status, started_at, completed_at,
+                        duration_seconds, commit_hash, branch, build_type, triggered_by, exit_code,
+                        artifact_path, artifact_size, memory_usage_mb, cpu_usage_percent,
+                        created_at, updated_at, build_metadata)
+    SELECT id, :build_number, :status, :started_at, :completed_at,
+           :duration_seconds, :commit_hash, :branch, :build_type, :triggered_by, :exit_code,
+           :artifact_path, :artifact_size, :memory_usage_mb, :cpu_usage_percent,
+           :created_at, :updated_at, :build_metadata
+    FROM projects WHERE name = :project
+    RETURNING id
+    """,
+    int,
+)
+
+EXPORTED_PROJECTS = Query(
+    "history.exported_projects", f"SELECT {PROJECTS.columns} FROM projects ORDER BY id", Project
+)
+
+EXPORTED_BUILDS = Query(
+    "history.exported_builds", f"SELECT {BUILDS.columns} FROM builds ORDER BY id", Build
+)
+
+PROJECT_NAMES = Query("history.project_names", "SELECT id, name FROM projects")
+
+COUNT_BUILDS = Query("history.count_builds", "SELECT count(*) FROM builds", int)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -14,12 +18,17 @@ from abt_db.migrations import Migration, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
-from .builds import Builds
+from .builds import BuildEndedError, Builds
+from .exporter import ExportReport, export_file
 from .holder import Holder
+from .importer import MAX_LINE, ImportReport, import_file
 from .logs import Logs
+from .metrics import Metrics
 from .models import Build, BuildStatus
 from .projects import Projects
 from .recorder import Recorder
+from .report.gather import gather
+from .report.page import render
 
 __all__ = ["BuildStore"]
 
@@ -27,7 +36,7 @@ SCHEMA = "abt_db.schema"
 
 
 class BuildStore:
-    """Projects, builds and their logs in one file.
+    """Projects, builds, their logs and figures of the machine in one file.
 
     ``async with await BuildStore.open("builds.db") as store: …``
     """
@@ -38,6 +47,7 @@ class BuildStore:
         self.projects = Projects(db)
         self.builds = Builds(db)
         self.logs = Logs(db)
+        self.metrics = Metrics(db)
 
     @classmethod
     async def open(
@@ -81,6 +91,62 @@ class BuildStore:
             artifact=artifact,
         )
 
+    async def import_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_line: int = MAX_LINE,
+        progress: Callable[[ImportReport], object] | None = None,
+    ) -> ImportReport:
+        """Add the projects and builds of a history file that are not there yet.
+
+        What is in such a file, and how it is known what is there, is told in
+        `abt_db.builds.history`. Plain, gzip or xz, whatever its name; ``"-"`` is standard input.
+        A line that can't be read or stored, or is longer than `max_line` bytes, is left out and
+        told in the report. `progress` is called with the report after each line.
+
+        Each project and build is a transaction of its own. Cancelled, or stopped by an error, it
+        leaves those that were added; started again, it goes on behind them. Raises `OSError` when
+        the file can't be opened, and as `Database.write` does when nothing can be stored.
+        """
+        return await import_file(self.db, path, max_line=max_line, progress=progress)
+
+    async def export_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        projects: Collection[str] = (),
+        progress: Callable[[ExportReport], object] | None = None,
+    ) -> ExportReport:
+        """Write projects and their builds into a history file, all of them or those named.
+
+        The inverse of `import_file`: every column is kept but the ids, and the export of a new
+        database into which it was imported has the same bytes. All of it is one view of the
+        database, in constant memory. Packed if its name ends in ``.gz`` or ``.xz``; ``"-"`` is
+        standard output. `progress` is called with the report every now and then.
+
+        The file takes the place of one of that name at the end; when it is cancelled or fails,
+        nothing has changed. Raises `LookupError` for a project that is not there, `OSError` when
+        the file can't be written, and as `Database.snapshot` does.
+        """
+        return await export_file(self.db, path, projects=projects, progress=progress)
+
+    async def report(
+        self,
+        *,
+        days: int | None = None,
+        projects: Collection[int] | None = None,
+        now: datetime | None = None,
+    ) -> str:
+        """Return a page about the builds of the last `days` (all if None), one HTML document.
+
+        `projects` are the ids of those that it is about (all if None). The page is the same for the
+        same database and the same `now`, the present time if None. It is read in one snapshot and
+        has a reader to itself meanwhile; it can be cancelled at any moment.
+        """
+        figures = await gather(self.db, now=now or datetime.now(UTC), days=days, projects=projects)
+        return await asyncio.to_thread(render, figures)
+
     async def fail_abandoned(self) -> list[Build]:
         """Note as failed the running builds whose recorder has died, and return them.
 
@@ -91,8 +157,12 @@ class BuildStore:
             holder = Holder.from_metadata(build.build_metadata)
             if holder is not None and holder.gone():
                 notes = {"stopped": "recorder died"}
-                if ended := await self.builds.end(build.id, BuildStatus.FAILED, notes=notes):
-                    failed.append(ended)
+                # Another process may have noted it in the meantime.
+                with suppress(BuildEndedError):
+                    ended = await self.builds.update_status(
+                        build.id, BuildStatus.FAILED, notes=notes
+                    )
+                    failed += [ended] if ended else []
         return failed
 
     async def close(self) -> None:

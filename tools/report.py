@@ -1,0 +1,80 @@
+"""Make a page about how builds have gone, to be looked at in a browser."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "projects", nargs="*", metavar="PROJECT", help="only these projects (default: all)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        required=True,
+        help="where the page goes, in place of what is there; - for standard output",
+    )
+    parser.add_argument(
+        "--days", type=positive, metavar="N", help="only builds of the last N days (default: all)"
+    )
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    output = None if arguments.output == "-" else Path(arguments.output)
+    if output is not None:
+        _require_writable(output, arguments.db)
+    async with await open_store(arguments.db) as store:
+        only = [(await find_project(store, name)).id for name in arguments.projects]
+        page = await store.report(days=arguments.days, projects=only or None)
+    content = page.encode()
+    if output is None:
+        sys.stdout.buffer.write(content)
+        return 0
+    try:
+        _replace(output, content)
+    except OSError as error:
+        raise CliError(f"{output} can't be written: {error.strerror}") from error
+    print(f"abt-db: {output}, {len(content) / 1000:,.0f} kB", file=sys.stderr)
+    return 0
+
+
+def _require_writable(output: Path, database: str) -> None:
+    """Refuse what would be a mistake before any work is done."""
+    if output.is_dir():
+        raise CliError(f"{output} is a directory; name a file in it")
+    if not output.parent.is_dir():
+        raise CliError(f"there is no directory {output.parent} to write {output.name} into")
+    for ending in ("", "-wal", "-shm", "-journal"):
+        own = Path(f"{database}{ending}")
+        if output.exists() and own.exists() and output.samefile(own):
+            raise CliError(f"{output} is the database; name another file for the page")
+
+
+def _replace(output: Path, content: bytes) -> None:
+    """Write a file whole or not at all: whoever opens it sees the old page or the new one."""
+    if output.exists() and not output.is_file():
+        output.write_bytes(content)  # a terminal, a pipe: nothing there to be kept
+        return
+    output = output.resolve()  # a link goes on to be one
+    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
+    try:
+        with part.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(output)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("report"))
