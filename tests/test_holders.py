@@ -67,7 +67,7 @@ class TestBusyError:
                 with pytest.raises(
                     BusyError,
                     match=r"transaction 'deploy' of task 'deployer' in this process holds the lock,"
-                    r" for \d+\.\d s; gave up after 0\.\d s",
+                    r" for \d+\.\d s; gave up after \d+\.\d s",
                 ):
                     await write(rival)
             await write(rival)
@@ -245,7 +245,7 @@ class TestLongHolders:
                     block = db.transaction()
             first = self.said(caplog)[0]
             assert ("stream of numbers" if kind == "stream" else "slow one") in first
-            assert "task 'sleeper'" in first and " 0." in first and "secret" not in first
+            assert "task 'sleeper'" in first and "secret" not in first
             assert ("log can't be reset" in first) == (kind != "transaction")
 
     @pytest.mark.parametrize("limit", [None, SOON])
