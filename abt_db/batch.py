@@ -181,7 +181,10 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
         job = batch.next(limits)
 
     try:
-        channel.commit()
+        if all(job.error is not None for job in jobs):
+            channel.rollback()  # there is nothing to commit, nor anybody to have been in the way
+        else:
+            channel.commit()
     except BaseException as error:
         _roll_back(channel, error)
         for job in jobs:
