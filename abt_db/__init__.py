@@ -12,6 +12,7 @@ Where things are, each building on those above it:
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     busy         waiting for another process's lock
+    holders      who holds a connection, or a file's lock
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
     channel      what only the library does there: transactions, settings, care
@@ -27,6 +28,8 @@ Where things are, each building on those above it:
     leases       locks among the processes that share a database, with fencing tokens
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     watch        live queries
+    bulk         many operations, in transactions of some
+    retry        a transaction that is tried again
     database     `Database`, which is what applications use
     migrations   versioned SQL scripts, and the engine that applies them
     maintenance  looking after a file: its figures, and what is wrong with it
@@ -38,6 +41,7 @@ Where things are, each building on those above it:
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
 
+from .bulk import BatchFailure, BatchReport
 from .config import Config
 from .database import Database
 from .errors import (
@@ -84,6 +88,8 @@ from .watch import Watch
 
 __all__ = [
     "AbtDbError",
+    "BatchFailure",
+    "BatchReport",
     "BusyError",
     "CantOpenError",
     "Config",

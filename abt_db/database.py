@@ -11,14 +11,14 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from inspect import iscoroutinefunction
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
+from .bulk import BatchReport, Operation, run_operations
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
@@ -30,10 +30,11 @@ from .leases import Leases, LockLease
 from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
+from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
 from .watch import Watch, Watching
-from .work import Lease
+from .work import Lease, name_of
 
 __all__ = ["Database"]
 
@@ -244,7 +245,7 @@ class Database:
         The function runs in the connection's thread: it must not touch the event loop. It is run
         again from its beginning when another process's lock was in the way.
         """
-        return await self._opened().read(_name(function), _in_snapshot, (function, args, kwargs))
+        return await self._opened().read(name_of(function), _in_snapshot, (function, args, kwargs))
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -254,7 +255,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(_name(function), _called, (function, args, kwargs))
+        return await self._opened().write(name_of(function), _called, (function, args, kwargs))
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -288,6 +289,80 @@ class Database:
             mode=mode,
             timeout=self.config.transaction_timeout if timeout is None else timeout,
             fence=None if lease is None else lease.fence(pool),
+        )
+
+    async def run_transaction(
+        self,
+        operation: Callable[[Transaction], Awaitable[T]],
+        *,
+        attempts: int = 4,
+        backoff: float = 0.01,
+        timeout: float | None = None,
+        label: str | None = None,
+        mode: Literal["immediate", "exclusive"] = "immediate",
+        lease: LockLease | None = None,
+    ) -> T:
+        """Run ``await operation(tx)`` in a transaction; again, in a new one, if it was busy.
+
+        Returns what `operation` returned in the try that was committed. It must have no effects
+        but in the database: a try that fails leaves nothing there, and nothing of it is undone
+        elsewhere. Only a `BusyError` is tried again, `attempts` times in all, after a pause of
+        `backoff` seconds, more or less, that doubles; a constraint that was violated, a time limit,
+        whatever the operation raises itself, is raised at once, and so is CancelledError. An error
+        whose COMMIT may have gone through is never tried again. The last error has a note how often
+        and for how long it was tried.
+
+        `timeout` is for all tries together, with the waiting for the writer and the pauses;
+        otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
+        """
+        return await run_with_retries(
+            lambda: self.transaction(label=label, mode=mode, lease=lease),
+            operation,
+            attempts=attempts,
+            backoff=backoff,
+            until=None if timeout is None else monotonic() + timeout,
+        )
+
+    async def run_batch(
+        self,
+        operations: Iterable[Operation] | AsyncIterable[Operation],
+        *,
+        batch_size: int = 500,
+        on_error: Literal["stop", "continue"] = "stop",
+        timeout: float | None = None,
+        priority: int = 0,
+        progress: Callable[[BatchReport], object] | None = None,
+    ) -> BatchReport:
+        """Run many operations in transactions of `batch_size`, and report what became of each.
+
+        An operation is a statement that writes, or ``function(cx)``, which should have no effects
+        but in the database: it may be run again if another ended the transaction for all.
+        `operations` is read in the event loop as they are needed, so it may be endless. Each
+        transaction is one hop, of `timeout` seconds at most, and others have their turn between
+        two.
+
+        An operation that fails is undone alone. ``"stop"``: what was before it is committed, in its
+        transaction too, and nothing behind it is run. ``"continue"``: so are those behind it. A
+        transaction that can't begin or be committed (`BusyError`, `FullError`, a deferred foreign
+        key) fails all its operations.
+
+        Cancelled, the transaction that is running is rolled back (in its COMMIT it may go through),
+        and those before it stay. ``progress(report)`` is called after each one, and so tells how
+        far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
+        are raised in the same way, with a note of the counts.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if on_error not in ("stop", "continue"):
+            raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
+        return await run_operations(
+            self._opened(),
+            operations,
+            size=batch_size,
+            stops=on_error == "stop",
+            timeout=timeout,
+            priority=priority,
+            progress=progress,
         )
 
     def snapshot(self, *, label: str | None = None) -> Snapshot:
@@ -425,7 +500,9 @@ class Database:
           in ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``;
+        - ``transactions``: what is lent now, the oldest first: ``label``, ``task``, ``age``, how
+          many ``statements`` have run, its ``state`` (``"idle"``, ``"running"`` or, for another
+          connection's lock on the file, ``"waiting"``) and the ``query`` that is running;
         - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
           the ones to ask for it (``holders``), and of those that wait behind them.
 
@@ -546,13 +623,3 @@ def _in_snapshot(
 ) -> T:
     with channel.transaction("SNAPSHOT"):
         return function(channel, *args, **kwargs)
-
-
-def _name(function: Callable[..., object]) -> str:
-    """What a function is called in errors and statistics."""
-    if iscoroutinefunction(function):
-        raise TypeError(
-            f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
-            " event loop: give a plain function, or use db.transaction()"
-        )
-    return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import Any, TypeVar
 
 from .channel import Channel
@@ -18,6 +19,7 @@ from .connection import Connect, Connection
 from .deadline import Deadline, finish
 from .errors import ReadOnlyError, TransactionStateError
 from .events import Committed, Listeners
+from .holders import Holding, enlist, strike_off, who_holds
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
@@ -49,6 +51,8 @@ class Pool:
             raise TransactionStateError("a read-only database in memory would stay empty")
 
         self.listeners = listeners
+        self.who = partial(who_holds, path)
+        """Says who holds the write lock of the file."""
         waits = Waits()
         self._costs = Costs()
 
@@ -69,6 +73,7 @@ class Pool:
                 costs=self._costs if name != "writer" or path == MEMORY else None,
                 listeners=listeners,
                 crowded=self._is_crowded,
+                who=self.who,
             )
 
         self.writer = None if read_only else lane("writer", 1)
@@ -90,10 +95,13 @@ class Pool:
                 for opened in reversed(lanes[:number]):
                     await finish(opened.close(Deadline.after(0)))
                 raise
+        if self.writer is not None:
+            enlist(self.path, self._writing)
 
     async def close(self) -> None:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
         self.refuse()
+        strike_off(self._writing)
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
@@ -107,6 +115,7 @@ class Pool:
 
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""
+        strike_off(self._writing)
         for lane in self._lanes():
             lane.abandon()
 
@@ -166,10 +175,11 @@ class Pool:
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
         return await self.readers.lease(label, priority=priority)
 
-    async def lend_writer(self, label: str, *, priority: int = 0) -> Lease:
+    async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """`at` is when it is too late, on the clock of `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
-        return await self.writer.lease(label, priority=priority)
+        return await self.writer.lease(label, priority=priority, at=at)
 
     @asynccontextmanager
     async def barrier(self, label: str) -> AsyncIterator[Lease]:
@@ -217,19 +227,12 @@ class Pool:
         return stats.as_dict()
 
     def transactions(self) -> list[dict[str, Any]]:
-        """What is lent: label, task and age in seconds of each, the oldest first."""
-        leases = sorted(
-            (lease for lane in self._lanes() for lease in lane.leases()),
-            key=lambda lease: lease.began,
-        )
-        return [
-            {
-                "label": lease.label,
-                "task": None if lease.task is None else lease.task.get_name(),
-                "age": monotonic() - lease.began,
-            }
-            for lease in leases
-        ]
+        """What is lent, as plain dicts, see `Holding`; the oldest first."""
+        held = [lease.holding() for lane in self._lanes() for lease in lane.leases()]
+        return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
+
+    def _writing(self) -> Holding | None:
+        return None if self.writer is None else self.writer.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
         return ReadOnlyError(

@@ -28,8 +28,8 @@ from abt_db.maintenance import (
     diagnose,
     examine,
     findings,
-    holders,
     look_at,
+    processes_of,
 )
 
 
@@ -285,7 +285,7 @@ class TestNoTrace:
         with LockingProcess(path, "BEGIN IMMEDIATE", "INSERT INTO items (name) VALUES ('x')"):
             found = await examine(path)
             assert found.healthy
-            if (processes := found.holders) is not None:
+            if (processes := found.processes) is not None:
                 assert [each.writes for each in processes if each.pid != os.getpid()] == [True]
 
 
@@ -294,7 +294,7 @@ class TestReaders:
 
     def test_a_process_that_does_not_end_its_transaction(self, path: Path) -> None:
         fill(path, "wal", 200)
-        if holders(path) is None:
+        if processes_of(path) is None:
             pytest.skip("this system does not list locks")
         with LockingProcess(path, "BEGIN", "SELECT count(*) FROM items") as reader:
             crash(path, "INSERT INTO items (name) VALUES ('late')")
@@ -304,11 +304,11 @@ class TestReaders:
             assert "python" in finding.message
 
     def test_many_that_come_and_go_are_not_one_that_stays(self) -> None:
-        def look(*views: int) -> list[maintenance.Holder]:
-            return [maintenance.Holder(7, "app", False, frozenset(views))]
+        def look(*views: int) -> list[maintenance.Process]:
+            return [maintenance.Process(7, "app", False, frozenset(views))]
 
-        def named(*looks: list[maintenance.Holder]) -> bool:
-            return bool([*findings.of_holders(looks, 0.5, log_is_held=True)])
+        def named(*looks: list[maintenance.Process]) -> bool:
+            return bool([*findings.of_processes(looks, 0.5, log_is_held=True)])
 
         assert named(look(1, 2), look(2), look(2, 3))
         assert not named(look(1), look(2), look(1))

@@ -18,8 +18,8 @@ from abt_db.errors import MigrationError
 from abt_db.maintenance import (
     Diagnosis,
     Finding,
-    Holder,
     Metrics,
+    Process,
     Severity,
     command,
     examine,
@@ -113,7 +113,7 @@ def _print(diagnosis: Diagnosis) -> None:
     print(colour(printable(diagnosis.path), "dim"))
     if figures is not None:
         _print_figures(figures, diagnosis.check)
-    others = [each for each in diagnosis.holders or () if each.pid != os.getpid()]
+    others = [each for each in diagnosis.processes or () if each.pid != os.getpid()]
     if others:
         print("open in " + ", ".join(map(_who, others)))
     if figures is not None:
@@ -152,9 +152,9 @@ def _print_figures(figures: Metrics, check: str) -> None:
     )
 
 
-def _who(holder: Holder) -> str:
-    doing = " writes" if holder.writes else " reads" if holder.views else ""
-    return f"{holder.pid} ({printable(holder.command) or 'of another user'}){doing}"
+def _who(process: Process) -> str:
+    doing = " writes" if process.writes else " reads" if process.views else ""
+    return f"{process.pid} ({printable(process.command) or 'of another user'}){doing}"
 
 
 def _print_tables(figures: Metrics) -> None:

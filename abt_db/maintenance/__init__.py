@@ -2,7 +2,7 @@
 
 metrics      figures of a database: pages, log, tables and indexes, the pool
 prometheus   the same as text that Prometheus reads
-holders      which processes read and write a database
+processes    which processes read and write a database
 file         what the bytes of a file tell before SQLite is asked
 indexes      indexes that are not needed, and those that are missing
 damage       what of a damaged database can still be read
@@ -15,27 +15,27 @@ from .diagnosis import Diagnosis, diagnose
 from .examination import examine, measure
 from .file import DatabaseFile, Log, look_at
 from .findings import Finding, Severity, command
-from .holders import Holder, holders
 from .metrics import IndexFigures, Metrics, TableFigures, metrics, readable
+from .processes import Process, processes_of
 from .prometheus import prometheus
 
 __all__ = [
     "DatabaseFile",
     "Diagnosis",
     "Finding",
-    "Holder",
     "IndexFigures",
     "Log",
     "Metrics",
+    "Process",
     "Severity",
     "TableFigures",
     "command",
     "diagnose",
     "examine",
-    "holders",
     "look_at",
     "measure",
     "metrics",
+    "processes_of",
     "prometheus",
     "readable",
 ]

@@ -27,9 +27,9 @@ from . import findings
 from .damage import Damage, damaged_tables
 from .file import DatabaseFile
 from .findings import Finding, Severity
-from .holders import Holder, holders
 from .indexes import covered, indexes, plans, unindexed_keys, vague
 from .metrics import Metrics, analysed, metrics
+from .processes import Process, processes_of
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -55,7 +55,7 @@ class Diagnosis:
     """None where the file is too damaged to be measured."""
     file: DatabaseFile | None
     """None for a database that this process has open."""
-    holders: tuple[Holder, ...] | None
+    processes: tuple[Process, ...] | None
     """The processes that have it open; None where nobody can tell."""
     findings: tuple[Finding, ...]
     """The worst first."""
@@ -115,7 +115,7 @@ async def diagnose(
         settings=settings,
         metrics=measured,
         file=file,
-        holders=holders(path),
+        processes=processes_of(path),
         findings=_in_order(found),
     )
 
@@ -253,12 +253,12 @@ async def _of_readers(path: str, *, log_is_held: bool) -> list[Finding]:
     while looks[-1] and len(looks) < LOOKS:
         await asyncio.sleep(PAUSE)
         looks.append(_others(path))
-    return [*findings.of_holders(looks, monotonic() - began, log_is_held=log_is_held)]
+    return [*findings.of_processes(looks, monotonic() - began, log_is_held=log_is_held)]
 
 
-def _others(path: str) -> list[Holder]:
+def _others(path: str) -> list[Process]:
     """The other processes that read."""
-    return [each for each in holders(path) or () if each.views and each.pid != os.getpid()]
+    return [each for each in processes_of(path) or () if each.views and each.pid != os.getpid()]
 
 
 def _is_held(file: DatabaseFile | None, measured: Metrics | None) -> bool:

@@ -17,8 +17,8 @@ from . import findings
 from .diagnosis import Diagnosis, diagnose
 from .file import DatabaseFile, look_at
 from .findings import Finding, Severity
-from .holders import holders
 from .metrics import Metrics, metrics
+from .processes import processes_of
 
 __all__ = ["examine", "measure"]
 
@@ -104,7 +104,7 @@ async def _examine(file: DatabaseFile, config: Config, full: bool, also: Also | 
         settings={},
         metrics=None,
         file=file,
-        holders=holders(file.path),
+        processes=processes_of(file.path),
         findings=tuple(found),
     )
 

@@ -15,16 +15,16 @@ from abt_db.config import Config
 
 from .damage import Damage
 from .file import DatabaseFile
-from .holders import Holder
 from .indexes import Index, Plan, create_index
 from .metrics import Metrics, quoted, readable
+from .processes import Process
 
 __all__ = [
     "Finding",
     "Severity",
     "command",
     "of_damage",
-    "of_holders",
+    "of_processes",
     "of_indexes",
     "of_plans",
     "of_replication",
@@ -220,21 +220,21 @@ def of_replication(metrics: Metrics, config: Config, *, writes: bool) -> Iterato
         )
 
 
-def of_holders(
-    looks: Sequence[Collection[Holder]], seconds: float, *, log_is_held: bool
+def of_processes(
+    looks: Sequence[Collection[Process]], seconds: float, *, log_is_held: bool
 ) -> Iterator[Finding]:
     """Processes that stood at the same place of the log in all of several looks."""
-    for holder in looks[-1]:
-        views = holder.views
+    for process in looks[-1]:
+        views = process.views
         for look in looks:
-            views &= next((each.views for each in look if each.pid == holder.pid), frozenset())
+            views &= next((each.views for each in look if each.pid == process.pid), frozenset())
         if views:
             yield Finding(
                 Severity.WARNING if log_is_held else Severity.NOTE,
                 "reader",
-                f"process {holder.pid} ({holder.command or 'of another user'}) was reading the same"
-                f" state all the time, for {seconds:.1f} s at least: the write-ahead log can't be"
-                " emptied meanwhile",
+                f"process {process.pid} ({process.command or 'of another user'}) was reading the"
+                f" same state all the time, for {seconds:.1f} s at least: the write-ahead log can't"
+                " be emptied meanwhile",
                 "end its transaction, or the process" if log_is_held else None,
             )
 

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Holder", "holders"]
+__all__ = ["Process", "processes_of"]
 
 _LOCKS = Path("/proc/locks")
 _LINE = re.compile(
@@ -25,7 +25,7 @@ _READ = range(123, 128)
 
 
 @dataclass(frozen=True, slots=True)
-class Holder:
+class Process:
     """A process that has a WAL database open, with all its connections."""
 
     pid: int
@@ -37,7 +37,7 @@ class Holder:
     """Which of the log's five read marks it stands at: empty if it reads nothing just now."""
 
 
-def holders(path: str | os.PathLike[str]) -> tuple[Holder, ...] | None:
+def processes_of(path: str | os.PathLike[str]) -> tuple[Process, ...] | None:
     """Return the processes that have a WAL database open, our own among them, by their ids.
 
     None where nobody can tell: on another system than Linux. Processes of another container are
@@ -60,7 +60,7 @@ def holders(path: str | os.PathLike[str]) -> tuple[Holder, ...] | None:
             bytes_held = range(int(lock["first"]), min(last, 200) + 1)
             found.setdefault(int(lock["pid"]), set()).update(bytes_held)
     return tuple(
-        Holder(
+        Process(
             pid,
             _command(pid),
             _WRITE in held,
