@@ -11,12 +11,14 @@ Where things are, each building on those above it:
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
+    wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
     channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
+    copying      copying a database that is in use, checking the copy, putting it into place
     work         what is queued: jobs and leases; who goes first, and who would wait for ever
     batch        what is done in one hop: reads that share it, writes that share a commit
     seat         a connection's place in a lane, and the care for it
@@ -24,7 +26,9 @@ Where things are, each building on those above it:
     pool         the writer's lane and the readers' lane of one file
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     watch        live queries
+    upkeep       what a database does for itself now and then
     database     `Database`, which is what applications use
+    maintenance  vacuum, backup, restore, optimize, integrity
     migrations   versioned SQL scripts, and the engine that applies them
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
@@ -48,6 +52,7 @@ from .errors import (
     IntegrityError,
     LockLostError,
     LockTimeoutError,
+    MaintenanceError,
     MappingError,
     MigrationChangedError,
     MigrationError,
@@ -89,6 +94,7 @@ __all__ = [
     "Json",
     "LockLostError",
     "LockTimeoutError",
+    "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
     "MigrationError",

@@ -11,18 +11,17 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from inspect import iscoroutinefunction
 from pathlib import Path
-from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
-from .deadline import Deadline, finish
+from .deadline import finish
 from .errors import PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .opening import MEMORY
@@ -321,27 +320,25 @@ class Database:
         return self._watching.watch(statement)
 
     async def checkpoint(
-        self, mode: Literal["passive", "full", "restart", "truncate"] = "passive"
+        self,
+        mode: Literal["passive", "full", "restart", "truncate"] = "passive",
+        *,
+        wait: float = 0.1,
     ) -> Checkpointed:
         """Move pages of the write-ahead log into the database file, on the writer's connection.
 
         SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
-        (https://www.sqlite.org/wal.html#ckpt). ``"passive"`` waits for nobody; the others wait a
-        moment for readers, and ``"truncate"`` leaves the log empty. Readers that go on longer are
-        no error: the result says that the checkpoint was `busy`, and how much it has `moved`.
+        (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
+        ``"passive"`` waits for nobody; the others wait `wait` seconds for readers, an hour at most,
+        while nobody can write, and nothing can stop that; ``"truncate"`` leaves the log empty.
+        Readers that go on longer are no error: the result says that the checkpoint was `busy`, how
+        much it has `moved`, and who the `readers` are.
         """
         if mode not in CHECKPOINTS:
             raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
-        lease = await self._opened().lend_writer(f"checkpoint {mode}")
-        try:
-            busy, pages, moved = await lease.run(
-                lambda channel: channel.checkpoint(mode), Deadline()
-            )
-        finally:
-            lease.give_back()
-        event = Checkpointed(mode, monotonic() - lease.began, busy, pages, moved)
-        self._listeners.tell(event)
-        return event
+        if not 0 <= wait <= 3600:
+            raise ValueError(f"wait must be from 0 to 3600 seconds, not {wait!r}")
+        return await self._opened().checkpoint(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
         """Have that many connections that read, from now on.
@@ -363,6 +360,16 @@ class Database:
         until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
         """
         return self._opened().barrier(label or "a barrier")
+
+    @asynccontextmanager
+    async def writer(self, *, label: str) -> AsyncIterator[Lease]:
+        """Lend the writer's connection, outside a transaction, while reads go on: for what can't
+        run in one. Used as `barrier` is."""
+        lease = await self._opened().lend_writer(label)
+        try:
+            yield lease
+        finally:
+            lease.give_back()
 
     # -- looking ---------------------------------------------------------------------------------
 

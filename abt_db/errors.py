@@ -23,6 +23,7 @@ __all__ = [
     "IntegrityError",
     "LockLostError",
     "LockTimeoutError",
+    "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
     "MigrationError",
@@ -167,7 +168,7 @@ class TransactionStateError(AbtDbError):
     """A handle was used where it can't be: after its block, from another task, inside itself …"""
 
 
-# -- locks and migrations ------------------------------------------------------------------------
+# -- locks, maintenance and migrations -------------------------------------------------------------
 
 
 class LockTimeoutError(AbtDbError, TimeoutError):
@@ -176,6 +177,10 @@ class LockTimeoutError(AbtDbError, TimeoutError):
 
 class LockLostError(AbtDbError):
     """The lease on a lock ran out, or was taken away, while it was thought to be held."""
+
+
+class MaintenanceError(AbtDbError):
+    """A database could not be copied, restored or made smaller; it is as it was before."""
 
 
 class MigrationError(AbtDbError):

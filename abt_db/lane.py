@@ -98,6 +98,8 @@ class Lane:
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
         Python at once hinder each other, and meanwhile more work comes to share the hop."""
+        self.on_rest: Callable[[], None] = _nothing
+        """Called now and then when nothing is done here, after something was."""
         self._calm: asyncio.Future[None] | None = None
         self._jobs = 0
         self._hops = self._leases = self._waited = 0
@@ -559,6 +561,8 @@ class Lane:
         if self._queue.live or working:
             soon = self._limits.batch if gathering else WATCH
             self._wake_in(min(self._expire(monotonic()), soon))
+        else:
+            self.on_rest()
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
@@ -606,7 +610,7 @@ class Lane:
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        held = [holder for seat in self._seats if (holder := seat.holder()) is not None]
+        held = self.holders_now()
         if not held:
             return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
         began, label, task = min(held, key=lambda holder: holder[0])
@@ -698,8 +702,12 @@ class Lane:
             "hops": self._hops,
             "leases": self._leases,
             "batches": {size: self._batches[size] for size in sorted(self._batches)},
-            "commits": past["commits"] + sum(seat.account.commits for seat in seats),
+            "commits": self.commits,
         }
+
+    def holders_now(self) -> list[tuple[float, str, Any]]:
+        """Since when, by what and by which task each connection that is at work is in use."""
+        return [holder for seat in self._seats if (holder := seat.holder()) is not None]
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
@@ -712,6 +720,10 @@ class Lane:
         return [seat.work for seat in self._seats if isinstance(seat.work, Lease)]
 
     @property
+    def commits(self) -> int:
+        return self._past["commits"] + sum(seat.account.commits for seat in self._seats)
+
+    @property
     def size(self) -> int:
         return len(self._seats)
 
@@ -722,6 +734,10 @@ class Lane:
     @property
     def waiting(self) -> int:
         return self._queue.live
+
+
+def _nothing() -> None:
+    pass
 
 
 def _closed() -> PoolClosedError:

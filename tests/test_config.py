@@ -23,7 +23,9 @@ FLAGS = ["create", "foreign_keys", "trusted_schema", "cell_size_check"]
 SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
 SECONDS_OR_NONE = [
     "acquire_timeout",
+    "check_interval",
     "max_lifetime",
+    "optimize_interval",
     "slow_query",
     "statement_timeout",
     "transaction_timeout",
@@ -41,6 +43,7 @@ SMALLEST = {
     "cache_size": 0,
     "mmap_size": 0,
     "wal_autocheckpoint": 0,
+    "wal_limit": 0,
     "statement_cache": 0,
     "max_value_size": 1024,
     "max_sql_size": 1024,
