@@ -216,7 +216,7 @@ class Channel(Session):
             return
         if done.busy:
             wal.in_use(monotonic())
-        else:
+        elif mode == "truncate":
             wal.emptied()
         self._account.events.append(done)
 

@@ -70,8 +70,8 @@ class Config:
     """Pages in the write-ahead log that start a checkpoint; 0: never on its own."""
     wal_limit: int = 64 * MIB
     """How large the write-ahead log may grow where readers that come and go keep SQLite from
-    starting it anew: from half of it on, a write may wait for them, 0.8 s at most and a tenth of
-    all time, while the log is emptied. One transaction that is larger, and a reader that goes on
+    starting it anew: from half of it on, now and then a write waits for them, 1.6 s at most,
+    and the log is emptied. One transaction that is larger, and a reader that goes on
     for longer, which is logged, exceed it. 0: nothing is done, as a replicator needs it."""
     optimize_interval: float | None = None
     """How often the statistics by which SQLite plans queries are brought up to date, see

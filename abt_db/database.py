@@ -29,6 +29,7 @@ from .pool import Pool
 from .query import Query, Statement
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
+from .upkeep import Upkeep
 from .watch import Watch, Watching
 from .work import Lease
 
@@ -71,6 +72,7 @@ class Database:
         self._connect = connect
         self._pool: Pool | None = None
         self._watching: Watching | None = None
+        self._upkeep: Upkeep | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
@@ -129,7 +131,8 @@ class Database:
             listeners=self._listeners,
         )
         await pool.open()
-        self._pool = pool
+        self._pool, self._upkeep = pool, Upkeep(pool)
+        self._upkeep.start()
         # Unlike __del__ it also runs for what is still there when the program ends.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
 
@@ -142,6 +145,8 @@ class Database:
                 if self._watching is not None:
                     await self._watching.close()
                     self._watching = None
+                if self._upkeep is not None:
+                    await self._upkeep.close()
                 await pool.close()
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:

@@ -17,34 +17,41 @@ __all__ = ["Wal", "processes_reading"]
 LOOK = 0.01
 """Seconds between two looks at the size: in that time a disk takes a few megabytes."""
 
-SHORTEST, LONGEST = 0.1, 0.8
+SHORTEST, LONGEST = 0.1, 1.6
 """Seconds for which those who write wait for those who read, so that the log can be emptied."""
 
-PAUSE = 10
-"""Times as long as the last wait nobody waits again: a tenth of all time at most is waited."""
+PAUSE, LONGEST_PAUSE = 8.0, 256.0
+"""Seconds without another try when the longest wait was in vain: each time more."""
 
 
 class Wal:
-    """Says after a commit whether the log has to be emptied. Used by the writer's thread alone."""
+    """Says after a commit whether the log has to be emptied. Used by the writer's thread alone.
 
-    __slots__ = ("_enough", "_file", "_next", "patience")
+    From half of its limit on it should be. Each try that was in vain is followed, a little later,
+    by one that waits twice as long for readers, so that there are five below the limit; then by a
+    pause, for who reads on that long may do so for ever. The wait that was enough is kept: it ends
+    as soon as the readers do.
+    """
+
+    __slots__ = ("_enough", "_file", "_limit", "_next", "_pause", "patience")
 
     def __init__(self, path: str, limit: int) -> None:
         self._file = Path(f"{path}-wal")
-        self._enough = limit // 2  # which leaves time to do it
+        self._limit = limit
+        self._enough = limit // 2
         self._next = 0.0
+        self._pause = PAUSE
         self.patience = SHORTEST
-        """Seconds to wait for readers: more each time that it was not enough."""
+        """Seconds to wait for readers."""
 
     def is_long(self, now: float) -> bool:
         """Whether to empty the log, at the moment `now` of `time.monotonic()`."""
         if now < self._next:
             return False
         self._next = now + LOOK
-        return self.size() > self._enough
+        return self._size() > self._enough
 
-    def size(self) -> int:
-        """The length of the file in bytes, 0 without one."""
+    def _size(self) -> int:
         try:
             return self._file.stat().st_size
         except FileNotFoundError:
@@ -52,12 +59,17 @@ class Wal:
 
     def emptied(self) -> None:
         """Note that it has been done."""
-        self.patience = SHORTEST
+        self._enough = self._limit // 2
+        self._pause = PAUSE
 
     def in_use(self, now: float) -> None:
         """Note that readers were in the way for longer than was waited."""
-        self._next = now + PAUSE * self.patience
-        self.patience = min(2 * self.patience, LONGEST)
+        if self.patience >= LONGEST:
+            self.patience, self._next = SHORTEST, now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        else:
+            self.patience *= 2
+            self._enough = self._size() + self._limit // 10
 
 
 # -- the locks that SQLite takes, as Linux lists them ----------------------------------------------

@@ -40,7 +40,11 @@ DEFAULT_DATABASE = "android_build_tool.db"
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = ("record", "builds", "logs", "projects", "stats", "report", "migrate", "bench")
+COMMANDS = (
+    *("record", "builds", "logs", "projects", "stats", "report", "migrate"),
+    *("vacuum", "checkpoint", "backup", "restore", "optimize", "integrity"),
+    "bench",
+)
 WITHOUT_DATABASE = ("bench",)  # it makes its own
 
 
