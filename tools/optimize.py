@@ -8,7 +8,7 @@ from time import monotonic
 
 from abt_db.maintenance import analyze, optimize, reindex
 from abt_db.tools.care import opened
-from abt_db.tools.cli import name, run_tool
+from abt_db.tools.cli import run_tool
 from abt_db.tools.meter import Meter
 from abt_db.tools.output import print_json
 
@@ -20,7 +20,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reindex",
         metavar="NAME",
-        type=name,
         nargs="?",
         const="",
         help="build the indexes anew first: all, or those of that name or table; writes wait",
