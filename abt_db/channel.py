@@ -26,6 +26,9 @@ __all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
 
 LOG = logging.getLogger("abt_db")
 
+SHORT_WAIT = 0.02
+"""Seconds that SQLite waits in one try to move all pages of its log."""
+
 
 class BeginBusyError(BusyError):
     """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
@@ -189,13 +192,19 @@ class Channel(Session):
     def checkpoint(self, mode: str, wait: float = SQLITE_BUSY_TIMEOUT) -> Checkpointed:
         """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
 
-        Waits `wait` seconds for those who are in the way, which nothing can stop. Only on the
-        writer, and outside a transaction.
+        Waits `wait` seconds for those who are in the way. Only on the writer, and outside a
+        transaction.
         """
         began = monotonic()
-        self.control(f"PRAGMA busy_timeout = {int(wait * 1000)}")
+        # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
+        # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
+        # for ever. Many short ones look again each time.
+        self.control(f"PRAGMA busy_timeout = {int(min(wait, SHORT_WAIT) * 1000)}")
         try:
-            [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
+            while True:
+                [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
+                if not busy or monotonic() - began >= wait or self.deadline.passed():
+                    break
         finally:
             self.control(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}")
         return Checkpointed(mode, monotonic() - began, bool(busy), pages, moved)
@@ -203,7 +212,7 @@ class Channel(Session):
     def move_log(self) -> None:
         """In a quiet moment, do the checkpoint that a commit would have to do otherwise."""
         if self._wal is not None:
-            self._shorten("truncate" if self._wal.is_long(monotonic()) else "passive", self._wal)
+            self._shorten("truncate" if self._wal.is_large() else "passive", self._wal)
 
     def _shorten(self, mode: str, wal: Wal) -> None:
         """Raises nothing: what was committed is so, whatever becomes of the log."""

@@ -14,8 +14,8 @@ from typing import Any
 
 __all__ = ["Wal", "processes_reading"]
 
-LOOK = 0.01
-"""Seconds between two looks at the size: in that time a disk takes a few megabytes."""
+LOOK = 0.002
+"""Seconds between two looks at the size: in that time a disk takes a megabyte."""
 
 SHORTEST, LONGEST = 0.1, 1.6
 """Seconds for which those who write wait for those who read, so that the log can be emptied."""
@@ -33,13 +33,13 @@ class Wal:
     as soon as the readers do.
     """
 
-    __slots__ = ("_enough", "_file", "_limit", "_next", "_pause", "patience")
+    __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
 
     def __init__(self, path: str, limit: int) -> None:
         self._file = Path(f"{path}-wal")
         self._limit = limit
         self._enough = limit // 2
-        self._next = 0.0
+        self._next = self._again = 0.0
         self._pause = PAUSE
         self.patience = SHORTEST
         """Seconds to wait for readers."""
@@ -49,7 +49,13 @@ class Wal:
         if now < self._next:
             return False
         self._next = now + LOOK
+        if now >= self._again:
+            self._enough = self._limit // 2
         return self._size() > self._enough
+
+    def is_large(self) -> bool:
+        """Whether it should be emptied when nobody is kept waiting by that."""
+        return self._size() > self._limit // 2
 
     def _size(self) -> int:
         try:
@@ -59,8 +65,7 @@ class Wal:
 
     def emptied(self) -> None:
         """Note that it has been done."""
-        self._enough = self._limit // 2
-        self._pause = PAUSE
+        self._again, self._pause = 0.0, PAUSE
 
     def in_use(self, now: float) -> None:
         """Note that readers were in the way for longer than was waited."""
@@ -69,7 +74,7 @@ class Wal:
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
         else:
             self.patience *= 2
-            self._enough = self._size() + self._limit // 10
+            self._enough, self._again = self._size() + self._limit // 10, now + PAUSE
 
 
 # -- the locks that SQLite takes, as Linux lists them ----------------------------------------------

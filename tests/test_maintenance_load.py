@@ -36,6 +36,7 @@ TOOLS = {
     "integrity": ["integrity"],
     "integrity --full": ["integrity", "--full"],
 }
+IN_THE_GATE = ["vacuum --make-incremental", "vacuum --incremental", "backup", "optimize"]
 
 # Moves an amount between two tables in each transaction, and reads both; says on each line that it
 # is sent what it has measured since the last one.
@@ -45,7 +46,7 @@ MOVE = [
     Query("take", "UPDATE one SET n = n - :n WHERE id = :id"),
     Query("give", "UPDATE two SET n = n + :n WHERE id = :id"),
 ]
-READ = Query("read", "SELECT one.n, length(big.x) FROM one JOIN big ON big.id = :id WHERE one.id = 1")
+READ = Query("read", "SELECT length(x), (SELECT n FROM one WHERE id = 1) FROM big WHERE id = :id")
 
 async def main():
     figures = {"read": [], "write": []}
@@ -93,10 +94,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA journal_mode = wal")
         db.execute("PRAGMA synchronous = off")
-        db.executescript(
-            "CREATE TABLE one (id INTEGER PRIMARY KEY, n); CREATE TABLE two AS SELECT * FROM one;"
-            "CREATE TABLE big (id INTEGER PRIMARY KEY, name, x); CREATE INDEX names ON big (name)"
-        )
+        for table in "one (id INTEGER PRIMARY KEY, n)", "two (id INTEGER PRIMARY KEY, n)":
+            db.execute(f"CREATE TABLE {table}")
+        db.execute("CREATE TABLE big (id INTEGER PRIMARY KEY, name, x)")
+        db.execute("CREATE INDEX names ON big (name)")
         db.executemany("INSERT INTO one VALUES (?, 0)", ((n,) for n in range(1, 101)))
         db.execute("INSERT INTO two SELECT * FROM one")
         db.executemany(
@@ -147,9 +148,9 @@ def test_whoever_works_with_the_database_goes_on_without_an_error(
     shutil.copy(made, path)
     environment = {**os.environ, "ABT_DB": str(path)}
     with load(path) as process:
-        for name, arguments in TOOLS.items():
+        for name in TOOLS if LONG else IN_THE_GATE:
             figures = {"before": measured(process, PHASE)}
-            command = [str(Path(sys.executable).with_name("abt-db")), *arguments, "--json"]
+            command = [str(Path(sys.executable).with_name("abt-db")), *TOOLS[name], "--json"]
             done = subprocess.run(
                 command, cwd=tmp_path, env=environment, capture_output=True, text=True
             )
