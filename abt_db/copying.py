@@ -21,7 +21,7 @@ from typing import TypeVar
 from .config import Config
 from .deadline import finish
 from .errors import CorruptError, MaintenanceError, QueryError, translate
-from .opening import MEMORY, uri
+from .opening import MEMORY, check_path, uri
 
 __all__ = [
     "Look",
@@ -59,8 +59,8 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
 
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
     read and write meanwhile. Raises `MaintenanceError` if `target` exists or the source is in
-    memory, and a `QueryError` where SQLite fails. A copy that fails or is cancelled leaves no file
-    behind.
+    memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
+    one that is cancelled, but in its last moment.
     """
     return await _copied(source, Path(target), tell, copy_pages)
 
@@ -90,7 +90,7 @@ async def _copied(
 
 
 def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
-    """Copy a database page by page, from one view of it."""
+    """Copy a database page by page, from one view of it; the copy has no write-ahead log."""
 
     def progress(_status: int, remaining: int, total: int) -> None:
         tell(total - remaining, total)
@@ -101,6 +101,8 @@ def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
         old.execute("BEGIN")
         old.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
         old.backup(new, pages=PAGES, progress=progress, sleep=0.01)
+        # One file and no other: whoever reads a database with a log leaves some beside it.
+        new.execute("PRAGMA journal_mode = delete")
 
 
 def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
@@ -123,6 +125,7 @@ def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
 def _opened(source: str) -> sqlite3.Connection:
     if source == MEMORY:
         raise MaintenanceError("a database in memory can't be copied to a file; give it one")
+    check_path(source, Config(create=False), "follower")
     return sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
 
 
@@ -136,7 +139,9 @@ def check_file(file: Path, look: Look) -> None:
         problems = [problem for (problem,) in db.execute("PRAGMA quick_check(1)")]
     if problems != ["ok"]:
         raise CorruptError(
-            f"{file} is damaged: {problems[0]}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
+            f"{file} is damaged: {problems[0].splitlines()[-1]}",
+            code=sqlite3.SQLITE_CORRUPT,
+            name="SQLITE_CORRUPT",
         )
 
 

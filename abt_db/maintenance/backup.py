@@ -68,7 +68,8 @@ async def backup(
     `keep` are kept: the newest. `tell` gets pages and their total, in another thread.
 
     Raises `MaintenanceError` where there is no room for it, `CorruptError` if the database is
-    damaged, another `QueryError` where SQLite fails. Cancelling it leaves nothing.
+    damaged, another `QueryError` where SQLite fails. Cancelled, it leaves nothing, but in its last
+    moment a backup that is whole.
     """
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be 1 or more, not {keep}")
@@ -88,6 +89,7 @@ async def backup(
             copy_pages(str(source), part, tell, look)
             check_file(part, look)
             size = part.stat().st_size
+            look()
             if compression is None:
                 put_in_place(part, file)
                 there = file
@@ -118,6 +120,7 @@ def _pack(plain: Path, file: Path, compression: Literal["gzip", "xz"], look: Loo
                 read.update(block)
         if read.digest() != written.digest():
             raise CorruptError(f"{part} was not written as it should be: does the disk fail?")
+        look()
         put_in_place(part, packed)
     return packed
 
