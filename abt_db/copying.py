@@ -138,10 +138,9 @@ def check_file(file: Path, look: Look) -> None:
         db.set_progress_handler(look, STEPS)
         problems = [problem for (problem,) in db.execute("PRAGMA quick_check(1)")]
     if problems != ["ok"]:
+        first = problems[0].splitlines()[-1]  # the line before it names the database
         raise CorruptError(
-            f"{file} is damaged: {problems[0].splitlines()[-1]}",
-            code=sqlite3.SQLITE_CORRUPT,
-            name="SQLITE_CORRUPT",
+            f"{file} is damaged: {first}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
         )
 
 
