@@ -164,14 +164,15 @@ def length_of(source: Path) -> int:
 
 
 @contextmanager
-def part_of(file: Path) -> Iterator[Path]:
+def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
     """The name under which `file` is written before it is `put_in_place`; gone after the block.
 
-    Those of processes that were killed are removed, too.
+    What killed processes have left of files whose names begin as `like` (that of `file` itself if
+    None) is removed, too.
     """
     for left in file.parent.glob("*.part*"):
         found = re.fullmatch(r"(.+)\.(\d+)\.part(-journal|-wal|-shm)?", left.name)
-        if found and found[1] == file.name and not _is_alive(int(found[2])):
+        if found and found[1].startswith(like or file.name) and not _is_alive(int(found[2])):
             left.unlink(missing_ok=True)
     part = file.with_name(f"{file.name}.{os.getpid()}.part")
     parts = part, part.with_name(f"{part.name}-journal")

@@ -83,7 +83,10 @@ async def backup(
     file = folder / f"{source.stem}-{now:%Y%m%dT%H%M%S.%fZ}{source.suffix}"
 
     def work(look: Look) -> Backup:
-        with explained(f"the backup of {source} to {folder}"), part_of(file) as part:
+        with (
+            explained(f"the backup of {source} to {folder}"),
+            part_of(file, like=f"{source.stem}-") as part,
+        ):
             room = length_of(source) * (2 if compression else 1)
             check_room(folder, room, f"a backup of {source.name}")
             copy_pages(str(source), part, tell, look)
