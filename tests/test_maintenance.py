@@ -490,7 +490,7 @@ class TestVacuum:
     async def test_step_by_step_others_write_between_two_steps(
         self, path: Path, journal: Any
     ) -> None:
-        make(path, rows=3000, free=True)
+        make(path, rows=2400, free=True)
         async with Database(path, config=Config(journal_mode=journal)) as db:
             with pytest.raises(MaintenanceError, match="--make-incremental"):
                 await vacuum_step_by_step(db)

@@ -34,6 +34,7 @@ from abt_db import (
     StatementError,
     Watch,
 )
+from abt_db.events import Committed
 
 QUIET = 0.2
 """Seconds in which what is told wrongly would have been told."""
