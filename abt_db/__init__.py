@@ -13,6 +13,7 @@ Where things are, each building on those above it:
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
+    holders      who holds a connection, or a file's lock
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
     channel      what only the library does there: transactions, settings, care
@@ -24,9 +25,14 @@ Where things are, each building on those above it:
     seat         a connection's place in a lane, and the care for it
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
+    locks        named locks and semaphores among the tasks of one event loop
+    grants       the steps by which a lock among processes changes hands
+    leases       locks among the processes that share a database, with fencing tokens
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     watch        live queries
     upkeep       what a database does for itself now and then
+    bulk         many operations, in transactions of some
+    retry        a transaction that is tried again
     database     `Database`, which is what applications use
     maintenance  vacuum, backup, restore, optimize, integrity
     migrations   versioned SQL scripts, and the engine that applies them
@@ -38,6 +44,7 @@ Where things are, each building on those above it:
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
 
+from .bulk import BatchFailure, BatchReport
 from .config import Config
 from .database import Database
 from .errors import (
@@ -51,6 +58,7 @@ from .errors import (
     FullError,
     IntegrityError,
     LockLostError,
+    LockStateError,
     LockTimeoutError,
     MaintenanceError,
     MappingError,
@@ -73,6 +81,9 @@ from .errors import (
     TransactionStateError,
     TransactionTimeoutError,
 )
+from .grants import LockInfo
+from .leases import LockLease
+from .locks import LocalLocks
 from .query import Query, Statement
 from .session import Result, Session
 from .transaction import Savepoint, Snapshot, Stream, Transaction
@@ -81,6 +92,8 @@ from .watch import Watch
 
 __all__ = [
     "AbtDbError",
+    "BatchFailure",
+    "BatchReport",
     "BusyError",
     "CantOpenError",
     "Config",
@@ -92,7 +105,11 @@ __all__ = [
     "FullError",
     "IntegrityError",
     "Json",
+    "LocalLocks",
+    "LockInfo",
+    "LockLease",
     "LockLostError",
+    "LockStateError",
     "LockTimeoutError",
     "MaintenanceError",
     "MappingError",

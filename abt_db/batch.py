@@ -12,6 +12,8 @@ from __future__ import annotations
 import copy
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import cache
 from math import inf
 from time import monotonic
 from typing import Any
@@ -32,7 +34,7 @@ class Batch:
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "todo", "writes")
+    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "since", "todo", "writes")
 
     def __init__(self, jobs: Sequence[Job[Any]]) -> None:
         self.jobs = jobs
@@ -45,7 +47,7 @@ class Batch:
         """When nothing more of it is to be begun."""
         self.busy = False
         """Whether another process's lock was in the way: what is left is to be tried again."""
-        self.began = monotonic()
+        self.since = self.began = monotonic()
 
     def next(self, limits: Limits) -> Job[Any] | None:
         """Take the next job that is still wanted; from now on its time counts."""
@@ -179,7 +181,10 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
         job = batch.next(limits)
 
     try:
-        channel.commit()
+        if all(job.error is not None for job in jobs):
+            channel.rollback()  # there is nothing to commit, nor anybody to have been in the way
+        else:
+            channel.commit()
     except BaseException as error:
         _roll_back(channel, error)
         for job in jobs:
@@ -244,12 +249,13 @@ def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
     if now < job.began + limits.busy and not job.passed():
         job.error = None
         return True
-    _fail(job, gave_up(error, now - job.began))
+    _fail(job, gave_up(error, now - job.began, limits.who()))
     return False
 
 
 def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
     """Keep those who may wait for the lock, fail the others."""
+    limits = replace(limits, who=cache(limits.who))  # asked once for all of them
     waiting = []
     while (job := batch.next(limits)) is not None:
         if _waits(job, error, limits):

@@ -10,10 +10,10 @@ import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
-from .busy import SQLITE_BUSY_TIMEOUT
+from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError, translate
 from .events import Checkpointed
 from .query import Query
@@ -30,6 +30,10 @@ SHORT_WAIT = 0.02
 """Seconds that SQLite waits in one try to move all pages of its log."""
 
 
+CONTENDED = 5.0
+"""Seconds after which a lock that was in the way is forgotten."""
+
+
 class BeginBusyError(BusyError):
     """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
 
@@ -37,7 +41,16 @@ class BeginBusyError(BusyError):
 class Channel(Session):
     """A connection, on its own thread. Lives as long as its connection."""
 
-    __slots__ = ("_busy_timeout", "_schema", "_unfit", "_version", "_wal")
+    __slots__ = (
+        "_busy_timeout",
+        "_free",
+        "_met",
+        "_schema",
+        "_since",
+        "_unfit",
+        "_version",
+        "_wal",
+    )
 
     def __init__(
         self,
@@ -54,6 +67,9 @@ class Channel(Session):
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys
         self._version: int | None = None  # of the data, see `others_committed`
+        # Where others write as well: when their lock was met, when ours was taken, and until when
+        # it is left to them.
+        self._met = self._since = self._free = 0.0
 
     # What a caller's function has no business with.
     control = Session._control
@@ -67,7 +83,13 @@ class Channel(Session):
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
 
         Raises `BeginBusyError` when another process holds the lock.
+
+        Others look for it every few milliseconds. Who is done with long work and begins again at
+        once would hardly ever be met without it, so he waits a little if there are others; and that
+        there are he knows by their lock, which he has met himself.
         """
+        if self._met:
+            self._let_others_in()
         try:
             self._command(_BEGIN[mode])
             if mode == "SNAPSHOT":
@@ -75,11 +97,21 @@ class Channel(Session):
                 self.control("SELECT 1 FROM sqlite_schema LIMIT 1")
         except BusyError as error:
             self.rollback()
+            self._met = monotonic()
             raise BeginBusyError(
                 str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
             ) from None
         self._begun = True
         self._written.clear()
+        if self._met:
+            self._since = monotonic()
+
+    def _let_others_in(self) -> None:
+        now = monotonic()
+        if now > self._met + CONTENDED:
+            self._met = 0.0
+        elif now < self._free:
+            sleep(self._free - now)
 
     @contextmanager
     def transaction(self, mode: str) -> Iterator[None]:
@@ -115,18 +147,24 @@ class Channel(Session):
         """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
         self.require_transaction()
         self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
-        limit = None
+        began = None
         while True:
             try:
                 self._command("COMMIT")
                 break
-            except BusyError:
+            except BusyError as error:
                 # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
                 # be tried again.
-                limit = limit or monotonic() + self._busy_timeout
-                if monotonic() >= limit or self.deadline.passed():
-                    raise
+                began = began or monotonic()
+                seconds = monotonic() - began
+                if seconds >= self._busy_timeout or self.deadline.passed():
+                    who = "another connection reads the file and is in the way"
+                    raise gave_up(error, seconds, who) from error.__cause__
         self._begun = False
+        if self._met:
+            now = monotonic()
+            held = now - self._since
+            self._free = now + min(held / 5, LONGEST_PAUSE) if held > 0.005 else 0.0
         self._account.committed(self._tables_written)
         if self._wal is not None and self._wal.is_long(monotonic()):
             self._shorten("truncate", self._wal)
@@ -262,6 +300,10 @@ class Channel(Session):
     def tables_read_by(self, query: Query[Any]) -> frozenset[str] | None:
         """Return the tables that a query which has run here reads; None: it may be any."""
         return self._tables.read_by(query.text)
+
+    def give_way(self) -> None:
+        """Between the pieces of long work: let others run Python, if there are any."""
+        self._account.give_way()
 
     @property
     def changes(self) -> int:

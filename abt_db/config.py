@@ -54,6 +54,10 @@ class Config:
     """A call that runs longer is logged as a warning, with its name, its time and its waiting
     time, never with values; None: none is."""
 
+    slow_transaction: float | None = 10.0
+    """Who has a connection for longer, with a transaction, a snapshot or a stream, is logged as a
+    warning, once, with label, task and age; None: nobody is."""
+
     watch_interval: float | None = 0.1
     """How often live queries look for commits of other processes, every 20 ms at most; None:
     never."""
@@ -133,6 +137,7 @@ _SECONDS_OR_NONE = (
     "max_lifetime",
     "optimize_interval",
     "slow_query",
+    "slow_transaction",
     "statement_timeout",
     "transaction_timeout",
     "watch_interval",

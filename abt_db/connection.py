@@ -27,7 +27,8 @@ from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .channel import Channel
 from .config import Config
 from .deadline import NEVER, Deadline
-from .errors import AbtDbError, QueryError, translate
+from .errors import AbtDbError, BusyError, QueryError, translate
+from .holders import who_holds
 from .opening import MEMORY, Role, check_path, pragmas, set_journal, uri
 from .session import StoppedError
 from .stats import Account
@@ -197,11 +198,15 @@ class Connection:
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
         limit = Deadline.after(config.busy_timeout)
+        who = partial(who_holds, path)
         try:
-            await while_busy(lambda: self.run(configure, Deadline()), limit)
+            await while_busy(lambda: self.run(configure, Deadline()), limit, who=who)
             if self.role == "writer" and path != MEMORY:
                 switch = partial(set_journal, config=config, path=path)
-                await while_busy(lambda: self.run(switch, Deadline()), limit)
+                await while_busy(lambda: self.run(switch, Deadline()), limit, who=who)
+        except BusyError as error:
+            error.args = (f"opening {path}: {error}",)
+            raise
         except QueryError as error:
             # SQLite reads the file at the first statement, not when it opens it.
             if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
@@ -279,6 +284,14 @@ class Connection:
     def settled(self) -> bool:
         """Whether nothing runs and nothing was left open, so that it can serve again as it is."""
         return self._begun == self._ended and self._settled
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether SQLite has a transaction open. May be asked by any thread."""
+        try:
+            return self._aio.in_transaction
+        except (ValueError, sqlite3.Error):
+            return False  # it is closed, or not open yet
 
     async def reset(self) -> None:
         """Make the connection fit for the next caller: no open cursor, no transaction."""

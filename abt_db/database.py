@@ -11,27 +11,38 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from inspect import iscoroutinefunction
 from pathlib import Path
+from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
+from .bulk import BatchReport, Operation, run_operations
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
 from .deadline import finish
 from .errors import PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
+from .grants import LockInfo
+from .leases import Leases, LockLease
 from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement
+from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
 from .upkeep import Upkeep
 from .watch import Watch, Watching
-from .work import Lease
+from .work import Lease, name_of
 
 __all__ = ["Database"]
 
@@ -73,6 +84,7 @@ class Database:
         self._pool: Pool | None = None
         self._watching: Watching | None = None
         self._upkeep: Upkeep | None = None
+        self._leases: Leases | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
@@ -147,6 +159,9 @@ class Database:
                     self._watching = None
                 if self._upkeep is not None:
                     await self._upkeep.close()
+                if self._leases is not None:
+                    await self._leases.close()
+                    self._leases = None
                 await pool.close()
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
@@ -239,7 +254,7 @@ class Database:
         The function runs in the connection's thread: it must not touch the event loop. It is run
         again from its beginning when another process's lock was in the way.
         """
-        return await self._opened().read(_name(function), _in_snapshot, (function, args, kwargs))
+        return await self._opened().read(name_of(function), _in_snapshot, (function, args, kwargs))
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -249,7 +264,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(_name(function), _called, (function, args, kwargs))
+        return await self._opened().write(name_of(function), _called, (function, args, kwargs))
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -259,6 +274,7 @@ class Database:
         timeout: float | None = None,
         label: str | None = None,
         mode: Literal["immediate", "exclusive"] = "immediate",
+        lease: LockLease | None = None,
     ) -> Transaction:
         """Return a write transaction, to be used with ``async with``.
 
@@ -267,14 +283,95 @@ class Database:
         and its next use raises `TransactionTimeoutError`. `label` names it in errors of those who
         wait. Waits for the writer as every call does, then for other processes' locks
         `Config.busy_timeout` seconds at most (`BusyError`).
+
+        With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
+        `LockLostError`, and nothing is written. Nobody else can be granted the lock before the end
+        of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds of
+        the lease's ttl: no renewal gets through while it holds the writer.
         """
         if mode not in ("immediate", "exclusive"):
             raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
+        pool = self._opened()
         return Transaction(
-            self._opened(),
+            pool,
             f"transaction {label!r}" if label else "a transaction",
             mode=mode,
             timeout=self.config.transaction_timeout if timeout is None else timeout,
+            fence=None if lease is None else lease.fence(pool),
+        )
+
+    async def run_transaction(
+        self,
+        operation: Callable[[Transaction], Awaitable[T]],
+        *,
+        attempts: int = 4,
+        backoff: float = 0.01,
+        timeout: float | None = None,
+        label: str | None = None,
+        mode: Literal["immediate", "exclusive"] = "immediate",
+        lease: LockLease | None = None,
+    ) -> T:
+        """Run ``await operation(tx)`` in a transaction; again, in a new one, if it was busy.
+
+        Returns what `operation` returned in the try that was committed. It must have no effects
+        but in the database: a try that fails leaves nothing there, and nothing of it is undone
+        elsewhere. Only a `BusyError` is tried again, `attempts` times in all, after a pause of
+        `backoff` seconds, more or less, that doubles; a constraint that was violated, a time limit,
+        whatever the operation raises itself, is raised at once, and so is CancelledError. An error
+        whose COMMIT may have gone through is never tried again. The last error has a note how often
+        and for how long it was tried.
+
+        `timeout` is for all tries together, with the waiting for the writer and the pauses;
+        otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
+        """
+        return await run_with_retries(
+            lambda: self.transaction(label=label, mode=mode, lease=lease),
+            operation,
+            attempts=attempts,
+            backoff=backoff,
+            until=None if timeout is None else monotonic() + timeout,
+        )
+
+    async def run_batch(
+        self,
+        operations: Iterable[Operation] | AsyncIterable[Operation],
+        *,
+        batch_size: int = 500,
+        on_error: Literal["stop", "continue"] = "stop",
+        timeout: float | None = None,
+        priority: int = 0,
+        progress: Callable[[BatchReport], object] | None = None,
+    ) -> BatchReport:
+        """Run many operations in transactions of `batch_size`, and report what became of each.
+
+        An operation is a statement that writes, or ``function(cx)``, which should have no effects
+        but in the database: it may be run again if another ended the transaction for all.
+        `operations` is read in the event loop as they are needed, so it may be endless. Each
+        transaction is one hop, of `timeout` seconds at most, and others have their turn between
+        two.
+
+        An operation that fails is undone alone. ``"stop"``: what was before it is committed, in its
+        transaction too, and nothing behind it is run. ``"continue"``: so are those behind it. A
+        transaction that can't begin or be committed (`BusyError`, `FullError`, a deferred foreign
+        key) fails all its operations.
+
+        Cancelled, the transaction that is running is rolled back (in its COMMIT it may go through),
+        and those before it stay. ``progress(report)`` is called after each one, and so tells how
+        far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
+        are raised in the same way, with a note of the counts.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+        if on_error not in ("stop", "continue"):
+            raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
+        return await run_operations(
+            self._opened(),
+            operations,
+            size=batch_size,
+            stops=on_error == "stop",
+            timeout=timeout,
+            priority=priority,
+            progress=progress,
         )
 
     def snapshot(self, *, label: str | None = None) -> Snapshot:
@@ -323,6 +420,39 @@ class Database:
         if self._watching is None:
             self._watching = Watching(pool)
         return self._watching.watch(statement)
+
+    # -- locks among processes -------------------------------------------------------------------
+
+    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> LockLease:
+        """Return a block that one holder at a time is in, among all processes that have this file
+        open: ``async with db.lock("deploy") as lease: …``. `abt_db.leases` says what that means.
+
+        The lock is granted for `ttl` seconds and renewed by a task at a third of that, for as long
+        as the block lasts. Of a process that died it comes free when its ttl has passed.
+
+        Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
+        says who holds it. Tasks of one `Database` are served as they came, processes have equal
+        chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
+        moment, the lock is released or was not had. A task that has it already gets
+        `LockStateError`, a database without the table `abt_db.grants.LOCKS_TABLE` `StatementError`.
+
+        If the lease is lost (the program was stopped, the database busy, for too long; or somebody
+        released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
+        of the block, and ``db.transaction(lease=lease)`` writes nothing.
+        """
+        return LockLease(self._locks(), name, ttl, timeout)
+
+    async def lock_info(self, name: str) -> LockInfo | None:
+        """Return who holds a lock, in whatever process; None if it can be had. Writes nothing."""
+        return await self._locks().info(name)
+
+    async def break_lock(self, info: LockInfo) -> bool:
+        """Release a lock by force, as `lock_info` has shown it; return whether it was still so.
+
+        A later holder's lease is never ended by this. The one whose lease is ended notices at the
+        next renewal, or when it writes with it.
+        """
+        return await self._locks().end(info)
 
     async def checkpoint(
         self,
@@ -387,7 +517,11 @@ class Database:
           in ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``transactions``: what is lent now, each with ``label``, ``task`` and ``age``.
+        - ``transactions``: what is lent now, the oldest first: ``label``, ``task``, ``age``, how
+          many ``statements`` have run, its ``state`` (``"idle"``, ``"running"`` or, for another
+          connection's lock on the file, ``"waiting"``) and the ``query`` that is running;
+        - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
+          the ones to ask for it (``holders``), and of those that wait behind them.
 
         Reading them costs nothing to those at work, and they take no more memory the longer the
         program runs.
@@ -398,6 +532,7 @@ class Database:
             "readers": pool.readers.stats(),
             "queries": pool.queries(),
             "transactions": pool.transactions(),
+            "locks": self._locks().turns.stats(),
         }
 
     def add_listener(self, listener: Listener, *kinds: type[Event]) -> None:
@@ -430,6 +565,12 @@ class Database:
     @property
     def _name(self) -> str:
         return self.path if self.path == MEMORY else Path(self.path).name
+
+    def _locks(self) -> Leases:
+        pool = self._opened()
+        if self._leases is None:
+            self._leases = Leases(pool)
+        return self._leases
 
     def _opened(self) -> Pool:
         """Return the pool, if it may be used here."""
@@ -499,13 +640,3 @@ def _in_snapshot(
 ) -> T:
     with channel.transaction("SNAPSHOT"):
         return function(channel, *args, **kwargs)
-
-
-def _name(function: Callable[..., object]) -> str:
-    """What a function is called in errors and statistics."""
-    if iscoroutinefunction(function):
-        raise TypeError(
-            f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
-            " event loop: give a plain function, or use db.transaction()"
-        )
-    return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -22,6 +22,7 @@ __all__ = [
     "FullError",
     "IntegrityError",
     "LockLostError",
+    "LockStateError",
     "LockTimeoutError",
     "MaintenanceError",
     "MappingError",
@@ -177,6 +178,10 @@ class LockTimeoutError(AbtDbError, TimeoutError):
 
 class LockLostError(AbtDbError):
     """The lease on a lock ran out, or was taken away, while it was thought to be held."""
+
+
+class LockStateError(AbtDbError):
+    """A lock was used where it can't be: twice by one task, outside its block, in another loop …"""
 
 
 class MaintenanceError(AbtDbError):

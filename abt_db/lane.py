@@ -34,10 +34,11 @@ from .errors import (
     TransactionStateError,
 )
 from .events import Listeners, Waited
+from .holders import Holding
 from .query import Query
-from .seat import Open, Seat
+from .seat import Open, Seat, say_who_holds, warn_of_long
 from .session import StoppedError
-from .stats import Account, Costs, QueryStats
+from .stats import Account, Costs, QueryStats, Tally
 from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
 
 __all__ = ["Lane"]
@@ -65,12 +66,16 @@ class Lane:
         costs: Costs | None,
         listeners: Listeners,
         crowded: Callable[[], bool],
+        who: Callable[[], str],
     ) -> None:
         self.name = name
         self._config = config
         self._patience = inf if config.acquire_timeout is None else config.acquire_timeout
         self._slow = config.slow_query
-        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout)
+        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
+        self._long = inf if config.slow_transaction is None else config.slow_transaction
+        # Seconds between two looks at what is at work.
+        self._look = max(0.01, min(WATCH, self._long))
         self._open_one = open
         self._lifetime = lifetime
         self._costs = costs
@@ -93,18 +98,13 @@ class Lane:
         # One timer for everything here that has to happen at some time; see `_tick`.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_span = inf  # the time it was set for, or less
-        self._past = {"opened": 0, "replaced": 0, "commits": 0}  # of seats that were given up
-        self._past_queries = QueryStats()
+        self._tally = Tally()
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
         Python at once hinder each other, and meanwhile more work comes to share the hop."""
         self.on_rest: Callable[[], None] = _nothing
         """Called now and then when nothing is done here, after something was."""
         self._calm: asyncio.Future[None] | None = None
-        self._jobs = 0
-        self._hops = self._leases = self._waited = 0
-        self._batches: dict[int, int] = {}  # how many hops had so many jobs, rounded up to a power
-        self._longest_wait = 0.0
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -220,13 +220,15 @@ class Lane:
             raise _closed()
         raise job.told()
 
-    async def lease(self, label: str, *, priority: int = 0) -> Lease:
-        """Have a connection lent, waiting as `run` does."""
-        lease = Lease(label, priority)
+    async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
+        lease = Lease(label, priority, at)
         if self._may_start(lease):
             self._lend(self._idle.pop(), lease)
             return lease
-        future = self._line_up(lease, self._patience)
+        future = self._line_up(
+            lease, self._patience if at is None else min(self._patience, at - lease.since)
+        )
         try:
             await future
             if lease.error is not None:
@@ -263,7 +265,7 @@ class Lane:
             self._refuse(work)
         future = work.future = self._loop.create_future()
         self._queue.add(work)
-        self._waited += 1
+        self._tally.waits += 1
         if waits.held:
             waits[work.task] = self._wait_for_one
 
@@ -284,8 +286,8 @@ class Lane:
         if self._waits:
             self._waits.pop(work.task, None)
         waited = (work.began or monotonic()) - work.since
-        if waited > self._longest_wait:
-            self._longest_wait = waited
+        if waited > self._tally.longest_wait:
+            self._tally.longest_wait = waited
         if Waited in self._listeners.wanted:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
@@ -359,11 +361,12 @@ class Lane:
         pauses = None
         try:
             while True:
-                self._hops += 1
+                self._tally.hops += 1
                 await connection.hop(hop)
                 if not busy:
                     return
                 pauses = pauses or backoff()
+                seat.blocked = job.since
                 await asyncio.sleep(next(pauses))
         except asyncio.CancelledError:
             job.cancel()
@@ -376,17 +379,17 @@ class Lane:
         """Have a batch done, waiting in the event loop for another process's lock."""
         connection, limits = seat.connection, self._limits
         assert connection is not None
-        most = 1 << (len(batch.jobs) - 1).bit_length()
-        self._batches[most] = self._batches.get(most, 0) + 1
+        self._tally.shared(len(batch.jobs))
         pauses = None
         while True:
-            self._hops += 1
+            self._tally.hops += 1
             batch.busy = False
             await connection.hop(lambda channel: together(channel, batch, limits))
             if not batch.busy:
                 return
             self._deliver(batch)  # who has given up
             pauses = pauses or backoff()
+            seat.blocked = batch.since
             await asyncio.sleep(next(pauses))
 
     def _release(self, seat: Seat) -> None:
@@ -416,10 +419,9 @@ class Lane:
         assert seat.connection is not None
         seat.work = lease
         self._waits.held += 1
-        self._leases += 1
+        self._tally.leases += 1
         lease.lend(seat.connection, returned)
-        if self._timer is None:
-            self._wake_in(WATCH)
+        self._wake_in(self._look)
 
     # -- the seats' tasks ------------------------------------------------------------------------
 
@@ -551,6 +553,7 @@ class Lane:
         for seat in self._seats:
             if seat.work is not None:
                 working = True
+                warn_of_long(seat, self._long)
                 if seat.connection is not None:
                     seat.connection.look_after()
                 if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
@@ -559,7 +562,7 @@ class Lane:
                     )
                     self._part(seat, seat.work)
         if self._queue.live or working:
-            soon = self._limits.batch if gathering else WATCH
+            soon = self._limits.batch if gathering else self._look
             self._wake_in(min(self._expire(monotonic()), soon))
         else:
             self.on_rest()
@@ -580,18 +583,20 @@ class Lane:
     def _expire(self, now: float) -> float:
         """Fail those who have waited long enough; return the seconds until the next one has."""
         next_one = inf
+        holder = ""  # said once, however many have waited for him
         for work in list(self._queue):
             end = work.since + self._patience
-            if isinstance(work, Job) and work.at is not None:
+            if work.at is not None:
                 end = min(end, work.at)
             if now < end:
                 next_one = min(next_one, end - now)
                 continue
             self._queue.discard(work)
+            holder = holder or self._holder()
             work.fail(
                 PoolTimeoutError(
                     f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
-                    f" {self._holder()}; {self._queue.live} more wait"
+                    f" {holder}; {self._queue.live} more wait"
                 )
             )
         # A little later, so that many who are close to each other are one look.
@@ -610,13 +615,14 @@ class Lane:
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        held = self.holders_now()
-        if not held:
-            return f"{'a barrier' if self._paused else 'nobody'} holds the {self.name}"
-        began, label, task = min(held, key=lambda holder: holder[0])
-        name = task.get_name() if task is not None else "?"
-        which = f"the {self.name}" if len(self._seats) == 1 else f"{len(held)} {self.name}s at work"
-        return f"{which}, longest with {label} of task {name!r}, for {monotonic() - began:.1f} s"
+        return say_who_holds(self._seats, self.name, paused=self._paused, rival=self._limits.who)
+
+    def writing(self) -> Holding | None:
+        """Return what is being done in a transaction, if anything is; from any thread."""
+        for seat in self._seats:
+            if seat.writing:
+                return seat.holding()
+        return None
 
     # -- a barrier -------------------------------------------------------------------------------
 
@@ -668,7 +674,7 @@ class Lane:
 
     def _note(self, job: Job[Any]) -> None:
         """Count a job that is done, and say so if it was slow."""
-        self._jobs += 1
+        self._tally.jobs += 1
         slow = self._slow
         if slow is not None and job.began and job.ended - job.began >= slow:
             LOG.warning(
@@ -681,47 +687,32 @@ class Lane:
     def _forget(self, seat: Seat) -> None:
         """Take out a seat that was given up; what it has counted stays."""
         self._seats.remove(seat)
-        for name, count in seat.counters.items():
-            self._past[name] += count
-        self._past["commits"] += seat.account.commits
-        self._past_queries.include(seat.account.queries)
+        self._tally.include(seat.account)
 
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
-        past, seats = self._past, self._seats
         return {
             "size": self.size,
             "idle": len(self._idle),
             "busy": self.busy,
-            "opened": past["opened"] + sum(seat.counters["opened"] for seat in seats),
-            "replaced": past["replaced"] + sum(seat.counters["replaced"] for seat in seats),
             "waiting": self.waiting,
-            "longest_wait": self._longest_wait,
-            "waits": self._waited,
-            "jobs": self._jobs,
-            "hops": self._hops,
-            "leases": self._leases,
-            "batches": {size: self._batches[size] for size in sorted(self._batches)},
-            "commits": self.commits,
+            **self._tally.as_dict(seat.account for seat in self._seats),
         }
 
-    def holders_now(self) -> list[tuple[float, str, Any]]:
-        """Since when, by what and by which task each connection that is at work is in use."""
-        return [holder for seat in self._seats if (holder := seat.holder()) is not None]
+    def holdings(self) -> list[Holding]:
+        """Return what each connection that is at work is in use for."""
+        return [holding for seat in self._seats if (holding := seat.holding()) is not None]
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
-        stats.include(self._past_queries)
+        stats.include(self._tally.queries)
         for seat in self._seats:
             stats.include(seat.account.queries)
 
     def leases(self) -> list[Lease]:
         """Return what is lent."""
-        return [seat.work for seat in self._seats if isinstance(seat.work, Lease)]
-
-    @property
-    def commits(self) -> int:
-        return self._past["commits"] + sum(seat.account.commits for seat in self._seats)
+        works = [seat.work for seat in self._seats]
+        return [work for work in works if isinstance(work, Lease) and not work.returned]
 
     @property
     def size(self) -> int:

@@ -10,8 +10,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
-from operator import itemgetter
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from .connection import Connect, Connection
 from .deadline import Deadline, finish
 from .errors import AbtDbError, ReadOnlyError, TransactionStateError
 from .events import Checkpointed, Committed, Listeners
+from .holders import Holding, enlist, strike_off, who_holds
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
@@ -65,6 +66,8 @@ class Pool:
             raise TransactionStateError("a read-only database in memory would stay empty")
 
         self.listeners = listeners
+        self.who = partial(who_holds, path)
+        """Says who holds the write lock of the file."""
         waits = Waits()
         self._costs = Costs()
 
@@ -85,6 +88,7 @@ class Pool:
                 costs=self._costs if name != "writer" or path == MEMORY else None,
                 listeners=listeners,
                 crowded=self._is_crowded,
+                who=self.who,
             )
 
         self.writer = None if read_only else lane("writer", 1)
@@ -111,6 +115,8 @@ class Pool:
                 for opened in reversed(lanes[:number]):
                     await finish(opened.close(Deadline.after(0)))
                 raise
+        if self.writer is not None:
+            enlist(self.path, self._writing)
 
         self.listeners.add(self._tell_busy, frozenset({Checkpointed}))
 
@@ -118,6 +124,7 @@ class Pool:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
         self.refuse()
         self.listeners.remove(self._tell_busy)
+        strike_off(self._writing)
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
@@ -133,6 +140,7 @@ class Pool:
 
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""
+        strike_off(self._writing)
         for lane in self._lanes():
             lane.abandon()
 
@@ -192,10 +200,11 @@ class Pool:
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
         return await self.readers.lease(label, priority=priority)
 
-    async def lend_writer(self, label: str, *, priority: int = 0) -> Lease:
+    async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """`at` is when it is too late, on the clock of `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
-        return await self.writer.lease(label, priority=priority)
+        return await self.writer.lease(label, priority=priority, at=at)
 
     @asynccontextmanager
     async def barrier(self, label: str) -> AsyncIterator[Lease]:
@@ -237,7 +246,7 @@ class Pool:
     def _rest(self) -> None:
         """In a quiet moment, do the checkpoint that some commit would have to do otherwise."""
         assert self.writer is not None
-        commits = self.writer.commits
+        commits = self.writer.stats()["commits"]
         if commits - self._commits >= FEW:
             self._commits = commits
             self._moving = asyncio.create_task(self._move_log(), name="abt_db checkpoint")
@@ -265,12 +274,10 @@ class Pool:
 
     def _in_the_way(self, age: float) -> dict[object, str]:
         """Those who have been reading for so many seconds, and other processes that read."""
-        now = monotonic()
+        holdings = [holding for holding in self.readers.holdings() if holding.age >= age]
+        holdings.sort(key=lambda holding: -holding.age)
         found: dict[object, str] = {
-            (began, label): f"{label} of task {task.get_name() if task else '?'!r},"
-            f" for {now - began:.1f} s"
-            for began, label, task in sorted(self.readers.holders_now(), key=itemgetter(0))
-            if now - began >= age
+            str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
         }
         return found | {pid: f"process {pid}" for pid in processes_reading(self.path)}
 
@@ -297,19 +304,12 @@ class Pool:
         return stats.as_dict()
 
     def transactions(self) -> list[dict[str, Any]]:
-        """What is lent: label, task and age in seconds of each, the oldest first."""
-        leases = sorted(
-            (lease for lane in self._lanes() for lease in lane.leases()),
-            key=lambda lease: lease.began,
-        )
-        return [
-            {
-                "label": lease.label,
-                "task": None if lease.task is None else lease.task.get_name(),
-                "age": monotonic() - lease.began,
-            }
-            for lease in leases
-        ]
+        """What is lent, as plain dicts, see `Holding`; the oldest first."""
+        held = [lease.holding() for lane in self._lanes() for lease in lane.leases()]
+        return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
+
+    def _writing(self) -> Holding | None:
+        return None if self.writer is None else self.writer.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
         return ReadOnlyError(f"{label} writes, and {self.path} is open read-only")

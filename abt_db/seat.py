@@ -16,10 +16,11 @@ from .batch import Batch
 from .connection import Connection
 from .deadline import finish
 from .errors import AbtDbError
+from .holders import Holding
 from .stats import Account
 from .work import Job, Lease
 
-__all__ = ["Open", "Seat"]
+__all__ = ["Open", "Seat", "say_who_holds", "warn_of_long"]
 
 LOG = logging.getLogger("abt_db")
 
@@ -37,8 +38,8 @@ class Seat:
         "_lifetime",
         "_open",
         "account",
+        "blocked",
         "connection",
-        "counters",
         "leaving",
         "roused",
         "seen",
@@ -54,6 +55,8 @@ class Seat:
         self.account = account
         self.connection: Connection | None = None  # None: lost, to be opened again
         self.work: Job[Any] | Batch | Lease | None = None
+        self.blocked = 0.0
+        """When the work was made that met another connection's lock on the file."""
         self.shares = False
         """Whether what runs is quick, so that others had better wait for its end."""
         self.seen: Job[Any] | None = None
@@ -63,7 +66,6 @@ class Seat:
         self.task: asyncio.Task[None] | None = None
         self.roused: asyncio.Future[None] | None = None
         """What the task waits for while the seat is idle or a caller has it."""
-        self.counters = {"opened": 0, "replaced": 0}
 
     @property
     def ready(self) -> bool:
@@ -104,7 +106,7 @@ class Seat:
 
     async def _occupy(self) -> None:
         self.connection = await self._open(self.account)
-        self.counters["opened"] += 1
+        self.account.opened += 1
         if self._lifetime is not None:
             # Not all at the same moment.
             self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
@@ -138,13 +140,13 @@ class Seat:
             LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
             self._expires = monotonic() + 1.0
         else:
-            self.counters["replaced"] += 1
+            self.account.replaced += 1
             await finish(old.close())
 
     async def give_up(self) -> None:
         """Close the connection; the next work gets a new one."""
         connection, self.connection = self.connection, None
-        self.counters["replaced"] += 1
+        self.account.replaced += 1
         if connection is not None:
             await finish(connection.close())
 
@@ -161,9 +163,58 @@ class Seat:
         if self.task is not None and not self.task.get_loop().is_closed():
             self.task.get_loop().call_soon_threadsafe(self.task.cancel)
 
-    def holder(self) -> tuple[float, str, Any] | None:
-        """Since when, by what and by which task the connection is in use."""
+    def holding(self) -> Holding | None:
+        """What the connection is in use for, by whom and since when."""
         work = self.work
-        if isinstance(work, Batch):
-            return work.began, work.jobs[0].label, work.jobs[0].task
-        return None if work is None else (work.began or work.since, work.label, work.task)
+        if work is None:
+            return None
+        if isinstance(work, Lease):
+            return work.holding()
+        job = work if isinstance(work, Job) else work.current or work.jobs[0]
+        blocked = self.blocked == work.since and not self.writing
+        return Holding(
+            job.label,
+            None if job.task is None else job.task.get_name(),
+            monotonic() - (work.began or job.since),
+            0,
+            "waiting" if blocked else "running",
+            job.label,
+        )
+
+    @property
+    def writing(self) -> bool:
+        """Whether the connection is in a transaction."""
+        return self.connection is not None and self.connection.in_transaction
+
+
+def say_who_holds(seats: list[Seat], name: str, *, paused: bool, rival: Callable[[], str]) -> str:
+    """Say who holds the connections of a lane, the longest one by name; `rival` says who holds the
+    file's lock, if it waits for that."""
+    held = [holding for seat in seats if (holding := seat.holding()) is not None]
+    if not held:
+        return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+    longest = max(held, key=lambda holding: holding.age)
+    which = f"the {name}" if len(seats) == 1 else f"{len(held)} {name}s at work"
+    waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
+    return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"
+
+
+def warn_of_long(seat: Seat, limit: float) -> None:
+    """Log who has been lent the connection for longer than `limit` seconds, once for each."""
+    lease = seat.work
+    if not isinstance(lease, Lease) or lease.noticed or lease.returned:
+        return
+    holding = lease.holding()
+    if holding.age >= limit:
+        lease.noticed = True
+        LOG.warning(
+            "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
+            holding,
+            seat.account.name,
+            holding.age,
+            holding.statements,
+            " ".join(filter(None, [holding.state, holding.query])),
+            "other writes wait for it"
+            if seat.account.name.startswith("writer")
+            else "the write-ahead log can't be reset before its end",
+        )

@@ -202,6 +202,7 @@ class Session:
         self._control("SAVEPOINT abt_db")
         try:
             yield
+            self._require_transaction()
             self._control("RELEASE abt_db")
         except BaseException as error:
             try:

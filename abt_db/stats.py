@@ -7,14 +7,14 @@ them counted is added up when somebody asks.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import frexp, ldexp
 from time import sleep
 from typing import Any
 
 from .events import Checkpointed, Committed, Listeners, Ran
 
-__all__ = ["Account", "Costs", "Histogram", "QueryStats"]
+__all__ = ["Account", "Costs", "Histogram", "QueryStats", "Tally"]
 
 MAX_NAMES = 1_000
 OTHERS = "(others)"
@@ -105,6 +105,10 @@ class QueryStats:
             ours.slowest = max(ours.slowest, theirs.slowest)
             ours.include(theirs)
 
+    def runs(self) -> int:
+        """How many runs of queries were counted, in this thread or another."""
+        return sum(counters.count for counters in list(self._counters.values()))
+
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Return for each name its ``count``, ``errors``, ``rows``, and in seconds ``seconds`` (the
         sum), ``mean``, ``p50``, ``p99`` and ``slowest``."""
@@ -156,7 +160,17 @@ class Costs:
 class Account:
     """What one connection does: written on its thread, read by the event loop."""
 
-    __slots__ = ("commits", "costs", "crowded", "events", "listeners", "name", "queries")
+    __slots__ = (
+        "commits",
+        "costs",
+        "crowded",
+        "events",
+        "listeners",
+        "name",
+        "opened",
+        "queries",
+        "replaced",
+    )
 
     def __init__(
         self,
@@ -173,6 +187,8 @@ class Account:
         """Whether others are at work as well."""
         self.queries = QueryStats()
         self.commits = 0
+        self.opened = self.replaced = 0
+        """How often there was a new connection; counted by the event loop."""
         self.events: deque[Ran | Committed | Checkpointed] = deque(maxlen=MAX_EVENTS)
         """To be told to the listeners, in the event loop, after the hop."""
 
@@ -212,3 +228,45 @@ class Account:
         """Tell the listeners what has happened since the last time."""
         while self.events:
             self.listeners.tell(self.events.popleft())
+
+
+class Tally:
+    """What a lane has done since it was opened. Written and read by the event loop."""
+
+    __slots__ = ("_past", "batches", "hops", "jobs", "leases", "longest_wait", "queries", "waits")
+
+    def __init__(self) -> None:
+        self.jobs = self.hops = self.leases = self.waits = 0
+        self.longest_wait = 0.0
+        self.batches: dict[int, int] = {}
+        """How many hops had so many jobs, rounded up to a power of two."""
+        # Of connections that were given up.
+        self._past = dict.fromkeys(("opened", "replaced", "commits"), 0)
+        self.queries = QueryStats()
+
+    def shared(self, jobs: int) -> None:
+        """Count a hop of so many jobs."""
+        most = 1 << (jobs - 1).bit_length()
+        self.batches[most] = self.batches.get(most, 0) + 1
+
+    def include(self, account: Account) -> None:
+        """Keep what a connection has counted that is given up."""
+        for name in self._past:
+            self._past[name] += getattr(account, name)
+        self.queries.include(account.queries)
+
+    def as_dict(self, accounts: Iterable[Account]) -> dict[str, Any]:
+        """Return all figures; `accounts` are those of the connections that there are."""
+        figures: dict[str, Any] = {
+            "jobs": self.jobs,
+            "hops": self.hops,
+            "leases": self.leases,
+            "waits": self.waits,
+            "longest_wait": self.longest_wait,
+            "batches": {size: self.batches[size] for size in sorted(self.batches)},
+            **self._past,
+        }
+        for account in accounts:
+            for name in self._past:
+                figures[name] += getattr(account, name)
+        return figures

@@ -22,7 +22,7 @@ from .events import Transacted
 from .pool import Pool
 from .query import Query, Statement
 from .session import Reading, Result, Session
-from .work import Lease
+from .work import Lease, name_of
 
 __all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
 
@@ -44,11 +44,15 @@ class _Handle:
 
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
         """Return the first row, or None when there is none."""
-        return await self._run(lambda channel: channel.fetch_one(statement), timeout)
+        return await self._run(
+            statement.query.name, lambda channel: channel.fetch_one(statement), timeout
+        )
 
     async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
         """Return all rows."""
-        return await self._run(lambda channel: channel.fetch_all(statement), timeout)
+        return await self._run(
+            statement.query.name, lambda channel: channel.fetch_all(statement), timeout
+        )
 
     def stream(
         self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
@@ -60,13 +64,17 @@ class _Handle:
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Run a synchronous function on the connection; see `Database.read`."""
-        return await self._run(lambda channel: function(channel, *args, **kwargs))
+        return await self._run(
+            name_of(function), lambda channel: function(channel, *args, **kwargs)
+        )
 
-    async def _run(self, function: Callable[[Channel], T], timeout: float | None = None) -> T:
+    async def _run(
+        self, doing: str, function: Callable[[Channel], T], timeout: float | None = None
+    ) -> T:
         lease = self._entered()
         deadline = Deadline.after(timeout)
         deadline.limited(self._pool.config.statement_timeout)
-        return await lease.run(lambda channel: self._job(channel, function), deadline)
+        return await lease.run(lambda channel: self._job(channel, function), deadline, doing)
 
     def _job(self, channel: Channel, function: Callable[[Channel], T]) -> T:
         """What is run on the connection's thread."""
@@ -89,22 +97,36 @@ class _Handle:
             )
         return self._lease
 
-    async def _enter(self, lease: Lease, mode: str) -> None:
+    async def _enter(self, lease: Lease, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
+
+        def begin(channel: Channel) -> None:
+            channel.begin(mode)
+            self._first(channel)
+
+        async def attempt() -> None:
+            try:
+                await lease.run(begin, Deadline(), "BEGIN")
+                lease.blocked = False
+            except BeginBusyError:
+                lease.blocked = True
+                raise
+
         if self._lease is not None or self._ended:
             lease.give_back()
             raise TransactionStateError(f"{self._label} can be entered only once")
+        limit = Deadline(until)
+        limit.limited(self._pool.config.busy_timeout)
         try:
-            await while_busy(
-                lambda: lease.run(lambda channel: channel.begin(mode), Deadline()),
-                Deadline.after(self._pool.config.busy_timeout),
-                kind=BeginBusyError,
-            )
+            await while_busy(attempt, limit, kind=BeginBusyError, who=self._pool.who)
         except BaseException:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
             lease.give_back()
             raise
         self._lease = lease
+
+    def _first(self, channel: Channel) -> None:
+        """What is done in the transaction, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
@@ -144,20 +166,28 @@ class _Writing(_Handle):
 
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
         """Run a statement that writes."""
-        return await self._run(lambda channel: channel.execute(statement), timeout)
+        return await self._run(
+            statement.query.name, lambda channel: channel.execute(statement), timeout
+        )
 
     async def execute_batch(
         self, statements: Iterable[Statement[Any]], *, timeout: float | None = None
     ) -> list[Result]:
         """Run several statements that write, all or none of them."""
         batch = list(statements)
-        return await self._run(lambda channel: channel.execute_batch(batch), timeout)
+        return await self._run(
+            batch[0].query.name if batch else "an empty batch",
+            lambda channel: channel.execute_batch(batch),
+            timeout,
+        )
 
     async def execute_many(
         self, query: Query[Any], rows: Iterable[object], *, timeout: float | None = None
     ) -> int:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
-        return await self._run(lambda channel: channel.execute_many(query, rows), timeout)
+        return await self._run(
+            query.name, lambda channel: channel.execute_many(query, rows), timeout
+        )
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -168,7 +198,7 @@ class _Writing(_Handle):
             with channel.atomic():
                 return function(channel, *args, **kwargs)
 
-        return await self._run(run)
+        return await self._run(name_of(function), run)
 
     def savepoint(self) -> Savepoint:
         """Return a block whose work is undone when it is left by an error, and only that."""
@@ -189,23 +219,33 @@ class Transaction(_Writing):
         *,
         mode: Literal["immediate", "exclusive"],
         timeout: float | None,
+        fence: Callable[[Session], None] | None = None,
     ) -> None:
         super().__init__(pool, label)
         self._mode = mode.upper()
+        self._fence = fence
         self._limit = timeout
+        self.until: float | None = None
+        """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
+        limit."""
         self._timer: asyncio.TimerHandle | None = None
         self._savepoints: list[Savepoint] = []
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_writer(self._label)
-        await self._enter(lease, self._mode)
-        if self._limit is not None:
+        lease = await self._pool.lend_writer(self._label, at=self.until)
+        await self._enter(lease, self._mode, self.until)
+        limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
+        if limit is not None:
             error = TransactionTimeoutError(
-                f"{self._label} was open longer than its limit of {self._limit:g} s"
+                f"{self._label} was open longer than its limit of {round(limit, 3):g} s"
                 " and has been rolled back"
             )
-            self._timer = asyncio.get_running_loop().call_later(self._limit, lease.revoke, error)
+            self._timer = asyncio.get_running_loop().call_later(limit, lease.revoke, error)
         return self
+
+    def _first(self, channel: Channel) -> None:
+        if self._fence is not None:
+            self._fence(channel)
 
     async def __aexit__(
         self,
@@ -216,7 +256,7 @@ class Transaction(_Writing):
         committed = False
         try:
             if error is None:
-                await self._run(Channel.commit)
+                await self._run("COMMIT", Channel.commit)
                 committed = True
         finally:
             if self._timer is not None:
@@ -283,7 +323,8 @@ class Stream(Generic[T]):
         if self._own is not None:
             await self._own.__aenter__()
         try:
-            self._rows = iter(await self._handle._run(self._begin, self._timeout))
+            rows = await self._handle._run(self._statement.query.name, self._begin, self._timeout)
+            self._rows = iter(rows)
         except BaseException:
             await self.__aexit__()
             raise
@@ -318,7 +359,7 @@ class Stream(Generic[T]):
                     f"the {self._handle._label} was stopped while it read; rows would be missing"
                 )
             self._interrupted = True
-            rows = await self._handle._run(self._next, self._timeout)
+            rows = await self._handle._run(self._statement.query.name, self._next, self._timeout)
             self._interrupted = False
             if not rows:
                 return

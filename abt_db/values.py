@@ -56,6 +56,7 @@ __all__ = [
     "encode_all",
     "encoder",
     "field_types",
+    "json_reader",
     "type_name",
 ]
 
@@ -131,6 +132,15 @@ def decoder(annotation: Any) -> Convert | None:
     else:
         decode = _scalar_decoder(kind) if _is_scalar(kind) else _json_decoder(kind)
     return _nullable(decode) if NoneType in parts else decode
+
+
+def json_reader(annotation: Any) -> Convert:
+    """Return the function that reads a value as `json.loads` gives it, declared as `annotation`.
+
+    It takes what `decoder` takes from the text of a JSON column, and raises `ValueError` as that
+    does. Raises `TypeError` for an annotation that can't be read.
+    """
+    return _reader(annotation, {})
 
 
 def field_types(kind: type) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from time import monotonic
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -16,10 +17,11 @@ from .channel import Channel
 from .connection import Connection, RaisedError
 from .deadline import Deadline
 from .errors import AbtDbError, StatementTimeoutError, TransactionStateError
+from .holders import Holding
 from .query import Query
 from .session import StoppedError
 
-__all__ = ["Job", "Lease", "Limits", "Queue", "Wait", "Waits", "Work", "waits_for_ever"]
+__all__ = ["Job", "Lease", "Limits", "Queue", "Wait", "Waits", "Work", "name_of", "waits_for_ever"]
 
 T = TypeVar("T")
 
@@ -37,6 +39,8 @@ class Limits:
     """How long another process's lock is waited for."""
     statement: float | None
     """How long one job may run."""
+    who: Callable[[], str]
+    """Says who holds that lock."""
 
 
 class Job(Deadline, Generic[T]):
@@ -155,10 +159,15 @@ class Lease:
     __slots__ = (
         "_connection",
         "_deadline",
+        "_doing",
+        "_ran_before",
+        "at",
         "began",
+        "blocked",
         "error",
         "future",
         "label",
+        "noticed",
         "on_return",
         "on_settled",
         "priority",
@@ -169,9 +178,11 @@ class Lease:
         "task",
     )
 
-    def __init__(self, label: str, priority: int) -> None:
+    def __init__(self, label: str, priority: int, at: float | None = None) -> None:
         self.label = label
         self.priority = priority
+        self.at = at
+        """When it is too late to be lent, on the clock of `time.monotonic()`."""
         self.shares = False
         self.task = asyncio.current_task()
         self.since = monotonic()
@@ -189,8 +200,14 @@ class Lease:
         """Called when the connection has been cleaned up and can serve again."""
         self.error: BaseException | None = None
         """Why it was taken back before its time."""
+        self.blocked = False
+        """Whether it can't begin, for another connection's lock on the file."""
+        self.noticed = False
+        """Whether it was told that it takes long."""
         self._connection: Connection | None = None
         self._deadline = Deadline()
+        self._doing: str | None = None
+        self._ran_before = 0  # statements, on the connection
 
     @property
     def gone(self) -> bool:
@@ -200,13 +217,16 @@ class Lease:
     def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
         """Hand the connection over."""
         self._connection = connection
+        self._ran_before = connection.account.queries.runs()
         self.began = monotonic()
         self.on_return = on_return
         if self.future is not None:
             self.future.set_result(None)
 
-    async def run(self, function: Callable[[Channel], T], deadline: Deadline) -> T:
-        """Run `function` on the lent connection, in one hop.
+    async def run(
+        self, function: Callable[[Channel], T], deadline: Deadline, doing: str | None = None
+    ) -> T:
+        """Run `function` on the lent connection, in one hop; `doing` is what it is called.
 
         Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
         after the lease was given back, and the reason given to `revoke` after that.
@@ -216,6 +236,7 @@ class Lease:
         if self._connection is None:
             raise TransactionStateError(f"{self.label} has ended; it can't be used any more")
         self._deadline = deadline
+        self._doing = doing or self.label
         try:
             return await self._connection.run(function, deadline)
         except RaisedError as raised:
@@ -225,6 +246,20 @@ class Lease:
             if self.error is not None:
                 raise self.error from error
             raise
+        finally:
+            self._doing = None
+
+    def holding(self) -> Holding:
+        """Return what it is doing, for those who look or wait."""
+        connection, doing = self._connection, self._doing
+        return Holding(
+            self.label,
+            None if self.task is None else self.task.get_name(),
+            monotonic() - self.began,
+            0 if connection is None else connection.account.queries.runs() - self._ran_before,
+            "waiting" if self.blocked else "idle" if doing is None else "running",
+            doing,
+        )
 
     def give_back(self) -> None:
         """Return the connection to its lane. Synchronous, so that nothing can interrupt it."""
@@ -390,3 +425,14 @@ def waits_for_ever(
 
     holders = wait.lane.holders(for_all=wait.for_all)
     return (any if wait.for_all else all)(map(stuck, holders))
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """What a function is called in errors and statistics; `TypeError` for one that can't be run on
+    a connection."""
+    if iscoroutinefunction(function):
+        raise TypeError(
+            f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
+            " event loop: give a plain function, or use db.transaction()"
+        )
+    return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -25,6 +25,27 @@ WHERE level IN ('warning', 'error');
 CREATE INDEX build_logs_problems_by_time ON build_logs (level, timestamp)
 WHERE level IN ('warning', 'error');
 
+CREATE INDEX build_logs_with_nul ON build_logs (id) WHERE instr(message, char(0));
+
+CREATE TRIGGER build_logs_changed AFTER UPDATE OF id, message ON build_logs
+WHEN EXISTS (SELECT 1 FROM build_logs_fts_docsize WHERE id = old.id)
+BEGIN
+    INSERT INTO build_logs_fts (build_logs_fts, rowid, message)
+    VALUES ('delete', old.id, old.message);
+    INSERT INTO build_logs_fts (rowid, message) VALUES (new.id, new.message);
+END;
+
+CREATE TRIGGER build_logs_deleted AFTER DELETE ON build_logs
+WHEN EXISTS (SELECT 1 FROM build_logs_fts_docsize WHERE id = old.id)
+BEGIN
+    INSERT INTO build_logs_fts (build_logs_fts, rowid, message)
+    VALUES ('delete', old.id, old.message);
+END;
+
+CREATE VIRTUAL TABLE build_logs_fts USING fts5 (
+    message, content = 'build_logs', content_rowid = 'id', tokenize = 'trigram', detail = none
+);
+
 CREATE TABLE builds (
     id INTEGER PRIMARY KEY,
     project_id INTEGER NOT NULL REFERENCES projects (id) ON DELETE CASCADE,

@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import faulthandler
 import inspect
-import json
-import lzma
 import os
-import sqlite3
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -68,47 +64,11 @@ def rbtlog() -> Path:
 
 @pytest.fixture(scope="session")
 def rbtlog_database(rbtlog: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A build database with all of rbtlog in it, to be read only."""
-    from abt_db.builds import BuildStore
-
-    path = tmp_path_factory.mktemp("rbtlog") / "rbtlog.db"
-
-    async def migrate() -> None:
-        async with await BuildStore.open(path):
-            pass
-
-    asyncio.run(migrate())
-    with closing(sqlite3.connect(path)) as db, lzma.open(rbtlog / "builds.jsonl.xz") as builds:
-        for line in (rbtlog / "projects.jsonl").read_text().splitlines():
-            db.execute(
-                "INSERT INTO projects (name, project_type, repository_url, local_path)"
-                " VALUES (:name, :project_type, :repository_url, '')",
-                json.loads(line),
-            )
-        ids = dict(db.execute("SELECT name, id FROM projects"))
-        for id, build in enumerate(map(json.loads, builds), 1):
-            at = datetime.fromtimestamp(build["timestamp"], UTC).isoformat(timespec="milliseconds")
-            db.execute(
-                "INSERT INTO builds (id, project_id, build_number, status, started_at,"
-                " duration_seconds, commit_hash, exit_code) SELECT ?, ?, count(*) + 1, ?, ?, ?, ?,"
-                " ? FROM builds WHERE project_id = ?",
-                (
-                    id,
-                    ids[build["appid"]],
-                    "success" if build["error"] is None and build["exit_code"] == 0 else "failed",
-                    at,
-                    build["gradle_seconds"],
-                    build["commit"],
-                    build["exit_code"],
-                    ids[build["appid"]],
-                ),
-            )
-            db.executemany(
-                "INSERT INTO build_logs (build_id, sequence_number, timestamp, message)"
-                " VALUES (?, ?, ?, ?)",
-                ((id, n, at, text) for n, text in enumerate(build["build_log"].split("\n"), 1)),
-            )
-        db.commit()
+    """A build database with all of rbtlog in it, imported once. Not to be changed: who writes has
+    to copy it first (it is one file, without a log beside it)."""
+    path = tmp_path_factory.mktemp("rbtlog") / "builds.db"
+    files = [rbtlog / "projects.jsonl", rbtlog / "builds.jsonl.xz"]
+    subprocess.run(["abt-db", "import", "--db", path, *files], check=True, capture_output=True)
     return path
 
 

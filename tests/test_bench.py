@@ -84,7 +84,8 @@ class TestSystems:
             assert OWN in figures
             for name, found in figures.items():
                 assert found.failure is None, f"{workload.key} of {name}: {found.failure}"
-                assert all(value >= 0 for value in found.rounds[0].values())
+                assert found.rounds or "rbtlog" in (found.skipped or "")
+                assert all(value >= 0 for measures in found.rounds for value in measures.values())
 
     @pytest.mark.parametrize("name", PEERS)
     async def test_an_installed_peer_does_the_work(self, name: str) -> None:

@@ -234,4 +234,4 @@ class TestAmongProcesses:
                 f" most {1000 * max(late):.0f} ms;"
                 f" in another process: median {median:.0f} ms, most {most:.0f} ms"
             )
-            assert len(late) == await store.logs.count(build.id)
+            assert len(late) == await store.logs.count(build_id=build.id)

@@ -145,6 +145,14 @@ def kinds(results: Sequence[object]) -> list[object]:
 class TestTogether:
     """What waits together is one hop and one commit, and each has what is its own."""
 
+    async def test_where_all_have_failed_there_is_nothing_to_commit(self, path: Path) -> None:
+        async with tables(path) as db, Witness(db) as witness:
+            async with Group(db, *(db.execute(ADD(name="first")) for _ in range(3))) as group:
+                pass
+            assert [type(result) for result in group.results] == [IntegrityError] * 3
+            assert (group.hops, group.commits) == (1, 0)
+            await witness.whole()
+
     async def test_each_has_its_own_result(self, path: Path) -> None:
         async with tables(path) as db, Witness(db) as witness:
             async with Group(

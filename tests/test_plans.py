@@ -24,13 +24,15 @@ from test_table import run
 from abt_db import Query, Statement
 from abt_db.builds import Build, queries
 from abt_db.builds.family import Family
-from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, METRICS, PROJECTS
+from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, LOGS, METRICS, PROJECTS
 from abt_db.builds.table import Table
 
 # -- what is allowed, and why --------------------------------------------------------------------
 
 FEW = "there are few projects, and a word may stand anywhere in a text"
 ALL = "it tells about all builds of all time, so it reads each of them once"
+
+EXPORT = "an export has all of them in it"
 
 REPORT = "a report tells about all builds since a time"
 
@@ -48,7 +50,10 @@ SCANS = {
     "builds.statistics": ALL,
     "builds.slowest": ALL,
     "builds.flaky": ALL,
+    "logs.prunable": "old builds are nearly all builds, and it counts the lines of each",
     **{f"builds.trend by {period}": ALL for period in queries.PERIODS},
+    **{f"history.{name}": EXPORT for name in ("exported_projects", "exported_builds")},
+    **{f"history.{name}": EXPORT for name in ("project_names", "count_builds")},
     **{f"report.{name}": REPORT for name in REPORTED},
     **{f"report.{name}": REPORT for name in ("idle", "idle_count", "line_count", "errors")},
 }
@@ -60,6 +65,8 @@ SORTS = {
     **{f"builds.trend by {period}": "periods are no column" for period in queries.PERIODS},
     "builds.slowest": "of those that are looked at only the slowest are kept, in a sorter of LIMIT",
     "builds.flaky": "commits are counted, and those that are flaky are few",
+    "logs.index": "the sizes of one step are added up, those of a thousand lines at most",
+    "logs.prune": "the sizes of one step are added up, those of a thousand lines at most",
     **{f"metrics.series by {period}": "periods are no column" for period in queries.PERIODS},
     **{f"report.{name}": REPORT for name in REPORTED},
 }
@@ -68,6 +75,7 @@ SORTS = {
 FILTERED: dict[Table[Any], list[tuple[str, ...]]] = {
     PROJECTS: [("id",), ("name",), ("is_active",)],
     BUILDS: [("id",), ("project_id",), ("project_id", "status"), ("status",), ("commit_hash",)],
+    LOGS: [("id",), ("build_id",)],
     METRICS: [("id",), ("metric_name",)],
 }
 """The choices of columns by which rows are found through an index."""
@@ -83,6 +91,7 @@ PAGED: dict[Table[Any], list[tuple[str, tuple[str, ...]]]] = {
         ("started_at", ("status",)),
         ("id", ("commit_hash",)),
     ],
+    LOGS: [("id", ()), ("sequence_number", ("build_id",))],
     METRICS: [("id", ()), ("timestamp", ("metric_name",))],
 }
 PAGED[BUILD_SUMMARIES] = PAGED[BUILDS]

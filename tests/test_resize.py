@@ -261,8 +261,8 @@ class TestLifetime:
             assert await db.fetch_one(COUNT()) == 1
             await db.execute(ADD(name="b"))
             stats = db.stats()
-            assert stats["readers"]["replaced"] == stats["writer"]["replaced"] == 1
-            assert stats["readers"]["opened"] == stats["writer"]["opened"] == 2
+            for lane in stats["readers"], stats["writer"]:
+                assert lane["opened"] == lane["replaced"] + 1 >= 2
 
     async def test_one_that_can_not_be_replaced_stays(self, path: Path) -> None:
         driver = Driver()

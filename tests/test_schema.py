@@ -74,6 +74,7 @@ FILL = {
         INSERT INTO system_metrics (metric_name, metric_value) VALUES ('load', 1), ('load', 2);
         INSERT INTO distributed_locks (resource_id, lock_holder, token) VALUES ('deploy', 'me', 7);
     """,
+    5: "INSERT INTO build_logs_fts (rowid, message) SELECT id, message FROM build_logs;",
 }
 
 
@@ -158,6 +159,7 @@ COLUMNS = {
     " commit_hash branch build_type triggered_by exit_code artifact_path artifact_size"
     " memory_usage_mb cpu_usage_percent created_at updated_at build_metadata",
     "build_logs": "id build_id sequence_number level timestamp message source stream raw",
+    "build_logs_fts": "message",
     "system_metrics": "id metric_name metric_value metric_unit timestamp",
     "distributed_locks": "resource_id lock_holder acquired_at expires_at token",
     "build_performance_stats": "project_id project_name total_builds successful_builds"
@@ -169,7 +171,10 @@ class TestTables:
     """The tables are those of the design, and hold only what makes sense."""
 
     def test_names_and_order_of_the_columns(self, db: sqlite3.Connection) -> None:
-        tables = db.execute("SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')")
+        tables = db.execute(
+            "SELECT name FROM sqlite_schema WHERE type IN ('table', 'view')"
+            " AND name NOT GLOB '*_fts_*'"
+        )
         assert {
             name: " ".join(row[1] for row in db.execute(f"PRAGMA table_info({name})"))
             for (name,) in tables.fetchall()
@@ -314,7 +319,7 @@ class TestView:
 
 
 def plan(db: sqlite3.Connection, query: str) -> str:
-    names = {"id", "status", "since", "name", "level", "commit", "after"}
+    names = {"id", "before", "status", "since", "name", "level", "commit", "after"}
     steps = db.execute(f"EXPLAIN QUERY PLAN {query}", dict.fromkeys(names, 1))
     return "; ".join(row[3] for row in steps)
 
@@ -390,6 +395,10 @@ PLANS = {
     "the last errors of all builds": (
         f"SELECT * FROM build_logs WHERE {PROBLEM} AND level = :level ORDER BY timestamp DESC",
         "build_logs USING INDEX build_logs_problems_by_time (level=?)",
+    ),
+    "the lines with a NUL": (
+        "SELECT * FROM build_logs WHERE id < :before AND instr(message, char(0)) ORDER BY id DESC",
+        "build_logs USING INDEX build_logs_with_nul (id<?)",
     ),
     "a metric over time": (
         "SELECT * FROM system_metrics WHERE metric_name = :name AND timestamp >= :since"

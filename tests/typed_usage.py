@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_type
 
-from abt_db import Config, Database, Json, Query, Result, Session, Statement
+from abt_db import (
+    BatchReport,
+    Config,
+    Database,
+    Json,
+    LockInfo,
+    LockLease,
+    LockLostError,
+    Query,
+    Result,
+    Session,
+    Statement,
+    Transaction,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +53,14 @@ def rename(cx: Session, old: str, new: str) -> int:
     return cx.execute(RENAME(id=project.id, name=new)).rowcount if project else 0
 
 
+def move_one(cx: Session) -> None:
+    cx.execute(RENAME(id=1, name="x"))
+
+
+async def move(tx: Transaction) -> int:
+    return (await tx.execute(RENAME(id=1, name="x"))).rowcount
+
+
 async def use() -> None:
     async with Database("app.db", config=Config(readers=2)) as db:
         assert_type(db, Database)
@@ -56,6 +77,13 @@ async def use() -> None:
         assert_type(await db.execute_many(RENAME, [{"id": 1, "name": Json([])}]), int)
         assert_type(await db.read(lambda cx: cx.fetch_one(COUNT())), int | None)
         assert_type(await db.write(rename, "old", new="new"), int)
+        assert_type(await db.run_transaction(move, attempts=2, timeout=5.0), int)
+        assert_type(await db.run_batch([RENAME(id=1, name="x"), move_one]), BatchReport)
+        async with db.lock("deploy", ttl=30, timeout=10) as lease, db.transaction(lease=lease):
+            assert_type(lease, LockLease)
+            assert_type(lease.token, int)
+            assert_type(await lease.lost, LockLostError | None)
+        assert_type(await db.lock_info("deploy"), LockInfo | None)
         async with db.transaction(label="deploy", timeout=3) as tx:
             assert_type(await tx.fetch_one(PROJECT(name="maps")), Project | None)
             async with tx.savepoint() as inner:

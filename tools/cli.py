@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -41,8 +42,8 @@ CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
 COMMANDS = (
-    *("record", "builds", "logs", "projects", "stats", "report", "migrate"),
-    *("vacuum", "checkpoint", "backup", "restore", "optimize", "integrity"),
+    *("record", "builds", "logs", "projects", "stats", "report", "import", "export", "prune"),
+    *("migrate", "vacuum", "checkpoint", "backup", "restore", "optimize", "integrity"),
     "bench",
 )
 WITHOUT_DATABASE = ("bench",)  # it makes its own
@@ -157,14 +158,16 @@ def name(text: str) -> str:
     return text
 
 
-async def open_store(database: str, *, create: bool = False) -> BuildStore:
+async def open_store(
+    database: str, *, create: bool = False, busy_timeout: float = CONFIG.busy_timeout
+) -> BuildStore:
     """Open the build database; one that is only looked at has to be there."""
     if not create and not Path(database).exists():
         raise CliError(
             f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
             " another"
         )
-    return await BuildStore.open(database, config=CONFIG)
+    return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
 
 
 async def find_project(store: BuildStore, name: str) -> Project:

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-__all__ = ["age", "colour", "duration", "print_json", "print_table"]
+__all__ = ["age", "colour", "duration", "print_json", "print_table", "printable"]
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
 
@@ -59,7 +59,7 @@ def print_table(
 
     `colours` has one colour a row; columns whose titles are in `right` are set to the right.
     """
-    cells = [[_printable(cell) for cell in row] for row in [titles, *rows]]
+    cells = [[printable(cell) for cell in row] for row in [titles, *rows]]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     if sys.stdout.isatty():
         room = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
@@ -74,7 +74,7 @@ def print_table(
         print(colour(line, of_row))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text without what would move the cursor or colour the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
 

@@ -8,7 +8,7 @@ import secrets
 import sys
 from pathlib import Path
 
-from abt_db.tools.cli import CliError, open_store, positive, run_tool
+from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,8 @@ async def run(arguments: argparse.Namespace) -> int:
     if output is not None:
         _require_writable(output, arguments.db)
     async with await open_store(arguments.db) as store:
-        only = [] if arguments.projects else None
-        for name in arguments.projects:
-            project = await store.projects.get_by_name(name)
-            if project is None:
-                raise CliError(f"there is no project {name!r}; see: abt-db projects")
-            only.append(project.id)
-        page = await store.report(days=arguments.days, projects=only)
+        only = [(await find_project(store, name)).id for name in arguments.projects]
+        page = await store.report(days=arguments.days, projects=only or None)
     content = page.encode()
     if output is None:
         sys.stdout.buffer.write(content)

@@ -9,9 +9,12 @@ holder        which process records a build
 models        the rows, as dataclasses
 table, family the SQL that depends on what the caller chooses
 queries       the SQL
+words         the words of a search
 repository    what can be done with the rows of every table
 projects, builds, logs, metrics  and with those of each
 recorder      `Recorder`: a command's output, stored as it runs
+history, rbtlog     what a history file holds, and what the files of rbtlog hold
+importer, exporter  from such files into the database, and back
 report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
@@ -19,6 +22,8 @@ store         `BuildStore`: the database, opened and migrated
 from .builds import BuildEndedError
 from .classify import Level
 from .command import CommandError, Outcome, StopReason
+from .exporter import ExportReport
+from .importer import BadLine, ImportReport
 from .models import (
     Build,
     BuildPeriod,
@@ -27,10 +32,12 @@ from .models import (
     BuildSummary,
     FlakyCommit,
     LogLine,
+    LogMatch,
     Metric,
     MetricPeriod,
     Project,
     ProjectSummary,
+    Pruned,
     Sample,
 )
 from .output import Stream
@@ -38,6 +45,7 @@ from .recorder import Recorder
 from .store import BuildStore
 
 __all__ = [
+    "BadLine",
     "Build",
     "BuildEndedError",
     "BuildPeriod",
@@ -46,14 +54,18 @@ __all__ = [
     "BuildStore",
     "BuildSummary",
     "CommandError",
+    "ExportReport",
     "FlakyCommit",
+    "ImportReport",
     "Level",
     "LogLine",
+    "LogMatch",
     "Metric",
     "MetricPeriod",
     "Outcome",
     "Project",
     "ProjectSummary",
+    "Pruned",
     "Recorder",
     "Sample",
     "StopReason",

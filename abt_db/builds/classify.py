@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-__all__ = ["Classifier", "Level", "as_shown"]
+__all__ = ["Classifier", "Level", "as_shown", "without_escapes"]
 
 
 class Level(StrEnum):
@@ -66,11 +66,14 @@ _FAILED_TASK = re.compile(r"Execution failed for task '([^']+)'")
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 
 
+def without_escapes(message: str) -> str:
+    """Return the text without what colours it, moves the cursor or sets a title."""
+    return _ESCAPES.sub("", message) if "\x1b" in message else message
+
+
 def as_shown(message: str) -> str:
     """The text without colours, indentation, and what a "\\r" let the next text write over."""
-    if "\x1b" in message:
-        message = _ESCAPES.sub("", message)
-    text = message.strip()
+    text = without_escapes(message).strip()
     if "\r" in text:
         text = text[text.rindex("\r") + 1 :].lstrip()
     return text

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from time import monotonic
 
 from abt_db.database import Database
+from abt_db.query import Query, Statement
 from abt_db.session import Session
 from abt_db.transaction import Stream as RowStream
 
 from . import queries
 from .classify import Level
-from .models import LogLine
+from .models import LogLine, LogMatch, Pruned
 from .output import Line
+from .repository import Repository
+from .words import fold, groups, has_all, split_words
 
 __all__ = ["Logs"]
 
+STEP = {"lines": 1_000, "bytes": 1024 * 1024}
+"""How much is indexed or removed in one transaction, which takes about 10 or 20 ms."""
 
-class Logs:
-    """The table `build_logs`."""
+
+class Logs(Repository[LogLine]):
+    """The table `build_logs`, and the full-text index over its messages.
+
+    A line is appended without touching the index, and `index` puts it in later; a `Recorder` does
+    so when its build has ended. `search` reads the lines that are not in it yet one by one.
+    """
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db, queries.LOGS)
 
     async def append(self, build_id: int, lines: Iterable[tuple[Line, Level, str | None]]) -> int:
         """Add lines, each with its level and source, in one transaction; return how many.
@@ -34,9 +48,41 @@ class Logs:
 
         return await self._db.write(append)
 
-    def stream(self, build_id: int, *, after: int = 0) -> RowStream[LogLine]:
-        """Return the lines of a build behind number `after`, in order and in constant memory."""
-        return self._db.stream(queries.LINES(build_id=build_id, after=after))
+    async def for_build(
+        self,
+        build_id: int,
+        *,
+        after: int = 0,
+        level: Level = Level.DEBUG,
+        containing: str = "",
+        limit: int = 1_000,
+    ) -> list[LogLine]:
+        """Return the next lines of a build behind number `after`, in order, at most `limit`.
+
+        Only those as serious as `level`, and with the very text `containing` in them.
+        """
+        return await self._db.fetch_all(_onward(build_id, after, level, containing, limit))
+
+    async def tail(
+        self, build_id: int, n: int = 10, *, level: Level = Level.DEBUG, containing: str = ""
+    ) -> list[LogLine]:
+        """Return the last `n` such lines of a build, in order."""
+        query = _for_level(level, queries.LAST_LINES, queries.LAST_PROBLEMS)
+        lines = await self._db.fetch_all(
+            query(build_id=build_id, levels=_from(level), containing=containing, limit=max(n, 0))
+        )
+        return lines[::-1]
+
+    def stream(
+        self,
+        build_id: int,
+        *,
+        after: int = 0,
+        level: Level = Level.DEBUG,
+        containing: str = "",
+    ) -> RowStream[LogLine]:
+        """Return such lines of a build behind number `after`, in order and in constant memory."""
+        return self._db.stream(_onward(build_id, after, level, containing, -1))
 
     async def follow(self, build_id: int, *, after: int = 0) -> AsyncIterator[LogLine]:
         """Yield the lines of a build behind number `after`, each once and in order, as they are
@@ -60,9 +106,98 @@ class Logs:
             if now.status.final:
                 return
 
-    async def count(self, build_id: int) -> int:
-        """Return how many lines a build has."""
-        return await self._db.fetch_one(queries.LAST_LINE(build_id=build_id)) or 0
+    # -- searching -------------------------------------------------------------------------------
+
+    async def search(
+        self,
+        text: str,
+        *,
+        project_id: int | None = None,
+        build_id: int | None = None,
+        level: Level = Level.DEBUG,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[LogMatch]:
+        """Return the lines in which every word of `text` occurs, the newest first, at most `limit`.
+
+        A word is what stands between spaces. It is taken literally, whatever is in it, and may be
+        a part of a longer one; capitals of ASCII count as small letters. A text without words
+        finds nothing. `before` is the `id` of the last match of the page before this one.
+
+        Words of three characters and more are found through the index; where there are only
+        shorter ones, and in the lines of one build, each line is read until there are enough.
+        """
+        words = split_words(text)
+        if not words:
+            return []
+        candidates = _candidates(
+            words,
+            build_id,
+            project_id=project_id,
+            levels=_from(level),
+            before=2**63 - 1 if before is None else before,
+        )
+
+        def find(cx: Session) -> list[LogMatch]:
+            found = cx.stream(candidates, size=max(1, min(limit, 500)))
+            return list(islice((line for line in found if has_all(words, line.message)), limit))
+
+        return await self._db.read(find)
+
+    async def index(self, most: int | None = None) -> int:
+        """Put the lines that are not in the index yet into it, about `most`; return how many.
+
+        In short transactions, between which others have their turn. Cancelling keeps what is done.
+        """
+        done = 0
+        while (most is None or done < most) and (
+            count := await self._step(queries.INDEX_LINES(**STEP))
+        ):
+            done += count
+        return done
+
+    # -- pruning ---------------------------------------------------------------------------------
+
+    async def prune(
+        self, older_than: timedelta, *, progress: Callable[[Pruned], object] | None = None
+    ) -> Pruned:
+        """Remove the lines of builds that ended longer ago than this; return how many.
+
+        The builds themselves are kept. In short transactions, between which others have their
+        turn: `progress` is called after each with what is gone so far. Cancelled or killed, it has
+        done a part, and the next call goes on there. The file does not get smaller, its room is
+        used again.
+        """
+        before = datetime.now(UTC) - older_than
+        builds = lines = build_id = 0
+        while (
+            build_id := await self._db.fetch_one(
+                queries.NEXT_TO_PRUNE(after=build_id, before=before)
+            )
+            or 0
+        ):
+            builds += 1
+            while count := await self._step(queries.PRUNE_LINES(build_id=build_id, **STEP)):
+                lines += count
+                if progress is not None:
+                    progress(Pruned(builds, lines))
+        return Pruned(builds, lines)
+
+    async def prunable(self, older_than: timedelta) -> Pruned:
+        """Return what `prune` would remove now."""
+        before = datetime.now(UTC) - older_than
+        return await self._db.fetch_one(queries.PRUNABLE(before=before)) or Pruned(0, 0)
+
+    async def _step(self, statement: Statement[object]) -> int:
+        """Run a statement that does a part of the work, and return how many rows it changed.
+
+        In this process whoever waits for the writer comes before the next part. Another one looks
+        for the lock now and then, so that it has to be free for a while.
+        """
+        began = monotonic()
+        changed = (await self._db.execute(statement)).rowcount
+        await asyncio.sleep((monotonic() - began) / 2)
+        return changed
 
 
 def _rows(
@@ -79,3 +214,32 @@ def _rows(
             "stream": line.stream.value,
             "raw": line.raw,
         }
+
+
+def _onward(
+    build_id: int, after: int, level: Level, containing: str, limit: int
+) -> Statement[LogLine]:
+    query = _for_level(level, queries.LINES, queries.PROBLEMS)
+    return query(
+        build_id=build_id, after=after, levels=_from(level), containing=containing, limit=limit
+    )
+
+
+def _for_level(level: Level, lines: Query[LogLine], problems: Query[LogLine]) -> Query[LogLine]:
+    """Warnings and errors have an index of their own."""
+    return problems if level.at_least(Level.WARNING) else lines
+
+
+def _from(level: Level) -> str:
+    """The names of all levels as serious as this."""
+    return " ".join(each for each in Level if each.at_least(level))
+
+
+def _candidates(words: list[str], build_id: int | None, **chosen: object) -> Statement[LogMatch]:
+    """Return what finds every line that has all of the words, but maybe not only these."""
+    chosen["word"] = fold(max(words, key=len))
+    if build_id is not None:
+        return queries.SEARCH_BUILD(build_id=build_id, **chosen)
+    if sought := groups(words):
+        return queries.SEARCH(groups=sought, **chosen)
+    return queries.SEARCH_EACH_LINE(**chosen)

@@ -18,11 +18,13 @@ __all__ = [
     "BuildSummary",
     "FlakyCommit",
     "LogLine",
+    "LogMatch",
     "Metric",
     "MetricPeriod",
     "Progress",
     "Project",
     "ProjectSummary",
+    "Pruned",
     "Sample",
     "now",
 ]
@@ -113,6 +115,28 @@ class LogLine:
     def data(self) -> bytes:
         """The line as the build printed it, byte for byte."""
         return self.message.encode() + b"\n" if self.raw is None else self.raw
+
+
+@dataclass(frozen=True, slots=True)
+class LogMatch:
+    """A line that a search has found, and where it stands."""
+
+    id: int
+    project_name: str
+    build_number: int
+    build_id: int
+    sequence_number: int
+    level: Level
+    timestamp: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How many lines are gone, or would go, and of how many builds."""
+
+    builds: int
+    lines: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,13 @@ from .models import (
     BuildSummary,
     FlakyCommit,
     LogLine,
+    LogMatch,
     Metric,
     MetricPeriod,
     Progress,
     Project,
     ProjectSummary,
+    Pruned,
 )
 from .report.figures import (
     BuildMark,
@@ -34,8 +36,6 @@ from .report.figures import (
 from .table import Table
 
 __all__: list[str] = []
-
-_LINE = """id, build_id, sequence_number, level, timestamp, message, source, stream, raw"""
 
 PERIODS = {
     "minute": "strftime('%Y-%m-%dT%H:%M:00.000+00:00', {})",
@@ -251,6 +251,15 @@ METRIC_SERIES = {
 
 # -- log lines -----------------------------------------------------------------------------------
 
+LOGS = Table(
+    "build_logs",
+    LogLine,
+    made={
+        "sequence_number": "(SELECT coalesce(max(sequence_number), 0) + 1 FROM build_logs"
+        " WHERE build_id = :build_id)"
+    },
+)
+
 LAST_LINE = Query(
     "logs.last",
     "SELECT coalesce(max(sequence_number), 0) FROM build_logs WHERE build_id = :build_id",
@@ -266,14 +275,148 @@ ADD_LINE = Query(
     """,
 )
 
-LINES = Query(
-    "logs.lines",
-    f"""
-    SELECT {_LINE} FROM build_logs
-    WHERE build_id = :build_id AND sequence_number > :after
-    ORDER BY sequence_number
-    """,
+_OF_LOG = f"""SELECT {LOGS.columns} FROM build_logs
+    WHERE build_id = :build_id AND instr(:levels, level) AND instr(message, :containing)"""
+
+# Word for word as in the indexes of these few lines, or SQLite does not use them.
+_PROBLEM = "level IN ('warning', 'error')"
+
+_ONWARD = "AND sequence_number > :after ORDER BY sequence_number LIMIT :limit"
+
+WHOLE_LOG = Query(
+    "logs.whole",
+    f"SELECT {LOGS.columns} FROM build_logs WHERE build_id = :build_id ORDER BY sequence_number",
     LogLine,
+)
+
+LINES = Query("logs.lines", f"{_OF_LOG} {_ONWARD}", LogLine)
+
+PROBLEMS = Query("logs.problems", f"{_OF_LOG} AND {_PROBLEM} {_ONWARD}", LogLine)
+
+_LAST = "ORDER BY sequence_number DESC LIMIT :limit"
+
+LAST_LINES = Query("logs.last_lines", f"{_OF_LOG} {_LAST}", LogLine)
+
+LAST_PROBLEMS = Query("logs.last_problems", f"{_OF_LOG} AND {_PROBLEM} {_LAST}", LogLine)
+
+# The joins are CROSS, so that lines come by their ids, the newest first, and a search ends when it
+# has enough of them.
+_MATCH = """projects.name AS project_name, build_number, build_id, sequence_number, level,
+           build_logs.timestamp, build_logs.message"""
+
+_OF_BUILD = """CROSS JOIN builds ON builds.id = build_id
+    CROSS JOIN projects ON projects.id = project_id"""
+
+_HIT = """instr(lower(build_logs.message), :word) AND instr(:levels, level)
+      AND (:project_id IS NULL OR project_id = :project_id)"""
+
+_INDEXED = "(SELECT coalesce(max(id), 0) FROM build_logs_fts_docsize)"
+
+SEARCH = Query(
+    "logs.search",
+    f"""
+    SELECT build_logs_fts.rowid AS id, {_MATCH}
+    FROM build_logs_fts CROSS JOIN build_logs ON build_logs.id = build_logs_fts.rowid {_OF_BUILD}
+    WHERE build_logs_fts MATCH :groups AND build_logs_fts.rowid < :before
+      AND NOT instr(build_logs.message, char(0)) AND {_HIT}
+    UNION ALL
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND build_logs.id <= {_INDEXED}
+      AND instr(build_logs.message, char(0)) AND {_HIT}
+    UNION ALL
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND build_logs.id > {_INDEXED} AND {_HIT}
+    ORDER BY id DESC
+    """,
+    LogMatch,
+)
+
+SEARCH_EACH_LINE = Query(
+    "logs.search_each_line",
+    f"""
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_logs.id < :before AND {_HIT}
+    ORDER BY build_logs.id DESC
+    """,
+    LogMatch,
+)
+
+SEARCH_BUILD = Query(
+    "logs.search_build",
+    f"""
+    SELECT build_logs.id, {_MATCH} FROM build_logs {_OF_BUILD}
+    WHERE build_id = :build_id AND build_logs.id < :before AND {_HIT}
+    ORDER BY sequence_number DESC
+    """,
+    LogMatch,
+)
+
+# What is done in steps takes so many lines at a time, and of long lines fewer, but one at least.
+_BYTES = "length(CAST(message AS BLOB)) AS bytes"
+
+_STEP = """SELECT id FROM (
+            SELECT id, place, min(place) OVER () AS first, sum(bytes) OVER (ORDER BY place) AS total
+            FROM wanted
+        )
+        WHERE place = first OR total <= :bytes"""
+
+INDEX_LINES = Query(
+    "logs.index",
+    f"""
+    INSERT INTO build_logs_fts (rowid, message)
+    SELECT id, message FROM build_logs
+    WHERE id IN (
+        WITH wanted AS (
+            SELECT id, id AS place, {_BYTES} FROM build_logs
+            WHERE id > {_INDEXED}
+            ORDER BY id LIMIT :lines
+        )
+        {_STEP}
+    )
+    ORDER BY id
+    """,
+)
+
+# From the end, so that the last number is the number of lines even of a build that is half pruned.
+PRUNE_LINES = Query(
+    "logs.prune",
+    f"""
+    DELETE FROM build_logs
+    WHERE id IN (
+        WITH wanted AS (
+            SELECT id, -sequence_number AS place, {_BYTES} FROM build_logs
+            WHERE build_id = :build_id
+            ORDER BY sequence_number DESC LIMIT :lines
+        )
+        {_STEP}
+    )
+    """,
+)
+
+_ENDED = """status NOT IN ('pending', 'running')
+      AND coalesce(completed_at, started_at, created_at) < :before"""
+
+NEXT_TO_PRUNE = Query(
+    "logs.next_to_prune",
+    f"""
+    SELECT id FROM builds
+    WHERE id > :after AND {_ENDED} AND EXISTS (SELECT 1 FROM build_logs WHERE build_id = builds.id)
+    ORDER BY id LIMIT 1
+    """,
+    int,
+)
+
+PRUNABLE = Query(
+    "logs.prunable",
+    f"""
+    SELECT count(*) AS builds, coalesce(sum(lines), 0) AS lines
+    FROM (
+        SELECT (SELECT count(*) FROM build_logs WHERE build_id = builds.id) AS lines
+        FROM builds WHERE {_ENDED}
+    )
+    WHERE lines > 0
+    """,
+    Pruned,
 )
 
 PROGRESS = Query(
@@ -289,7 +432,7 @@ PROGRESS = Query(
 NEXT_LINES = Query(
     "logs.next",
     f"""
-    SELECT {_LINE} FROM build_logs
+    SELECT {LOGS.columns} FROM build_logs
     WHERE build_id = :build_id AND sequence_number > :after AND sequence_number <= :last
     ORDER BY sequence_number LIMIT 1000
     """,
@@ -526,3 +669,88 @@ REPORT_FILE_SIZE = Query(
     FROM pragma_page_count, pragma_page_size, pragma_freelist_count
     """,
 )
+
+# -- history files -------------------------------------------------------------------------------
+
+IMPORT_PROJECT = Query(
+    "history.import_project",
+    """
+    INSERT INTO projects (name, description, project_type, repository_url, local_path, branch,
+                          build_command, environment_vars, build_timeout, created_at, updated_at,
+                          is_active, tags)
+    VALUES (:name, :description, :project_type, :repository_url, :local_path, :branch,
+            :build_command, :environment_vars, :build_timeout, :created_at, :updated_at,
+            :is_active, :tags)
+    """,
+)
+
+FILL_PROJECT_IN = Query(
+    "history.fill_project_in",
+    """
+    UPDATE projects
+    SET description = :description, project_type = :project_type, repository_url = :repository_url,
+        local_path = :local_path, build_command = :build_command,
+        environment_vars = :environment_vars, tags = :tags
+    WHERE id = :id
+    """,
+)
+
+# Those that may be the same build; all others of the project need not be looked at. The "+" has
+# SQLite search by the start alone, for there few builds are alike.
+BUILDS_ALIKE = Query(
+    "history.builds_alike",
+    f"""
+    SELECT {BUILDS.columns} FROM builds
+    WHERE project_id = :project_id AND build_number = :build_number
+    UNION ALL
+    SELECT {BUILDS.columns} FROM builds
+    WHERE +project_id = :project_id AND started_at IS :started_at
+    """,
+    Build,
+)
+
+FREE_NUMBER = Query(
+    "history.free_number",
+    """
+    SELECT CASE
+        WHEN :build_number IS NULL OR EXISTS (
+            SELECT 1 FROM builds
+            WHERE project_id = projects.id AND build_number = :build_number
+        ) THEN (
+            SELECT coalesce(max(build_number), 0) + 1 FROM builds WHERE project_id = projects.id
+        )
+        ELSE :build_number
+    END
+    FROM projects WHERE name = :project
+    """,
+    int,
+)
+
+IMPORT_BUILD = Query(
+    "history.import_build",
+    """
+    INSERT INTO builds (project_id, build_number, status, started_at, completed_at,
+                        duration_seconds, commit_hash, branch, build_type, triggered_by, exit_code,
+                        artifact_path, artifact_size, memory_usage_mb, cpu_usage_percent,
+                        created_at, updated_at, build_metadata)
+    SELECT id, :build_number, :status, :started_at, :completed_at,
+           :duration_seconds, :commit_hash, :branch, :build_type, :triggered_by, :exit_code,
+           :artifact_path, :artifact_size, :memory_usage_mb, :cpu_usage_percent,
+           :created_at, :updated_at, :build_metadata
+    FROM projects WHERE name = :project
+    RETURNING id
+    """,
+    int,
+)
+
+EXPORTED_PROJECTS = Query(
+    "history.exported_projects", f"SELECT {PROJECTS.columns} FROM projects ORDER BY id", Project
+)
+
+EXPORTED_BUILDS = Query(
+    "history.exported_builds", f"SELECT {BUILDS.columns} FROM builds ORDER BY id", Build
+)
+
+PROJECT_NAMES = Query("history.project_names", "SELECT id, name FROM projects")
+
+COUNT_BUILDS = Query("history.count_builds", "SELECT count(*) FROM builds", int)

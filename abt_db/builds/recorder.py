@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from abt_db.deadline import finish
-from abt_db.errors import BusyError, DiskIOError, FullError, PoolTimeoutError
+from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
 
 from .builds import BuildEndedError
 from .classify import Classifier, Level
@@ -41,6 +41,9 @@ PAUSE = 0.05
 """Seconds; lines that come together are stored together."""
 PATIENCE = 60.0
 """Seconds after the end of the build in which its last lines can still be stored."""
+
+INDEXED = 20_000
+"""Lines that are put into the index at the end of a build: a quarter of a second."""
 
 # What passes: somebody holds the lock, or makes room on the disk. Anything else will not.
 _PASSING = (BusyError, FullError, DiskIOError, PoolTimeoutError)
@@ -197,6 +200,11 @@ class Recorder:
                 notes=notes,
             )
             self._build = ended or self._build
+        try:
+            await self._store.logs.index(INDEXED)
+        except AbtDbError as error:
+            # The next one does it; until then these lines are read one by one by a search.
+            LOG.warning("abt_db: the log is stored, but not in the index of searches: %s", error)
 
     # -- storing ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,7 +19,9 @@ from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
 from .builds import BuildEndedError, Builds
+from .exporter import ExportReport, export_file
 from .holder import Holder
+from .importer import MAX_LINE, ImportReport, import_file
 from .logs import Logs
 from .metrics import Metrics
 from .models import Build, BuildStatus
@@ -88,6 +90,46 @@ class BuildStore:
             directory=directory,
             artifact=artifact,
         )
+
+    async def import_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_line: int = MAX_LINE,
+        progress: Callable[[ImportReport], object] | None = None,
+    ) -> ImportReport:
+        """Add the projects and builds of a history file that are not there yet.
+
+        What is in such a file, and how it is known what is there, is told in
+        `abt_db.builds.history`. Plain, gzip or xz, whatever its name; ``"-"`` is standard input.
+        A line that can't be read or stored, or is longer than `max_line` bytes, is left out and
+        told in the report. `progress` is called with the report after each line.
+
+        Each project and build is a transaction of its own. Cancelled, or stopped by an error, it
+        leaves those that were added; started again, it goes on behind them. Raises `OSError` when
+        the file can't be opened, and as `Database.write` does when nothing can be stored.
+        """
+        return await import_file(self.db, path, max_line=max_line, progress=progress)
+
+    async def export_file(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        projects: Collection[str] = (),
+        progress: Callable[[ExportReport], object] | None = None,
+    ) -> ExportReport:
+        """Write projects and their builds into a history file, all of them or those named.
+
+        The inverse of `import_file`: every column is kept but the ids, and the export of a new
+        database into which it was imported has the same bytes. All of it is one view of the
+        database, in constant memory. Packed if its name ends in ``.gz`` or ``.xz``; ``"-"`` is
+        standard output. `progress` is called with the report every now and then.
+
+        The file takes the place of one of that name at the end; when it is cancelled or fails,
+        nothing has changed. Raises `LookupError` for a project that is not there, `OSError` when
+        the file can't be written, and as `Database.snapshot` does.
+        """
+        return await export_file(self.db, path, projects=projects, progress=progress)
 
     async def report(
         self,

@@ -116,11 +116,11 @@ async def vacuum_step_by_step(
             " vacuum(db, make_incremental=True) (abt-db vacuum --make-incremental) changes that"
         )
     wanted = first.free if pages is None else min(pages, first.free)
-    while (left := wanted - (first.count - last.count)) > 0:
+    while (left := last.free - (first.free - wanted)) > 0:
         before, last = await run(min(left, PAGES))
-        tell(first.count - last.count, wanted)
-        if last.count >= before.count:
-            break  # others take free pages, too
+        tell(wanted - min(wanted, left - (before.free - last.free)), wanted)
+        if last.free >= before.free:
+            break
     return Vacuumed(first.count * first.size, last.count * last.size, monotonic() - began)
 
 

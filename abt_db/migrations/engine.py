@@ -22,6 +22,7 @@ from abt_db.errors import (
     MigrationIrreversibleError,
     MigrationUnknownError,
 )
+from abt_db.holders import who_holds
 from abt_db.session import Session
 from abt_db.work import Lease
 
@@ -268,4 +269,9 @@ class Engine:
         deadline: Callable[[], Deadline],
     ) -> T:
         """Run a function, again while another process's lock is in the way of its BEGIN."""
-        return await while_busy(lambda: lease.run(function, deadline()), limit, kind=BeginBusyError)
+        return await while_busy(
+            lambda: lease.run(function, deadline()),
+            limit,
+            kind=BeginBusyError,
+            who=lambda: who_holds(self.db.path),
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from . import beside, guide, logs, many, processes, single
+from . import beside, guide, history, logs, many, processes, single
 from .systems import LIMIT, OWN, PER_CALL, Fetches, Imports, Streams, System
 from .trial import Measures, Size, Trial
 
@@ -143,6 +143,13 @@ ALL = (
         title="log lines, 1,000 a batch",
         unit="lines per second",
         run=logs.append,
+        systems=(LIMIT, OWN),
+    ),
+    Workload(
+        key="P10 import",
+        title="build logs, imported",
+        unit="lines per second",
+        run=history.load,
         systems=(LIMIT, OWN),
     ),
     Workload(

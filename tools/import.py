@@ -1,0 +1,69 @@
+"""Add the projects and builds of history files that are not there yet."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+
+from abt_db.builds import ImportReport, history
+from abt_db.builds.importer import MAX_LINE
+from abt_db.tools.cli import CliError, open_store, positive, run_tool
+from abt_db.tools.output import print_json
+from abt_db.tools.progress import Bar
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = history.__doc__
+    parser.add_argument("files", nargs="+", metavar="FILE", help="a file; - is standard input")
+    parser.add_argument(
+        "--max-line",
+        type=positive,
+        default=MAX_LINE,
+        metavar="BYTES",
+        help=f"leave out lines that are longer (default {MAX_LINE:,})",
+    )
+    parser.add_argument("--json", action="store_true", help="a JSON object a file: what was done")
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    bad = 0
+    async with await open_store(arguments.db, create=True, busy_timeout=60.0) as store:
+        for file in arguments.files:
+            try:
+                with Bar("lines") as bar:
+                    report = await store.import_file(
+                        file, max_line=arguments.max_line, progress=partial(_show, bar)
+                    )
+            except OSError as error:
+                raise CliError(f"{file} can't be read: {error.strerror}") from None
+            bad += report.bad
+            _tell(report)
+            if arguments.json:
+                print_json(report)
+    return 1 if bad else 0
+
+
+def _show(bar: Bar, report: ImportReport) -> None:
+    text = f"{report.builds:,} builds, {report.log_lines:,} lines"
+    bar.show(report.read, report.size, text, report.log_lines)
+
+
+def _tell(report: ImportReport) -> None:
+    """Say what came of a file; standard output is for data."""
+    for line in report.bad_lines:
+        print(f"abt-db: {line}", file=sys.stderr)
+    if (more := report.bad - len(report.bad_lines)) > 0:
+        print(f"abt-db: {report.file} has {more:,} more such lines", file=sys.stderr)
+    there = f"; {report.present:,} were there already" if report.present else ""
+    bad = f"; {report.bad:,} bad lines left out" if report.bad else ""
+    print(
+        f"abt-db: {report.file}: {report.projects:,} projects, {report.builds:,} builds,"
+        f" {report.log_lines:,} lines added{there}{bad}",
+        file=sys.stderr,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("import"))
