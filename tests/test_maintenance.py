@@ -273,6 +273,14 @@ class TestRestore:
         await restore(file, app)
         assert names(app.parent) == ["app.db", "backups"]
 
+    def test_processes_that_end_while_they_are_looked_at_are_no_error(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone, here = Path("/proc/999999999"), Path(f"/proc/{os.getpid()}")
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, here])
+        with app.open():
+            assert sys.modules["abt_db.maintenance.restore"]._processes_with(app) == {os.getpid()}
+
     async def test_the_log_of_a_program_that_was_killed_is_not_read_with_the_backup(
         self, app: Path, folder: Path
     ) -> None:

@@ -162,8 +162,10 @@ def _processes_with(file: Path) -> set[int]:
     except FileNotFoundError:
         return set()
     found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        with suppress(OSError):  # it has been closed, or is not ours to look at
-            if os.path.samestat(link.stat(), wanted):
-                found.add(int(link.parts[2]))
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended, or is not ours to look at
+            for link in (process / "fd").iterdir():
+                with suppress(OSError):  # it has been closed
+                    if os.path.samestat(link.stat(), wanted):
+                        found.add(int(process.name))
     return found
