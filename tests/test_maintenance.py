@@ -581,6 +581,8 @@ class TestStatistics:
         async with Database(path, config=Config(readers=1)) as db:
 
             async def index() -> str:
+                # To explain a statement, SQLite does not look whether the schema is another by now.
+                await db.fetch_one(Query("t", "SELECT a FROM t WHERE a = 1", int)())
                 [row] = await db.fetch_all(plan())
                 return str(row[3])
 
@@ -588,7 +590,7 @@ class TestStatistics:
             assert "by_a" in await index()
             await db.execute(Query("swap", "UPDATE t SET a = b, b = a")())
             with LockingProcess(path, "BEGIN", "SELECT * FROM t"):
-                await analyze(db)
+                await analyze(db)  # `optimize` may think that not enough has changed
             assert "by_b" in await index()
 
     async def test_indexes_are_built_anew_all_or_by_name(self, app: Path) -> None:
