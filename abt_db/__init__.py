@@ -36,6 +36,7 @@ Where things are, each building on those above it:
     database     `Database`, which is what applications use
     maintenance  vacuum, backup, restore, optimize, integrity
     migrations   versioned SQL scripts, and the engine that applies them
+    maintenance  looking after a file: its figures, and what is wrong with it
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
     testing      for the tests of applications that bring migrations of their own

@@ -29,6 +29,13 @@ class Config:
     create: bool = True
     """Make the file when it does not exist; otherwise a missing or empty file is an error."""
 
+    immutable: bool = False
+    """Nobody writes the file while it is open here: you promise it. Only with `read_only`, for an
+    archive in a directory where SQLite can't make the files by which readers and writers of a WAL
+    database meet. If somebody writes it nevertheless, reads are wrong, or fail as of a damaged
+    file. (On a file system that is read-only, and in a directory that nobody may write to, it is
+    so without being asked for.)"""
+
     acquire_timeout: float | None = 30.0
     """How long a call may wait for a connection before `PoolTimeoutError`; None: for ever."""
     statement_timeout: float | None = None
@@ -117,6 +124,16 @@ class Config:
             **changes,
         )
 
+    @classmethod
+    def replicated(cls, **changes: Any) -> Self:
+        """For a database that Litestream replicates: checkpoints are left to it.
+
+        It reads the log, and keeps a reader there so that nobody else can start it anew; what was
+        checkpointed without it would cost it a new copy of the whole database. Commits wait for its
+        checkpoints as for any other process. (https://litestream.io/tips/)
+        """
+        return replace(cls(wal_autocheckpoint=0, wal_limit=0, busy_timeout=5.0), **changes)
+
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
@@ -129,7 +146,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "synchronous": ("normal", "full", "extra"),
     "temp_store": ("default", "file", "memory"),
 }
-_FLAGS = ("create", "foreign_keys", "trusted_schema", "cell_size_check")
+_FLAGS = ("create", "immutable", "foreign_keys", "trusted_schema", "cell_size_check")
 _SECONDS = ("batch_time", "busy_timeout", "close_timeout")
 _SECONDS_OR_NONE = (
     "acquire_timeout",

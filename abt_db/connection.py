@@ -27,9 +27,9 @@ from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .channel import Channel
 from .config import Config
 from .deadline import NEVER, Deadline
-from .errors import AbtDbError, BusyError, QueryError, translate
+from .errors import AbtDbError, BusyError, CantOpenError, QueryError, ReadOnlyError, translate
 from .holders import who_holds
-from .opening import MEMORY, Role, check_path, pragmas, set_journal, uri
+from .opening import MEMORY, Role, check_path, pragmas, require_let_go, set_journal, unreadable, uri
 from .session import StoppedError
 from .stats import Account
 from .wal import Wal
@@ -192,8 +192,10 @@ class Connection:
 
         def configure(channel: Channel) -> None:
             channel.limit_sizes(config.max_value_size, config.max_sql_size)
-            for pragma in pragmas(config, self.role):
+            for pragma in pragmas(path, config, self.role):
                 channel.control(pragma)
+            if self.role == "follower" and not config.immutable:
+                require_let_go(channel, path)
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
@@ -210,7 +212,10 @@ class Connection:
         except QueryError as error:
             # SQLite reads the file at the first statement, not when it opens it.
             if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
-                raise translate(error.__cause__, doing=f"opening {path}") from error.__cause__
+                told = translate(error.__cause__, doing=f"opening {path}")
+                if self.role == "follower" and isinstance(told, CantOpenError | ReadOnlyError):
+                    told = unreadable(path, told)
+                raise told from error.__cause__
             raise
 
     async def run(self, function: Callable[[Channel], T], deadline: Deadline) -> T:

@@ -30,7 +30,7 @@ from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
 from .deadline import finish
-from .errors import PoolClosedError, QueryError
+from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .grants import LockInfo
 from .leases import Leases, LockLease
@@ -54,7 +54,8 @@ class Database:
     """One SQLite database: one writer and `Config.readers` readers.
 
     `path` is the file, or ``":memory:"`` (one connection then serves both). `read_only` opens a
-    database that others write, or an archive: no write, no PRAGMA that writes, no new file.
+    database that others write, or an archive (see `Config.immutable`): no write, no PRAGMA that
+    writes, and no new file but those that SQLite needs to read a WAL database.
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
@@ -79,6 +80,8 @@ class Database:
     ) -> None:
         self.path = os.fspath(path)
         self.config = config or Config()
+        if self.config.immutable and not read_only:
+            raise ConfigError("Config.immutable is for databases that are opened with read_only")
         self.read_only = read_only
         self._connect = connect
         self._pool: Pool | None = None

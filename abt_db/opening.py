@@ -6,6 +6,7 @@ Everything here is about one file and one `Config`; who opens it is in `connecti
 from __future__ import annotations
 
 import os
+import shlex
 import sqlite3
 import urllib.parse
 from pathlib import Path
@@ -14,9 +15,18 @@ from typing import Final, Literal
 from .busy import SQLITE_BUSY_TIMEOUT
 from .channel import Channel
 from .config import Config
-from .errors import CantOpenError, CorruptError
+from .errors import CantOpenError, CorruptError, QueryError
 
-__all__ = ["MEMORY", "Role", "check_path", "pragmas", "set_journal", "uri"]
+__all__ = [
+    "MEMORY",
+    "Role",
+    "check_path",
+    "pragmas",
+    "require_let_go",
+    "set_journal",
+    "unreadable",
+    "uri",
+]
 
 MEMORY: Final = ":memory:"
 
@@ -31,12 +41,41 @@ def uri(path: str, config: Config, role: Role) -> str:
     """Return the name by which SQLite opens a file as `role` needs it."""
     mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
     file = Path(path).absolute()
-    log = file.with_name(file.name + "-wal")
-    if role == "follower" and not log.exists() and not os.access(file.parent, os.W_OK):
-        # Where its log can't be made, a WAL database can only be read as one that nobody writes.
+    if role == "follower" and (config.immutable or _nobody_can_write(file)):
         mode += "&immutable=1"
     # With an empty authority, or a path that begins with two slashes would be taken for one.
     return f"file://{urllib.parse.quote(os.fsencode(file))}?mode={mode}"
+
+
+def _nobody_can_write(file: Path) -> bool:
+    """Whether no log can be made beside a file, by anybody: SQLite then can read a WAL database
+    only as one that nobody writes (https://www.sqlite.org/wal.html#readonly)."""
+    file = file.resolve()
+    if _beside(file, "-wal").exists() or _size(_beside(file, "-journal")):
+        return False
+    folder = file.parent
+    closed = not (folder.stat().st_mode & 0o222 or os.access(folder, os.W_OK))
+    return closed or _is_read_only(folder)
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Whether a file system can't be written to at all, and not only through this mount."""
+    if not hasattr(os, "statvfs") or not os.statvfs(folder).f_flag & os.ST_RDONLY:
+        return False
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return True
+    # Of each mount the third word is its device, the last the options of the file system; see
+    # proc_pid_mountinfo(5).
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    options = [words[-1] for words in map(str.split, mounts) if words[2] == number]
+    return bool(options) and all("ro" in each.split(",") for each in options)
+
+
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
 
 
 def check_path(path: str, config: Config, role: Role) -> None:
@@ -48,7 +87,8 @@ def check_path(path: str, config: Config, role: Role) -> None:
             _problem(
                 Path(path),
                 must_exist=role == "follower" or not config.create,
-                writes=role == "writer",
+                role=role,
+                immutable=config.immutable,
             )
             if path and "\0" not in path
             else "it is not a path"
@@ -61,7 +101,7 @@ def check_path(path: str, config: Config, role: Role) -> None:
         )
 
 
-def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
+def _problem(file: Path, *, must_exist: bool, role: Role, immutable: bool) -> str | None:
     if file.is_dir():
         return "it is a directory, not a database file"
     if not file.parent.is_dir():
@@ -79,13 +119,25 @@ def _problem(file: Path, *, must_exist: bool, writes: bool) -> str | None:
             code=sqlite3.SQLITE_NOTADB,
             name="SQLITE_NOTADB",
         )
-    if writes and not os.access(file, os.W_OK):
+    if role == "writer" and not os.access(file, os.W_OK):
         # SQLite would open it, and refuse the first write.
         return "the file is read-only; Database(…, read_only=True) opens it"
+    if role == "follower" and immutable:
+        for ending in ("-wal", "-journal"):
+            if _size(_beside(file.resolve(), ending)):
+                # SQLite would not look at it, and show what was there before, or half of it.
+                return f"it has a {ending} file, so it is no archive: open it without immutable"
     return None
 
 
-def pragmas(config: Config, role: Role) -> list[str]:
+def _size(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def pragmas(path: str, config: Config, role: Role) -> list[str]:
     """The settings of a connection. All values are numbers or words that `Config` has checked."""
     settings: dict[str, int | str] = {
         "busy_timeout": int(SQLITE_BUSY_TIMEOUT * 1000),
@@ -101,6 +153,10 @@ def pragmas(config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
+    if role == "follower" and _is_followed(path):
+        # Litestream writes pages without telling SQLite, which would go on showing those that it
+        # has cached. What is mapped into memory, it sees.
+        settings["cache_size"] = 0
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
 
 
@@ -114,3 +170,43 @@ def set_journal(channel: Channel, config: Config, path: str) -> None:
         )
     # A read makes the -wal and -shm files of a WAL database.
     channel.control("SELECT count(*) FROM sqlite_schema")
+
+
+def _is_followed(path: str) -> bool:
+    """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
+    far it is."""
+    return path != MEMORY and Path(f"{path}-txid").exists()
+
+
+def require_let_go(channel: Channel, path: str) -> None:
+    """Refuse a file that Litestream could not write to any more once it is open here.
+
+    It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
+    closed, to others only while it reads.
+    """
+    if _is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
+        raise CantOpenError(
+            f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
+            f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'
+        )
+
+
+def unreadable(path: str, error: QueryError) -> QueryError:
+    """Return `error`, which opening a file to be read has met, with what to do about it."""
+    if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":
+        return CantOpenError(
+            f"opening {path}: a transaction was interrupted there, of which {path}-journal is left;"
+            " to open it once without read_only undoes it, to delete that file would damage it",
+            code=error.sqlite_errorcode,
+            name=error.sqlite_errorname,
+        )
+    folder = Path(path).resolve().parent
+    if os.access(folder, os.W_OK) or _beside(Path(path).resolve(), "-wal").exists():
+        return error
+    return CantOpenError(
+        f"{error}: it is a WAL database, and the files that it needs beside it can't be made in"
+        f" {folder}; if nobody writes it while it is open here, Config(immutable=True) reads it"
+        " without them",
+        code=error.sqlite_errorcode,
+        name=error.sqlite_errorname,
+    )

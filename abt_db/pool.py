@@ -312,7 +312,10 @@ class Pool:
         return None if self.writer is None else self.writer.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
-        return ReadOnlyError(f"{label} writes, and {self.path} is open read-only")
+        return ReadOnlyError(
+            f"{label} writes, and {self.path} is open read-only; where it is written, open it"
+            " without read_only"
+        )
 
 
 def _without_writing(channel: Channel, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:

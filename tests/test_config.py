@@ -19,7 +19,7 @@ from abt_db import AbtDbError, Config, ConfigError, Database, Query, QueryError,
 
 MIB = 1024 * 1024
 
-FLAGS = ["create", "foreign_keys", "trusted_schema", "cell_size_check"]
+FLAGS = ["create", "immutable", "foreign_keys", "trusted_schema", "cell_size_check"]
 SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
 SECONDS_OR_NONE = [
     "acquire_timeout",
@@ -172,6 +172,11 @@ class TestProfiles:
     def test_durable_differs_in_synchronous_alone(self) -> None:
         assert Config.durable() == Config(synchronous="full")
 
+    def test_replicated_leaves_checkpoints_to_the_replicator(self) -> None:
+        assert Config.replicated().wal_autocheckpoint == 0
+        assert Config.replicated().wal_limit == 0
+        assert Config.replicated().busy_timeout >= 5
+
     def test_hardened_is_durable_and_trusts_nobody(self) -> None:
         hardened = Config.hardened()
         assert hardened.synchronous == "full"
@@ -181,13 +186,13 @@ class TestProfiles:
         assert hardened.max_sql_size < Config().max_sql_size
         assert hardened.statement_timeout is not None
 
-    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened])
+    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened, Config.replicated])
     def test_changes_go_before_the_profile(self, profile: Callable[..., Config]) -> None:
         changed = profile(readers=7, synchronous="extra")
         assert (changed.readers, changed.synchronous) == (7, "extra")
-        assert replace(changed, readers=4, synchronous="full") == profile()
+        assert replace(changed, readers=4, synchronous=profile().synchronous) == profile()
 
-    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened])
+    @pytest.mark.parametrize("profile", [Config.durable, Config.hardened, Config.replicated])
     def test_changes_are_checked(self, profile: Callable[..., Config]) -> None:
         with pytest.raises(ConfigError, match="readers"):
             profile(readers=True)

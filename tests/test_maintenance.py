@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from textwrap import dedent
 from time import monotonic, sleep
@@ -567,7 +568,6 @@ class TestStatistics:
         self, path: Path, how: Callable[[Database], Any]
     ) -> None:
         """Also when there have been statistics before, and with another process at work."""
-        plan = Query("plan", "EXPLAIN QUERY PLAN SELECT * FROM t WHERE a = 1 AND b = 1")
         fill = "INSERT INTO t WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 1000)"
         ask(path, "PRAGMA journal_mode = wal")
         for sql in (
@@ -579,11 +579,14 @@ class TestStatistics:
             ask(path, sql)
 
         async with Database(path, config=Config(readers=1)) as db:
+            number = count()
 
             async def index() -> str:
-                # To explain a statement, SQLite does not look whether the schema is another by now.
+                # To explain a statement, SQLite does not look whether the schema is another by now,
+                # nor if it has explained it before.
                 await db.fetch_one(Query("t", "SELECT a FROM t WHERE a = 1", int)())
-                [row] = await db.fetch_all(plan())
+                sql = f"EXPLAIN QUERY PLAN SELECT {next(number)} FROM t WHERE a = 1 AND b = 1"
+                [row] = await db.fetch_all(Query("plan", sql)())
                 return str(row[3])
 
             await how(db)

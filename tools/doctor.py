@@ -1,0 +1,190 @@
+"""Say how a database is: whether it is whole, what takes room, what slows it, what to do.
+
+Nothing is written, and the application may go on meanwhile. Exit codes: 0 fine, perhaps with
+warnings; 1 something is wrong; 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Sequence
+
+from abt_db.database import Database
+from abt_db.errors import MigrationError
+from abt_db.maintenance import (
+    Diagnosis,
+    Finding,
+    Metrics,
+    Process,
+    Severity,
+    command,
+    examine,
+    measure,
+    prometheus,
+    readable,
+)
+from abt_db.migrations import Likeness, Migrator, load_migrations
+from abt_db.query import Query
+from abt_db.schema import APPLICATION_ID
+from abt_db.tools.cli import CliError, run_tool
+from abt_db.tools.output import colour, print_json, print_table, printable
+
+APPLICATION = Query("doctor.application_id", "PRAGMA application_id", int)
+TABLES = 12
+"""The largest tables that are shown."""
+_COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--full", action="store_true", help="hold every index against its table as well: slower"
+    )
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object")
+    form.add_argument(
+        "--prometheus",
+        action="store_true",
+        help="figures alone, as Prometheus reads them; cheap: sizes and counts of a database over"
+        " 64 MiB only with --full",
+    )
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    try:
+        if arguments.prometheus:
+            figures = await measure(arguments.db, thorough=arguments.full or None)
+            sys.stdout.write(prometheus(figures))
+            return 0
+        diagnosis = await examine(arguments.db, full=arguments.full, also=_migrated)
+    except FileNotFoundError:
+        raise CliError(
+            f"there is no database {arguments.db}; --db or ABT_DB names another"
+        ) from None
+    except OSError as error:
+        raise CliError(f"{arguments.db} can't be read: {error.strerror}") from error
+    if arguments.json:
+        print_json(diagnosis)
+    else:
+        _print(diagnosis)
+    return int(not diagnosis.healthy)
+
+
+async def _migrated(db: Database) -> Sequence[Finding]:
+    """How a build database stands to its migrations."""
+    if await db.fetch_one(APPLICATION()) != APPLICATION_ID:
+        return []
+    migrator = Migrator(db, load_migrations("abt_db.schema"), application_id=APPLICATION_ID)
+    try:
+        pending = await migrator.pending()
+        drift = await migrator.drift()
+    except MigrationError as error:
+        return [Finding(Severity.ERROR, "migrations", str(error))]
+    found = [
+        Finding(
+            Severity.WARNING,
+            "migrations",
+            f"{len(pending)} migrations are pending, from version {pending[0].version} on",
+            command("migrate up", db.path),
+        )
+        for _ in pending[:1]
+    ]
+    for difference in drift.differences:
+        bad = difference.likeness in (Likeness.DIFFERENT, Likeness.UNORDERED)
+        found.append(
+            Finding(
+                Severity.ERROR if bad else Severity.NOTE,
+                "schema",
+                f"{difference}: not what the migrations make",
+                command("migrate drift", db.path),
+            )
+        )
+    return found
+
+
+# -- printing ------------------------------------------------------------------------------------
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    figures = diagnosis.metrics
+    print(colour(printable(diagnosis.path), "dim"))
+    if figures is not None:
+        _print_figures(figures, diagnosis.check)
+    others = [each for each in diagnosis.processes or () if each.pid != os.getpid()]
+    if others:
+        print("open in " + ", ".join(map(_who, others)))
+    if figures is not None:
+        _print_tables(figures)
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+    for finding in diagnosis.findings:
+        print()
+        shade = _COLOURS[finding.severity]
+        print(colour(f"{finding.severity.value}, {finding.subject}:", shade))
+        print(
+            textwrap.fill(
+                printable(finding.message), width, initial_indent="  ", subsequent_indent="  "
+            )
+        )
+        if finding.remedy:
+            # Not broken: it may be a command to be copied.
+            print(f"  → {printable(finding.remedy)}")
+    counts = [
+        (sum(finding.severity is severity for finding in diagnosis.findings), severity.value)
+        for severity in (Severity.ERROR, Severity.WARNING)
+    ]
+    told = ", ".join(f"{n} {what}{'s' if n > 1 else ''}" for n, what in counts if n)
+    print()
+    print(colour(told or "nothing is wrong", None if told else "green"))
+
+
+def _print_figures(figures: Metrics, check: str) -> None:
+    print(
+        f"{readable(figures.size)} in {figures.pages:,} pages of {figures.page_size:,} bytes,"
+        f" {readable(figures.free_size)} of them free; log {readable(figures.log_size)};"
+        f" {readable(figures.disk_free or 0)} left on the disk"
+    )
+    print(
+        f"SQLite {figures.sqlite_version}, journal mode {figures.journal_mode};"
+        f" {check} check passed"
+    )
+
+
+def _who(process: Process) -> str:
+    doing = " writes" if process.writes else " reads" if process.views else ""
+    return f"{process.pid} ({printable(process.command) or 'of another user'}){doing}"
+
+
+def _print_tables(figures: Metrics) -> None:
+    indexes = {
+        table.name: [each for each in figures.indexes if each.table == table.name]
+        for table in figures.tables
+    }
+    shown = figures.tables[:TABLES]
+    if not shown:
+        return
+    print()
+    print_table(
+        ["table", "rows", "size", "indexes", "size of these"],
+        [
+            [
+                table.name,
+                f"{table.rows:,}" if table.rows is not None else "",
+                "" if table.size is None else readable(table.size),
+                f"{len(indexes[table.name])}" if indexes[table.name] else "",
+                readable(sum(each.size or 0 for each in indexes[table.name]))
+                if indexes[table.name] and table.size is not None
+                else "",
+            ]
+            for table in shown
+        ],
+        right=["rows", "size", "indexes", "size of these"],
+    )
+    if len(figures.tables) > TABLES:
+        print(colour(f"and {len(figures.tables) - TABLES} smaller ones", "dim"))
+
+
+if __name__ == "__main__":
+    sys.exit(run_tool("doctor"))
