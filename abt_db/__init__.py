@@ -11,6 +11,7 @@ Where things are, each building on those above it:
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
+    wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
     holders      who holds a connection, or a file's lock
     permissions  what a caller's SQL may not do
@@ -18,6 +19,7 @@ Where things are, each building on those above it:
     channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
+    copying      copying a database that is in use, checking the copy, putting it into place
     work         what is queued: jobs and leases; who goes first, and who would wait for ever
     batch        what is done in one hop: reads that share it, writes that share a commit
     seat         a connection's place in a lane, and the care for it
@@ -28,9 +30,11 @@ Where things are, each building on those above it:
     leases       locks among the processes that share a database, with fencing tokens
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
     watch        live queries
+    upkeep       what a database does for itself now and then
     bulk         many operations, in transactions of some
     retry        a transaction that is tried again
     database     `Database`, which is what applications use
+    maintenance  vacuum, backup, restore, optimize, integrity
     migrations   versioned SQL scripts, and the engine that applies them
     maintenance  looking after a file: its figures, and what is wrong with it
     builds       the build database of an Android build tool, the library's first user
@@ -57,6 +61,7 @@ from .errors import (
     LockLostError,
     LockStateError,
     LockTimeoutError,
+    MaintenanceError,
     MappingError,
     MigrationChangedError,
     MigrationError,
@@ -107,6 +112,7 @@ __all__ = [
     "LockLostError",
     "LockStateError",
     "LockTimeoutError",
+    "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
     "MigrationError",

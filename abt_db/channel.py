@@ -6,20 +6,28 @@ may do: to begin and to commit, to run SQL that is refused to callers.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
-from .busy import LONGEST_PAUSE, gave_up
+from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError, translate
+from .events import Checkpointed
 from .query import Query
 from .session import Session
 from .stats import Account
 from .tables import ANYTHING
+from .wal import Wal
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
+
+LOG = logging.getLogger("abt_db")
+
+SHORT_WAIT = 0.02
+"""Seconds that SQLite waits in one try to move all pages of its log."""
 
 
 CONTENDED = 5.0
@@ -33,7 +41,16 @@ class BeginBusyError(BusyError):
 class Channel(Session):
     """A connection, on its own thread. Lives as long as its connection."""
 
-    __slots__ = ("_busy_timeout", "_free", "_met", "_schema", "_since", "_unfit", "_version")
+    __slots__ = (
+        "_busy_timeout",
+        "_free",
+        "_met",
+        "_schema",
+        "_since",
+        "_unfit",
+        "_version",
+        "_wal",
+    )
 
     def __init__(
         self,
@@ -42,9 +59,11 @@ class Channel(Session):
         *,
         writable: bool,
         busy_timeout: float,
+        wal: Wal | None = None,
     ) -> None:
         super().__init__(raw, account, writable=writable)
         self._busy_timeout = busy_timeout
+        self._wal = wal  # None: it is left alone
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys
         self._version: int | None = None  # of the data, see `others_committed`
@@ -147,6 +166,8 @@ class Channel(Session):
             held = now - self._since
             self._free = now + min(held / 5, LONGEST_PAUSE) if held > 0.005 else 0.0
         self._account.committed(self._tables_written)
+        if self._wal is not None and self._wal.is_long(monotonic()):
+            self._shorten("truncate", self._wal)
 
     def _tables_written(self) -> frozenset[str] | None:
         return self._tables.written_by(self._written)
@@ -206,14 +227,45 @@ class Channel(Session):
             raise
         put_back()
 
-    def checkpoint(self, mode: str) -> tuple[bool, int, int]:
+    def checkpoint(self, mode: str, wait: float = SQLITE_BUSY_TIMEOUT) -> Checkpointed:
         """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
 
-        Returns whether somebody was in the way, how many pages are in the log (-1 without one) and
-        how many of them have been moved. Only on the writer, and outside a transaction.
+        Waits `wait` seconds for those who are in the way. Only on the writer, and outside a
+        transaction.
         """
-        [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
-        return bool(busy), pages, moved
+        began = monotonic()
+        # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
+        # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
+        # for ever. Many short ones look again each time.
+        self.control(f"PRAGMA busy_timeout = {int(min(wait, SHORT_WAIT) * 1000)}")
+        try:
+            while True:
+                [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
+                if not busy or monotonic() - began >= wait or self.deadline.passed():
+                    break
+        finally:
+            self.control(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}")
+        return Checkpointed(mode, monotonic() - began, bool(busy), pages, moved)
+
+    def move_log(self) -> None:
+        """In a quiet moment, do the checkpoint that a commit would have to do otherwise."""
+        if self._wal is not None:
+            self._shorten("truncate" if self._wal.is_large() else "passive", self._wal)
+
+    def _shorten(self, mode: str, wal: Wal) -> None:
+        """Raises nothing: what was committed is so, whatever becomes of the log."""
+        try:
+            done = self.checkpoint(mode, wal.patience)
+        except AbtDbError as error:
+            LOG.warning("abt_db: pages of the write-ahead log could not be moved: %s", error)
+            self._suspect = True
+            wal.in_use(monotonic())
+            return
+        if done.busy:
+            wal.in_use(monotonic())
+        elif mode == "truncate":
+            wal.emptied()
+        self._account.events.append(done)
 
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.

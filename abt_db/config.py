@@ -79,6 +79,17 @@ class Config:
     foreign_keys: bool = True
     wal_autocheckpoint: int = 1000
     """Pages in the write-ahead log that start a checkpoint; 0: never on its own."""
+    wal_limit: int = 64 * MIB
+    """How large the write-ahead log may grow where readers that come and go keep SQLite from
+    starting it anew: from half of it on, now and then a write waits for them, 1.6 s at most,
+    and the log is emptied. One transaction that is larger, and a reader that goes on
+    for longer, which is logged, exceed it. 0: nothing is done, as a replicator needs it."""
+    optimize_interval: float | None = None
+    """How often the statistics by which SQLite plans queries are brought up to date, see
+    `maintenance.optimize`; None: never."""
+    check_interval: float | None = None
+    """How often the file is checked for damage, see `maintenance.check`, which is logged as an
+    error; None: never."""
     trusted_schema: bool = sqlite3.sqlite_version_info < (3, 41)
     """Whether the schema's views, triggers and constraints may call functions that SQLite does not
     know to be harmless. Before 3.41 the JSON functions are not: with False, a file that has
@@ -121,7 +132,7 @@ class Config:
         checkpointed without it would cost it a new copy of the whole database. Commits wait for its
         checkpoints as for any other process. (https://litestream.io/tips/)
         """
-        return replace(cls(wal_autocheckpoint=0, busy_timeout=5.0), **changes)
+        return replace(cls(wal_autocheckpoint=0, wal_limit=0, busy_timeout=5.0), **changes)
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -139,7 +150,9 @@ _FLAGS = ("create", "immutable", "foreign_keys", "trusted_schema", "cell_size_ch
 _SECONDS = ("batch_time", "busy_timeout", "close_timeout")
 _SECONDS_OR_NONE = (
     "acquire_timeout",
+    "check_interval",
     "max_lifetime",
+    "optimize_interval",
     "slow_query",
     "slow_transaction",
     "statement_timeout",
@@ -153,6 +166,7 @@ _SMALLEST = {
     "cache_size": 0,
     "mmap_size": 0,
     "wal_autocheckpoint": 0,
+    "wal_limit": 0,
     "statement_cache": 0,
     "max_value_size": 1024,
     "max_sql_size": 1024,

@@ -32,6 +32,7 @@ from .holders import who_holds
 from .opening import MEMORY, Role, check_path, pragmas, require_let_go, set_journal, unreadable, uri
 from .session import StoppedError
 from .stats import Account
+from .wal import Wal
 
 __all__ = ["Connect", "Connection", "LostError", "RaisedError"]
 
@@ -79,6 +80,7 @@ class _Driver(sqlite3.Connection):
             owner.account,
             writable=owner.role == "writer",
             busy_timeout=owner.config.busy_timeout,
+            wal=owner.wal,
         )
 
     def close(self) -> None:
@@ -131,6 +133,7 @@ class Connection:
         "name",
         "role",
         "thread",
+        "wal",
     )
 
     def __init__(
@@ -150,6 +153,7 @@ class Connection:
         self.account = account
         self.name = account.name
         self.role = role
+        self.wal: Wal | None = None
 
     @classmethod
     async def open(
@@ -169,6 +173,8 @@ class Connection:
 
         aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
         Driver.owner = self = cls(aio, config, account, role)
+        if role == "writer" and path != MEMORY and config.journal_mode == "wal":
+            self.wal = Wal(path, config.wal_limit) if config.wal_limit else None
         try:
             await self._aio
         except sqlite3.Error as error:

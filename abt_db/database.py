@@ -11,8 +11,15 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
@@ -22,7 +29,7 @@ from .bulk import BatchReport, Operation, run_operations
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect
-from .deadline import Deadline, finish
+from .deadline import finish
 from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .grants import LockInfo
@@ -33,6 +40,7 @@ from .query import Query, Statement
 from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
+from .upkeep import Upkeep
 from .watch import Watch, Watching
 from .work import Lease, name_of
 
@@ -78,6 +86,7 @@ class Database:
         self._connect = connect
         self._pool: Pool | None = None
         self._watching: Watching | None = None
+        self._upkeep: Upkeep | None = None
         self._leases: Leases | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -137,7 +146,8 @@ class Database:
             listeners=self._listeners,
         )
         await pool.open()
-        self._pool = pool
+        self._pool, self._upkeep = pool, Upkeep(pool)
+        self._upkeep.start()
         # Unlike __del__ it also runs for what is still there when the program ends.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
 
@@ -150,6 +160,8 @@ class Database:
                 if self._watching is not None:
                     await self._watching.close()
                     self._watching = None
+                if self._upkeep is not None:
+                    await self._upkeep.close()
                 if self._leases is not None:
                     await self._leases.close()
                     self._leases = None
@@ -446,27 +458,25 @@ class Database:
         return await self._locks().end(info)
 
     async def checkpoint(
-        self, mode: Literal["passive", "full", "restart", "truncate"] = "passive"
+        self,
+        mode: Literal["passive", "full", "restart", "truncate"] = "passive",
+        *,
+        wait: float = 0.1,
     ) -> Checkpointed:
         """Move pages of the write-ahead log into the database file, on the writer's connection.
 
         SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
-        (https://www.sqlite.org/wal.html#ckpt). ``"passive"`` waits for nobody; the others wait a
-        moment for readers, and ``"truncate"`` leaves the log empty. Readers that go on longer are
-        no error: the result says that the checkpoint was `busy`, and how much it has `moved`.
+        (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
+        ``"passive"`` waits for nobody; the others wait `wait` seconds for readers, while nobody can
+        write; ``"truncate"`` leaves the log empty.
+        Readers that go on longer are no error: the result says that the checkpoint was `busy`, how
+        much it has `moved`, and who the `readers` are.
         """
         if mode not in CHECKPOINTS:
             raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
-        lease = await self._opened().lend_writer(f"checkpoint {mode}")
-        try:
-            busy, pages, moved = await lease.run(
-                lambda channel: channel.checkpoint(mode), Deadline()
-            )
-        finally:
-            lease.give_back()
-        event = Checkpointed(mode, monotonic() - lease.began, busy, pages, moved)
-        self._listeners.tell(event)
-        return event
+        if not wait >= 0:
+            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
+        return await self._opened().checkpoint(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
         """Have that many connections that read, from now on.
@@ -488,6 +498,16 @@ class Database:
         until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
         """
         return self._opened().barrier(label or "a barrier")
+
+    @asynccontextmanager
+    async def writer(self, *, label: str) -> AsyncIterator[Lease]:
+        """Lend the writer's connection, outside a transaction, while reads go on: for what can't
+        run in one. Used as `barrier` is."""
+        lease = await self._opened().lend_writer(label)
+        try:
+            yield lease
+        finally:
+            lease.give_back()
 
     # -- looking ---------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ __all__ = [
     "LockLostError",
     "LockStateError",
     "LockTimeoutError",
+    "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
     "MigrationError",
@@ -168,7 +169,7 @@ class TransactionStateError(AbtDbError):
     """A handle was used where it can't be: after its block, from another task, inside itself …"""
 
 
-# -- locks and migrations ------------------------------------------------------------------------
+# -- locks, maintenance and migrations -------------------------------------------------------------
 
 
 class LockTimeoutError(AbtDbError, TimeoutError):
@@ -181,6 +182,10 @@ class LockLostError(AbtDbError):
 
 class LockStateError(AbtDbError):
     """A lock was used where it can't be: twice by one task, outside its block, in another loop …"""
+
+
+class MaintenanceError(AbtDbError):
+    """A database could not be copied, restored or made smaller; it is as it was before."""
 
 
 class MigrationError(AbtDbError):

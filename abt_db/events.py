@@ -78,15 +78,18 @@ class Waited:
 
 @dataclass(frozen=True, slots=True)
 class Checkpointed:
-    """`Database.checkpoint` has moved pages from the write-ahead log into the database."""
+    """Pages were moved from the write-ahead log into the database: by `Database.checkpoint`, or
+    because of `Config.wal_limit`."""
 
     mode: str
     seconds: float
     busy: bool
     """Whether somebody was in the way, so that pages are left to be moved."""
     pages: int
-    """In the log."""
+    """In the log; -1 without one."""
     moved: int
+    readers: tuple[str, ...] = ()
+    """If it was busy, who reads what can't be moved, as far as that can be told."""
 
 
 Event = Ran | Committed | Transacted | Waited | Checkpointed

@@ -102,6 +102,8 @@ class Lane:
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
         Python at once hinder each other, and meanwhile more work comes to share the hop."""
+        self.on_rest: Callable[[], None] = _nothing
+        """Called now and then when nothing is done here, after something was."""
         self._calm: asyncio.Future[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -562,6 +564,8 @@ class Lane:
         if self._queue.live or working:
             soon = self._limits.batch if gathering else self._look
             self._wake_in(min(self._expire(monotonic()), soon))
+        else:
+            self.on_rest()
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
@@ -695,6 +699,10 @@ class Lane:
             **self._tally.as_dict(seat.account for seat in self._seats),
         }
 
+    def holdings(self) -> list[Holding]:
+        """Return what each connection that is at work is in use for."""
+        return [holding for seat in self._seats if (holding := seat.holding()) is not None]
+
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
         stats.include(self._tally.queries)
@@ -717,6 +725,10 @@ class Lane:
     @property
     def waiting(self) -> int:
         return self._queue.live
+
+
+def _nothing() -> None:
+    pass
 
 
 def _closed() -> PoolClosedError:

@@ -6,29 +6,44 @@ own, and both are tried again while another process's lock is in the way.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import asdict
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 from .channel import Channel
 from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
-from .errors import ReadOnlyError, TransactionStateError
-from .events import Committed, Listeners
+from .errors import AbtDbError, ReadOnlyError, TransactionStateError
+from .events import Checkpointed, Committed, Listeners
 from .holders import Holding, enlist, strike_off, who_holds
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
 from .stats import Account, Costs, QueryStats
+from .wal import processes_reading
 from .work import Job, Lease, Waits
 
 __all__ = ["Pool"]
 
 T = TypeVar("T")
+
+LOG = logging.getLogger("abt_db")
+
+LONG = 1.0
+"""Seconds after which a reader that is in the way of a checkpoint is worth a word in the log."""
+
+BUSY_MOMENTS = 60.0
+"""Seconds between two such words."""
+
+FEW = 100
+"""Commits for which no checkpoint of their own is made: each one costs the disk two syncs."""
 
 
 class Pool:
@@ -84,6 +99,11 @@ class Pool:
             self.readers = lane("follower" if read_only else "reader", config.readers)
             if self.writer is not None:
                 self.writer.behind = self.readers
+                self.writer.on_rest = self._rest
+        self._commits = 0  # when pages were moved out of the log last, in a quiet moment
+        self._moving: asyncio.Task[None] | None = None
+        self._accused: set[object] = set()  # the readers that were named in the log
+        self._accused_at = -BUSY_MOMENTS
 
     async def open(self) -> None:
         """Open the writer, then the readers: a reader can't make the files it needs."""
@@ -98,15 +118,20 @@ class Pool:
         if self.writer is not None:
             enlist(self.path, self._writing)
 
+        self.listeners.add(self._tell_busy, frozenset({Checkpointed}))
+
     async def close(self) -> None:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
         self.refuse()
+        self.listeners.remove(self._tell_busy)
         strike_off(self._writing)
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
         if self.writer is not None:
             await finish(self.writer.close(deadline))
+        if self._moving is not None:
+            await asyncio.wait([self._moving])
 
     def refuse(self) -> None:
         """Take no more calls, and fail those that wait."""
@@ -203,6 +228,58 @@ class Pool:
                 lease.on_settled = readers.resume
             lease.give_back()
             self.listeners.tell(Committed(None))  # whatever has become of the schema
+
+    # -- the write-ahead log -----------------------------------------------------------------------
+
+    async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
+        """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
+        lease = await self.lend_writer(f"checkpoint {mode}")
+        try:
+            done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+        finally:
+            lease.give_back()
+        if done.busy:
+            done = replace(done, readers=(*self._in_the_way(0.0).values(),) or ("somebody",))
+        self.listeners.tell(done)
+        return done
+
+    def _rest(self) -> None:
+        """In a quiet moment, do the checkpoint that some commit would have to do otherwise."""
+        assert self.writer is not None
+        commits = self.writer.stats()["commits"]
+        if commits - self._commits >= FEW:
+            self._commits = commits
+            self._moving = asyncio.create_task(self._move_log(), name="abt_db checkpoint")
+
+    async def _move_log(self) -> None:
+        assert self.writer is not None
+        with suppress(AbtDbError):  # then a commit will do it
+            await self.writer.run(Job("a checkpoint", Channel.move_log, ()))
+
+    def _tell_busy(self, event: Checkpointed) -> None:
+        """Name, once, each reader that keeps the log from being emptied."""
+        if event.readers:
+            return  # who asked for the checkpoint is told
+        readers = self._in_the_way(LONG) if event.busy else {}
+        now = monotonic()
+        if readers.keys() <= self._accused or now < self._accused_at + BUSY_MOMENTS:
+            return
+        self._accused, self._accused_at = {*readers}, now
+        LOG.warning(
+            "abt_db: the write-ahead log of %s, of %d pages, can't be emptied: it is read by %s",
+            self.path,
+            event.pages,
+            "; ".join(readers.values()),
+        )
+
+    def _in_the_way(self, age: float) -> dict[object, str]:
+        """Those who have been reading for so many seconds, and other processes that read."""
+        holdings = [holding for holding in self.readers.holdings() if holding.age >= age]
+        holdings.sort(key=lambda holding: -holding.age)
+        found: dict[object, str] = {
+            str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
+        }
+        return found | {pid: f"process {pid}" for pid in processes_reading(self.path)}
 
     def reading(self, function: Callable[[Channel], T]) -> Callable[[Channel], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""

@@ -12,7 +12,7 @@ from math import frexp, ldexp
 from time import sleep
 from typing import Any
 
-from .events import Committed, Listeners, Ran
+from .events import Checkpointed, Committed, Listeners, Ran
 
 __all__ = ["Account", "Costs", "Histogram", "QueryStats", "Tally"]
 
@@ -189,7 +189,7 @@ class Account:
         self.commits = 0
         self.opened = self.replaced = 0
         """How often there was a new connection; counted by the event loop."""
-        self.events: deque[Ran | Committed] = deque(maxlen=MAX_EVENTS)
+        self.events: deque[Ran | Committed | Checkpointed] = deque(maxlen=MAX_EVENTS)
         """To be told to the listeners, in the event loop, after the hop."""
 
     def ran(

@@ -23,7 +23,9 @@ FLAGS = ["create", "immutable", "foreign_keys", "trusted_schema", "cell_size_che
 SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
 SECONDS_OR_NONE = [
     "acquire_timeout",
+    "check_interval",
     "max_lifetime",
+    "optimize_interval",
     "slow_query",
     "slow_transaction",
     "statement_timeout",
@@ -42,6 +44,7 @@ SMALLEST = {
     "cache_size": 0,
     "mmap_size": 0,
     "wal_autocheckpoint": 0,
+    "wal_limit": 0,
     "statement_cache": 0,
     "max_value_size": 1024,
     "max_sql_size": 1024,
@@ -171,6 +174,7 @@ class TestProfiles:
 
     def test_replicated_leaves_checkpoints_to_the_replicator(self) -> None:
         assert Config.replicated().wal_autocheckpoint == 0
+        assert Config.replicated().wal_limit == 0
         assert Config.replicated().busy_timeout >= 5
 
     def test_hardened_is_durable_and_trusts_nobody(self) -> None:

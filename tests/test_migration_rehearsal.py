@@ -12,9 +12,9 @@ import pytest
 from test_migrations import FAMILY, SMALL, applied, ask, nothing_written, state, step
 
 from abt_db import BusyError, CorruptError, Database, Query
-from abt_db.errors import MigrationError, MigrationFailedError
+from abt_db.copying import copy_database
+from abt_db.errors import MaintenanceError, MigrationFailedError
 from abt_db.migrations import Loss, Migrator, Progress, Reversibility
-from abt_db.migrations.copying import copy_database
 
 FILL = Query(
     "fill",
@@ -106,7 +106,7 @@ class TestRehearse:
 
     async def test_a_database_in_memory_is_refused(self) -> None:
         async with Database(":memory:") as db:
-            with pytest.raises(MigrationError, match="in memory"):
+            with pytest.raises(MaintenanceError, match="in memory"):
                 await Migrator(db, [FIRST]).rehearse()
 
 
@@ -141,7 +141,7 @@ class TestCopy:
         ask(path, "CREATE TABLE t (x)")
         other = tmp_path / "precious"
         other.write_text("precious")
-        with pytest.raises(MigrationError, match="precious exists already"):
+        with pytest.raises(MaintenanceError, match="precious exists already"):
             await copy_database(str(path), other, quiet)
         assert other.read_text() == "precious"
 
@@ -203,7 +203,7 @@ class TestBackup:
         async with Database(path, config=SMALL) as db:
             await Migrator(db, [FIRST]).up()
             before = state(path)
-            with pytest.raises(MigrationError, match="exists already"):
+            with pytest.raises(MaintenanceError, match="exists already"):
                 await Migrator(db, [FIRST, step(2, "DROP TABLE t;")]).up(
                     backup_to=tmp_path / "there"
                 )

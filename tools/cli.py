@@ -42,17 +42,8 @@ CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 
 # In the order of `abt-db --help`. Imported when they are asked for.
 COMMANDS = (
-    "record",
-    "builds",
-    "logs",
-    "projects",
-    "stats",
-    "report",
-    "import",
-    "export",
-    "prune",
-    "migrate",
-    "doctor",
+    *("record", "builds", "logs", "projects", "stats", "report", "import", "export", "prune"),
+    *("migrate", "vacuum", "checkpoint", "backup", "restore", "optimize", "integrity", "doctor"),
     "bench",
 )
 WITHOUT_DATABASE = ("bench",)  # it makes its own

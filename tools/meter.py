@@ -1,9 +1,10 @@
-"""What a long migration says of itself on standard error."""
+"""What long work says of itself on standard error."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from time import monotonic
 
 from abt_db.migrations import Progress
@@ -25,6 +26,11 @@ class Meter:
         if self._latest is None or progress.version != self._latest.version:
             self._since = monotonic()
         self._latest = progress
+
+    def telling(self, doing: str) -> Callable[[int, int], None]:
+        """Return what takes note of how much is done, and of how much, of one piece of work."""
+        self.tell(Progress(None, doing, 0, 0))
+        return lambda done, total: self.tell(Progress(None, doing, done, total))
 
     async def __aenter__(self) -> None:
         self._task = asyncio.create_task(self._show())
@@ -48,8 +54,9 @@ class Meter:
 
 
 def _doing(progress: Progress) -> str:
-    if progress.doing == "copying":
-        return f"copying: {progress.done:,} of {progress.total:,} pages"
+    if progress.version is None:
+        done = f": {100 * progress.done // progress.total} %" if progress.total else ""
+        return f"{progress.doing}{done}"
     if progress.doing == "waiting":
         return f"{progress.version}: another process holds the lock"
     line = f", line {progress.line}" if progress.line else ""

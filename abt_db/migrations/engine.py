@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from abt_db.busy import while_busy
 from abt_db.channel import BeginBusyError, Channel
+from abt_db.copying import copy_database
 from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
@@ -27,7 +28,6 @@ from abt_db.work import Lease
 
 from . import history, schema
 from .chain import Chain, Status
-from .copying import copy_database
 from .guard import MigrationLossError, dropped
 from .history import Record, Reversibility
 from .model import Migration

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
+from abt_db.copying import copy_database
 from abt_db.database import Database
 
 from . import seed
-from .copying import copy_database
 from .engine import Engine
 from .history import Record
 from .model import Migration

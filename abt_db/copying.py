@@ -1,0 +1,257 @@
+"""Copying a database while it is in use, checking the copy, and putting it into place.
+
+This opens plain `sqlite3` connections in a thread of its own, and none of the pool's: the source is
+opened read-only, and the copy is another database, which nobody else knows yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from .config import Config
+from .deadline import finish
+from .errors import CorruptError, MaintenanceError, QueryError, translate
+from .opening import MEMORY, check_path, uri
+
+__all__ = [
+    "Look",
+    "Tell",
+    "check_file",
+    "check_room",
+    "copy_database",
+    "copy_pages",
+    "explained",
+    "in_thread",
+    "length_of",
+    "part_of",
+    "put_in_place",
+    "vacuum_into",
+]
+
+T = TypeVar("T")
+
+Tell = Callable[[int, int], None]
+"""Told how much is done, and of how much, in the thread that does it."""
+
+Look = Callable[[], None]
+"""Called between two steps of what takes long: raises when the caller has gone."""
+
+PAGES = 1_000
+"""Copied between two looks at whether to go on."""
+
+STEPS = 100_000
+"""Of SQLite's virtual machine, between two such looks."""
+
+
+async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
+    """Copy the database at `source` to the new file `target`, as it is at one moment; return its
+    size in bytes.
+
+    `tell` gets the pages that are copied and their total, in the thread that copies. Others may
+    read and write meanwhile. Raises `MaintenanceError` if `target` exists or the source is in
+    memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
+    one that is cancelled, but in its last moment.
+    """
+    return await _copied(source, Path(target), tell, copy_pages)
+
+
+async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
+    """As `copy_database`, by VACUUM INTO: the copy has no free pages and its tables in order."""
+    return await _copied(source, Path(target), tell, _vacuum)
+
+
+async def _copied(
+    source: str, file: Path, tell: Tell, copy: Callable[[str, Path, Tell, Look], None]
+) -> int:
+    if file.exists():
+        raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
+
+    def work(look: Look) -> int:
+        with explained(f"copying {source} to {file}"), part_of(file) as part:
+            check_room(file.parent, length_of(Path(source)), f"a copy of {source}")
+            copy(source, part, tell, look)
+            check_file(part, look)
+            size = part.stat().st_size
+            look()
+            put_in_place(part, file)
+            return size
+
+    return await in_thread(work)
+
+
+def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
+    """Copy a database page by page, from one view of it; the copy has no write-ahead log."""
+
+    def progress(_status: int, remaining: int, total: int) -> None:
+        tell(total - remaining, total)
+        look()
+
+    with closing(_opened(source)) as old, closing(sqlite3.connect(part)) as new:
+        # One view: otherwise each write of others makes the backup begin again.
+        old.execute("BEGIN")
+        old.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+        old.backup(new, pages=PAGES, progress=progress, sleep=0.01)
+        # One file and no other: whoever reads a database with a log leaves some beside it.
+        new.execute("PRAGMA journal_mode = delete")
+
+
+def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
+    with closing(_opened(source)) as old:
+        [(pages, size)] = old.execute(
+            "SELECT page_count - freelist_count, page_size"
+            " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+        )
+
+        def progress() -> int:
+            look()
+            done = part.stat().st_size // size if part.exists() else 0
+            tell(min(done, pages), pages)
+            return 0
+
+        old.set_progress_handler(progress, STEPS)
+        old.execute("VACUUM INTO ?", (str(part),))
+
+
+def _opened(source: str) -> sqlite3.Connection:
+    if source == MEMORY:
+        raise MaintenanceError("a database in memory can't be copied to a file; give it one")
+    check_path(source, Config(create=False), "follower")
+    return sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+
+
+def check_file(file: Path, look: Look) -> None:
+    """Raise `CorruptError` if a file that nobody has open is not a whole database."""
+    if file.stat().st_size == 0:
+        raise CorruptError(f"{file} is empty, and no database", code=sqlite3.SQLITE_NOTADB)
+    name = f"{uri(str(file), Config(), 'follower')}&immutable=1"
+    with closing(sqlite3.connect(name, uri=True)) as db:
+        db.set_progress_handler(look, STEPS)
+        problems = [problem for (problem,) in db.execute("PRAGMA quick_check(1)")]
+    if problems != ["ok"]:
+        first = problems[0].splitlines()[-1]  # the line before it names the database
+        raise CorruptError(
+            f"{file} is damaged: {first}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
+        )
+
+
+def check_room(directory: Path, needed: int, what: str) -> None:
+    """Raise `MaintenanceError` if so many bytes do not fit on a directory's disk."""
+    free = shutil.disk_usage(directory).free
+    if free < needed:
+        raise MaintenanceError(
+            f"{what} needs {needed / 1e6:,.1f} MB in {directory}, and only {free / 1e6:,.1f} MB"
+            " are free there; make room or name another directory"
+        )
+
+
+def length_of(source: Path) -> int:
+    """How large a copy of a database may become, in bytes."""
+    files = source, source.with_name(f"{source.name}-wal")
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+# -- files that are there whole or not at all ------------------------------------------------------
+
+
+@contextmanager
+def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
+    """The name under which `file` is written before it is `put_in_place`; gone after the block.
+
+    What killed processes have left of files whose names begin as `like` (that of `file` itself if
+    None) is removed, too.
+    """
+    for left in file.parent.glob("*.part*"):
+        found = re.fullmatch(r"(.+)\.(\d+)\.part(-journal|-wal|-shm)?", left.name)
+        if found and found[1].startswith(like or file.name) and not _is_alive(int(found[2])):
+            left.unlink(missing_ok=True)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    parts = part, part.with_name(f"{part.name}-journal")
+    for each in parts:
+        each.unlink(missing_ok=True)
+    try:
+        yield part
+    finally:
+        for each in parts:
+            each.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
+
+
+def put_in_place(part: Path, file: Path) -> None:
+    """Let `file` be what `part` is, in one moment, and so that a power cut does not undo it."""
+    _sync(part)
+    part.replace(file)
+    if os.name == "posix":
+        _sync(file.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# -- the thread ------------------------------------------------------------------------------------
+
+
+class _StopError(Exception):
+    """The caller has gone."""
+
+
+async def in_thread(work: Callable[[Look], T]) -> T:
+    """Run `work(look)` in a thread of its own, which ends before this returns.
+
+    Cancelled, it waits until `work` has come to its next look, which raises there.
+    """
+    stop = threading.Event()
+
+    def look() -> None:
+        if stop.is_set():
+            raise _StopError
+
+    with ThreadPoolExecutor(1, thread_name_prefix="abt_db copy") as thread:
+        future = asyncio.get_running_loop().run_in_executor(thread, work, look)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            stop.set()
+            await finish(_end_of(future))
+            raise
+
+
+async def _end_of(future: asyncio.Future[T]) -> None:
+    await asyncio.wait([future])
+    future.exception()  # looked at, so that asyncio does not report it as forgotten
+
+
+@contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Have errors of SQLite and of the system say what was being done."""
+    try:
+        yield
+    except QueryError:
+        raise
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise translate(error, doing=doing) from error
+    except OSError as error:
+        raise MaintenanceError(f"{doing}: {error.strerror or error}") from error

@@ -1,0 +1,55 @@
+"""Statistics for the planner, indexes built anew, looks for damage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from abt_db.busy import while_busy
+from abt_db.channel import BeginBusyError, Channel
+from abt_db.database import Database
+from abt_db.deadline import Deadline
+from abt_db.errors import MaintenanceError
+from abt_db.upkeep import Health, examine, gather_statistics
+
+__all__ = ["analyze", "check", "optimize", "reindex"]
+
+
+async def optimize(db: Database) -> None:
+    """Bring the statistics up to date by which SQLite plans queries, from samples: milliseconds.
+
+    In one transaction on the writer; every connection, of other processes too, plans by them from
+    its next statement on. From SQLite 3.46 only tables that have changed much are looked at.
+    """
+    await _written(db, "optimize", lambda channel: gather_statistics(channel, full=False))
+
+
+async def analyze(db: Database) -> None:
+    """As `optimize`, of all tables and from all rows: seconds for a gigabyte, while writes wait."""
+    await _written(db, "analyze", lambda channel: gather_statistics(channel, full=True))
+
+
+async def reindex(db: Database, name: str | None = None) -> None:
+    """Build all indexes anew, or one, or all of one table, while writes wait: for indexes that
+    `check(full=True)` finds wrong. `MaintenanceError` for a name that is not there."""
+
+    def run(channel: Channel) -> None:
+        with channel.transaction("IMMEDIATE"):
+            names = [row[0] for row in channel.control("SELECT name FROM sqlite_schema")]
+            if name is not None and name not in names:
+                raise MaintenanceError(f"{db.path} has no table or index of that name to reindex")
+            quoted = "" if name is None else ' "' + name.replace('"', '""') + '"'
+            channel.run_sql(f"REINDEX{quoted}", doing="REINDEX", privileged=True)
+
+    await _written(db, "reindex", run)
+
+
+async def check(db: Database, *, full: bool = False) -> Health:
+    """Look for damage, on a reader: in all pages, rows and foreign keys; `full` also holds every
+    index against its table, which takes several times as long. Damage is no error here."""
+    return await db.read(examine, full=full)
+
+
+async def _written(db: Database, label: str, function: Callable[[Channel], None]) -> None:
+    async with db.writer(label=label) as lease:
+        limit = Deadline.after(db.config.busy_timeout)
+        await while_busy(lambda: lease.run(function, Deadline()), limit, kind=BeginBusyError)

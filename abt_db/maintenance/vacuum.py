@@ -1,0 +1,177 @@
+"""VACUUM: giving free pages back to the disk, all at once or step by step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from abt_db.busy import while_busy
+from abt_db.channel import Channel
+from abt_db.copying import Tell, check_room
+from abt_db.database import Database
+from abt_db.deadline import Deadline
+from abt_db.errors import MaintenanceError
+from abt_db.opening import MEMORY
+from abt_db.work import Lease
+
+__all__ = ["Vacuumed", "vacuum", "vacuum_step_by_step"]
+
+T = TypeVar("T")
+
+PAGES = 500
+"""Given back in one step: some milliseconds."""
+
+INCREMENTAL = 2
+"""Of PRAGMA auto_vacuum: free pages can be given back without VACUUM."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vacuumed:
+    """What a VACUUM has gained. Sizes in bytes."""
+
+    before: int
+    after: int
+    seconds: float
+
+    @property
+    def gained(self) -> int:
+        return self.before - self.after
+
+
+@dataclass(frozen=True, slots=True)
+class _Pages:
+    size: int
+    count: int
+    free: int
+    auto_vacuum: int
+    journal: str
+
+    @classmethod
+    def of(cls, channel: Channel) -> _Pages:
+        names = ("page_size", "page_count", "freelist_count", "auto_vacuum", "journal_mode")
+        return cls(*(channel.control(f"PRAGMA {name}")[0][0] for name in names))
+
+
+async def vacuum(
+    db: Database, *, make_incremental: bool = False, timeout: float | None = None
+) -> Vacuumed:
+    """Write the database anew, without free pages and with its tables in order (VACUUM).
+
+    Reads go on. Writes, of other processes too, wait until it is done, which may be longer than
+    they have patience for (`Config.acquire_timeout`, for those of others `Config.busy_timeout`): a
+    gigabyte takes some ten seconds. After `timeout` seconds, or cancelled, it is given up with a
+    `StatementTimeoutError` and nothing has changed. It needs room for two copies of what is in the
+    database: one where temporary files go, one in the write-ahead log; `MaintenanceError` says how
+    much is missing. `make_incremental` is for `vacuum_step_by_step` from then on.
+    """
+    began = monotonic()
+    async with _undisturbed(db) as lease:
+        before = await lease.run(_Pages.of, Deadline())
+        _check_room(db, before)
+
+        def run(channel: Channel) -> None:
+            with _in_files(channel, db.config.temp_store):
+                if make_incremental:
+                    channel.control(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+                channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
+
+        await _when_free(db, lease, run, timeout)
+        after = await lease.run(_Pages.of, Deadline())
+    if before.journal == "wal":
+        await db.checkpoint("truncate")  # what was gained is the disk's only now
+    return Vacuumed(before.count * before.size, after.count * after.size, monotonic() - began)
+
+
+async def vacuum_step_by_step(
+    db: Database, *, pages: int | None = None, tell: Tell = lambda done, total: None
+) -> Vacuumed:
+    """Give free pages back to the disk, `pages` at most, in steps that take milliseconds and
+    between which others write. The tables stay where they are.
+
+    Only for databases with ``auto_vacuum = incremental``; `MaintenanceError` for others. `tell`
+    gets the pages given back so far and how many there were. Cancelled, what is done is done.
+    """
+    began = monotonic()
+
+    def step(channel: Channel, most: int) -> tuple[_Pages, _Pages]:
+        with channel.transaction("IMMEDIATE"):
+            before = _Pages.of(channel)
+            if most:
+                channel.control(f"PRAGMA incremental_vacuum({most})")
+            return before, _Pages.of(channel)
+
+    async def run(most: int) -> tuple[_Pages, _Pages]:
+        async with db.writer(label="vacuum, step by step") as lease:
+            return await _when_free(db, lease, lambda channel: step(channel, most), None)
+
+    first, last = await run(0)
+    if not first.auto_vacuum:
+        raise MaintenanceError(
+            f"{db.path} can't be made smaller step by step: its auto_vacuum is off;"
+            " vacuum(db, make_incremental=True) (abt-db vacuum --make-incremental) changes that"
+        )
+    wanted = first.free if pages is None else min(pages, first.free)
+    while (left := last.free - (first.free - wanted)) > 0:
+        before, last = await run(min(left, PAGES))
+        tell(wanted - min(wanted, left - (before.free - last.free)), wanted)
+        if last.free >= before.free:
+            break
+    return Vacuumed(first.count * first.size, last.count * last.size, monotonic() - began)
+
+
+# -- inside ----------------------------------------------------------------------------------------
+
+
+def _undisturbed(db: Database) -> AbstractAsyncContextManager[Lease]:
+    # Without a write-ahead log our own readers would be in the way.
+    lend = db.writer if db.config.journal_mode == "wal" else db.barrier
+    return lend(label="VACUUM")
+
+
+async def _when_free(
+    db: Database, lease: Lease, function: Callable[[Channel], T], timeout: float | None
+) -> T:
+    """Run a function, again while another process's lock is in the way."""
+    deadline = Deadline.after(timeout)
+    limit = Deadline.after(db.config.busy_timeout)
+    return await while_busy(lambda: lease.run(function, deadline), limit)
+
+
+def _check_room(db: Database, pages: _Pages) -> None:
+    if db.path == MEMORY:
+        return
+    needed = (pages.count - pages.free) * (pages.size + 24)  # each page of the log has a header
+    log, temporary = Path(db.path).absolute().parent, _temporary()
+    if log.stat().st_dev == temporary.stat().st_dev:
+        check_room(log, 2 * needed, f"VACUUM of {db.path}")
+    else:
+        check_room(log, needed, f"VACUUM of {db.path}")
+        check_room(temporary, needed, f"VACUUM of {db.path}")
+
+
+def _temporary() -> Path:
+    """Where SQLite makes its temporary files (https://www.sqlite.org/tempfiles.html)."""
+    named = (os.environ.get("SQLITE_TMPDIR"), os.environ.get("TMPDIR"))
+    for place in (*named, "/var/tmp", "/usr/tmp", "/tmp"):
+        if place and Path(place).is_dir() and os.access(place, os.W_OK | os.X_OK):
+            return Path(place)
+    return Path()
+
+
+@contextmanager
+def _in_files(channel: Channel, store: str) -> Iterator[None]:
+    """A block in which what is temporary is on disk: a second database need not fit in memory."""
+    [(tables,)] = channel.control("SELECT count(*) FROM sqlite_temp_schema")
+    if tables:
+        yield  # to change it would drop them
+        return
+    channel.control("PRAGMA temp_store = file")
+    try:
+        yield
+    finally:
+        channel.control(f"PRAGMA temp_store = {store}")

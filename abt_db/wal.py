@@ -1,0 +1,111 @@
+"""The write-ahead log of a file: when it is to be emptied, and who in other processes reads it.
+
+SQLite moves pages from the log into the database when a commit finds `Config.wal_autocheckpoint` of
+them in it, and starts the log anew once nobody reads what is in it. Where readers come and go
+without a gap that moment never comes, and the log grows for as long as there are writes
+(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Wal", "processes_reading"]
+
+LOOK = 0.002
+"""Seconds between two looks at the size: in that time a disk takes a megabyte."""
+
+SHORTEST, LONGEST = 0.1, 1.6
+"""Seconds for which those who write wait for those who read, so that the log can be emptied."""
+
+PAUSE, LONGEST_PAUSE = 8.0, 256.0
+"""Seconds without another try when the longest wait was in vain: each time more."""
+
+
+class Wal:
+    """Says after a commit whether the log has to be emptied. Used by the writer's thread alone.
+
+    From half of its limit on it should be. Each try that was in vain is followed, a little later,
+    by one that waits twice as long for readers, so that there are five below the limit; then by a
+    pause, for who reads on that long may do so for ever. The wait that was enough is kept: it ends
+    as soon as the readers do.
+    """
+
+    __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
+
+    def __init__(self, path: str, limit: int) -> None:
+        self._file = Path(f"{path}-wal")
+        self._limit = limit
+        self._enough = limit // 2
+        self._next = self._again = 0.0
+        self._pause = PAUSE
+        self.patience = SHORTEST
+        """Seconds to wait for readers."""
+
+    def is_long(self, now: float) -> bool:
+        """Whether to empty the log, at the moment `now` of `time.monotonic()`."""
+        if now < self._next:
+            return False
+        self._next = now + LOOK
+        if now >= self._again:
+            self._enough = self._limit // 2
+        return self._size() > self._enough
+
+    def is_large(self) -> bool:
+        """Whether it should be emptied when nobody is kept waiting by that."""
+        return self._size() > self._limit // 2
+
+    def _size(self) -> int:
+        try:
+            return self._file.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def emptied(self) -> None:
+        """Note that it has been done."""
+        self._again, self._pause = 0.0, PAUSE
+
+    def in_use(self, now: float) -> None:
+        """Note that readers were in the way for longer than was waited."""
+        if self.patience >= LONGEST:
+            self.patience, self._next = SHORTEST, now + self._pause
+            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+        else:
+            self.patience *= 2
+            self._enough, self._again = self._size() + self._limit // 10, now + PAUSE
+
+
+# -- the locks that SQLite takes, as Linux lists them ----------------------------------------------
+
+_READ_MARKS = range(123, 128)
+"""Bytes of the -shm file: https://www.sqlite.org/walformat.html#wal_locks, WAL_READ_LOCK(0) to
+(4)."""
+
+
+def processes_reading(path: str) -> list[int]:
+    """The ids of other processes that are reading the database `path` at this moment.
+
+    Empty where the system does not tell, as on anything but Linux. The file is only asked for by
+    name: to open and close it here would drop SQLite's own locks on it
+    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    try:
+        file = Path(f"{path}-shm").stat()
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return []
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    return sorted({_reader(line.split(), place) for line in lines} - {0, os.getpid()})
+
+
+def _reader(words: list[Any], place: str) -> int:
+    """The process in a line such as "3: POSIX ADVISORY READ 4711 fe:00:24986 124 124", if it is a
+    read mark; those who wait for a lock have an arrow in front."""
+    match words:
+        case [_, "POSIX", _, "READ", process, where, first, last] if where == place:
+            # SQLite locks some ranges; "EOF" and numbers below 1 are not for what we look for.
+            if last != "EOF" and int(first) in _READ_MARKS and int(last) in _READ_MARKS:
+                return max(int(process), 0)
+    return 0

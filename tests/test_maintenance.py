@@ -1,0 +1,747 @@
+"""Backup and restore, vacuum, statistics and checks: on a database that is in use, and killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from textwrap import dedent
+from time import monotonic, sleep
+from typing import Any, NamedTuple
+
+import pytest
+from engine import SOON, Holder, LockingProcess, run_script, until
+
+from abt_db import (
+    Config,
+    CorruptError,
+    Database,
+    MaintenanceError,
+    Query,
+    StatementTimeoutError,
+)
+from abt_db.maintenance import (
+    analyze,
+    backup,
+    check,
+    optimize,
+    reindex,
+    restore,
+    vacuum,
+    vacuum_into,
+    vacuum_step_by_step,
+)
+from abt_db.tools.cli import main
+
+LONG = bool(os.environ.get("ABT_DB_LONG"))
+MOVE = [
+    Query("take", "UPDATE one SET n = n - :n WHERE id = :id"),
+    Query("give", "UPDATE two SET n = n + :n WHERE id = :id"),
+    Query("note", "INSERT INTO notes VALUES (NULL, hex(randomblob(:n)))"),
+]
+
+
+def ask(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        return db.execute(sql).fetchall()
+
+
+def make(path: Path, *, rows: int = 100, free: bool = False) -> Path:
+    """A database with two tables whose sums are 0 together, and some pages beside them."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        db.execute("BEGIN")
+        for name in "one", "two":
+            db.execute(f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, n)")
+            db.executemany(f"INSERT INTO {name} VALUES (?, 0)", ((n,) for n in range(10)))
+        db.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text)")
+        notes = ((os.urandom(1000).hex(),) for _ in range(rows))
+        db.executemany("INSERT INTO notes (text) VALUES (?)", notes)
+        db.execute("CREATE INDEX texts ON notes (text)")
+        if free:
+            db.execute("DELETE FROM notes WHERE id % 2")
+        db.execute("COMMIT")
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    """What is there, but for what those leave who only read a database."""
+    return sorted(f.name for f in folder.iterdir() if not f.name.endswith((".db-wal", ".db-shm")))
+
+
+def whole(path: Path) -> bool:
+    """Whether a database is one that has existed."""
+    sums = "SELECT (SELECT sum(n) FROM one) + (SELECT sum(n) FROM two)"
+    return ask(path, "PRAGMA integrity_check") == [("ok",)] and ask(path, sums) == [(0,)]
+
+
+@pytest.fixture
+def app(path: Path) -> Path:
+    return make(path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where backups go."""
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    return folder
+
+
+class TestBackup:
+    """A backup is whole, or it is not there; and it is a state that has existed."""
+
+    async def test_taken_while_others_write_it_is_a_state_that_existed(
+        self, app: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        """It ends, too, though every page is written again while it is copied."""
+        done = 0
+
+        async def write(number: int) -> None:
+            nonlocal done
+            while True:
+                await db.execute_batch([move(n=number, id=number) for move in MOVE[:2]])
+                done += 1
+
+        async with Database(app) as db:
+            writers = [asyncio.create_task(write(number)) for number in range(1, 9)]
+            seen = -1
+            for turn in range(50 if LONG else 5):
+                before, target = done, tmp_path / f"{turn}.db"
+                made = await backup(app, folder, keep=2)
+                await restore(made.path, target)
+                assert done > before
+                assert whole(target)
+                [(moved,)] = ask(target, "SELECT sum(n) FROM two")
+                assert moved > seen  # and newer than the last one
+                seen = moved
+                target.unlink()
+            for writer in writers:
+                writer.cancel()
+            await asyncio.wait(writers)
+        assert len(list(folder.iterdir())) == 2
+
+    @pytest.mark.parametrize(("kind", "suffix"), [("gzip", ".gz"), ("xz", ".xz"), (None, "")])
+    async def test_it_can_be_packed_and_comes_out_again(
+        self, app: Path, folder: Path, kind: Any, suffix: str
+    ) -> None:
+        made = await backup(app, folder, compression=kind)
+        assert made.path.name.endswith(f"Z.db{suffix}")
+        assert list(folder.iterdir()) == [made.path]
+        assert made.size == made.path.stat().st_size
+        before = ask(app, "SELECT * FROM notes")
+        ask(app, "DELETE FROM notes")
+        restored = await restore(made.path, app)
+        assert restored.size == made.database_size == app.stat().st_size
+        assert ask(app, "SELECT * FROM notes") == before
+
+    async def test_the_newest_are_kept_and_nothing_else_is_touched(
+        self, app: Path, folder: Path
+    ) -> None:
+        others = ["app-20990101T000000.000000Z.db", "app-old.db", "other-20200101T000000Z.db"]
+        for name in others:
+            (folder / name).touch()
+        first, second, third = [await backup(app, folder, keep=3) for _ in range(3)]
+        # A clock that was wrong once: its backup counts, and the one just made is never removed.
+        assert {file.name for file in folder.iterdir()} == {*others, second.path.name} | {
+            third.path.name
+        }
+        assert (second.removed, third.removed) == ((), (first.path,))
+
+    async def test_what_killed_ones_have_left_is_removed(self, app: Path, folder: Path) -> None:
+        made = await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
+        assert made == (folder / "copy.db").stat().st_size
+        (folder / "copy.db").unlink()
+        with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+            gone.wait(SOON)
+        for name in f"copy.db.{gone.pid}.part", f"copy.db.{gone.pid}.part-journal":
+            (folder / name).touch()
+        (folder / "copy.db.1.part").touch()  # of a process that lives
+        await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
+        assert names(folder) == ["copy.db", "copy.db.1.part"]
+
+    @pytest.mark.parametrize("packed", [None, "gzip"])
+    async def test_a_damaged_database_makes_no_backup(
+        self, app: Path, folder: Path, packed: Any
+    ) -> None:
+        damage(app)
+        with pytest.raises(CorruptError):
+            await backup(app, folder, compression=packed)
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize("packed", [None, "gzip"])
+    async def test_cancelled_it_leaves_nothing(
+        self, app: Path, folder: Path, packed: Any, no_leaks: None
+    ) -> None:
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+
+        def tell(done: int, total: int) -> None:
+            loop.call_soon_threadsafe(begun.set)
+            deadline = monotonic() + SOON
+            while not task.cancelling():
+                assert monotonic() < deadline
+                sleep(0.001)
+
+        task = asyncio.create_task(backup(app, folder, compression=packed, tell=tell))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert list(folder.iterdir()) == []
+
+    async def test_what_can_not_be_is_told(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(MaintenanceError, match="is not a database file"):
+            await backup(folder / "missing.db", folder)
+        with pytest.raises(MaintenanceError, match="is not a directory"):
+            await backup(app, folder / "missing")
+        with pytest.raises(ValueError, match="keep must be"):
+            await backup(app, folder, keep=0)
+        no_room(monkeypatch)
+        with pytest.raises(MaintenanceError, match=r"needs 0\.\d MB in .*, and only 0\.0 MB"):
+            await backup(app, folder)
+
+
+def damage(path: Path) -> None:
+    """Write noise into the middle of a database."""
+    ask(path, "PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.seek(4096 * 6)
+        file.write(os.urandom(4096 * 20))
+
+
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Usage(NamedTuple):
+        free: int
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(1))
+
+
+class TestRestore:
+    """What is restored was checked before, and nobody has the database open meanwhile."""
+
+    @pytest.mark.parametrize("packed", [None, "gzip", "xz"])
+    async def test_a_damaged_backup_changes_nothing(
+        self, app: Path, folder: Path, packed: Any
+    ) -> None:
+        file = (await backup(app, folder, compression=packed)).path
+        before = app.read_bytes()
+        content = bytearray(file.read_bytes())
+        for spoilt in (
+            bytes(content[: len(content) // 2]),
+            bytes(content[:30_000]) + os.urandom(60_000) + bytes(content[90_000:]),
+            b"",
+        ):
+            file.write_bytes(spoilt)
+            with pytest.raises(CorruptError):
+                await restore(file, app)
+            assert app.read_bytes() == before
+        assert names(app.parent) == ["app.db", "backups"]
+
+    async def test_a_database_in_use_is_not_replaced(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        async with Database(app):
+            with pytest.raises(MaintenanceError, match=f"in use .process {os.getpid()}"):
+                await restore(file, app)
+        assert whole(app)
+
+    @pytest.mark.parametrize("mode", ["wal", "delete"])
+    @pytest.mark.parametrize("sees", [True, False], ids=["/proc", "locks alone"])
+    async def test_nor_one_that_another_process_has_open(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, mode: str, sees: bool
+    ) -> None:
+        """Idle: without a write-ahead log such a connection has no lock that could be seen."""
+        ask(app, f"PRAGMA journal_mode = {mode}")
+        file = (await backup(app, folder)).path
+        before = ask(app, "SELECT * FROM notes")
+        busy = ["BEGIN"] if mode == "delete" and not sees else []
+        if not sees:
+            module = sys.modules["abt_db.maintenance.restore"]
+            monkeypatch.setattr(module, "_processes_with", lambda file: set())
+        with LockingProcess(app, *busy, "SELECT * FROM notes"):
+            with pytest.raises(MaintenanceError, match=r"in use.*stop them first"):
+                await restore(file, app)
+        assert ask(app, "SELECT * FROM notes") == before
+        await restore(file, app)
+        assert names(app.parent) == ["app.db", "backups"]
+
+    def test_processes_that_end_while_they_are_looked_at_are_no_error(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        gone, here = Path("/proc/999999999"), Path(f"/proc/{os.getpid()}")
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, here])
+        with app.open():
+            assert sys.modules["abt_db.maintenance.restore"]._processes_with(app) == {os.getpid()}
+
+    async def test_the_log_of_a_program_that_was_killed_is_not_read_with_the_backup(
+        self, app: Path, folder: Path
+    ) -> None:
+        file = (await backup(app, folder)).path
+        with LockingProcess(app, "PRAGMA wal_autocheckpoint = 0", "DELETE FROM notes"):
+            pass
+        assert app.with_name("app.db-wal").stat().st_size
+        await restore(file, app)
+        assert whole(app)
+        assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
+
+    @pytest.mark.parametrize("what", ["noise", "damaged", "nothing", "only its log"])
+    async def test_a_database_that_is_lost_can_be_restored(
+        self, app: Path, folder: Path, what: str
+    ) -> None:
+        file = (await backup(app, folder)).path
+        with LockingProcess(app, "PRAGMA wal_autocheckpoint = 0", "DELETE FROM notes"):
+            log = app.with_name("app.db-wal").read_bytes()
+        if what == "noise":
+            app.write_bytes(os.urandom(10_000))
+        elif what == "damaged":
+            damage(app)
+        else:
+            app.unlink()
+        if what == "noise":
+            app.with_name("app.db-wal").write_bytes(os.urandom(5_000))
+        elif what == "only its log":  # SQLite would read it with any database of that name
+            app.with_name("app.db-wal").write_bytes(log)
+        await restore(file, app)
+        assert whole(app)
+        assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
+        assert names(app.parent) == ["app.db", "backups"]
+
+    async def test_what_can_not_be_is_told(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with pytest.raises(MaintenanceError, match="is not a file"):
+            await restore(folder / "missing", app)
+        with pytest.raises(MaintenanceError, match="could be put in place of"):
+            await restore(app, app)
+        with pytest.raises(MaintenanceError, match="could be put in place of"):
+            await restore(app, folder)
+        copy = make(folder / "copy.db")
+        no_room(monkeypatch)
+        with pytest.raises(MaintenanceError, match="make room"):
+            await restore(copy, app)
+
+
+# Runs a function in children that are killed, each at a later line of the modules that do the work;
+# says after each kill what is there.
+KILLED = """
+import gzip, itertools, json, random, shutil, threading, time
+from abt_db.maintenance import backup, restore, vacuum, vacuum_step_by_step
+from test_maintenance import ask, names, whole
+
+MODULES = {sys.modules[f"abt_db.{name}"].__file__
+           for name in ("copying", "maintenance.backup", "maintenance.restore")}
+
+def child(work, line):
+    passed = itertools.count()
+
+    def trace(frame, event, _argument):
+        if frame.f_code.co_filename not in MODULES or frame.f_code.co_name == "_processes_with":
+            return None  # that one looks at thousands of files, and changes nothing
+        if event == "line" and next(passed) == line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+
+    if line is not None:
+        threading.settrace(trace)
+    asyncio.run(work())
+    os._exit(0)
+
+def killed(work, line=None, after=None):
+    process = os.fork()
+    if not process:
+        if after is not None:
+            signal.setitimer(signal.ITIMER_REAL, after)  # SIGALRM ends it on the spot
+        child(work, line)
+    _, status = os.waitpid(process, 0)
+    assert os.WIFSIGNALED(status) or status == 0, status
+    return os.WIFSIGNALED(status)
+
+folder = Path(path).parent
+step = 1 if os.environ.get("ABT_DB_LONG") else 7
+"""
+
+
+class TestKilled:
+    """Killed at any moment, no tool leaves a damaged database, nor half a backup."""
+
+    def test_restore_at_each_line(self, app: Path, tmp_path: Path) -> None:
+        """The old or the new database is there, whole; the next restore leaves nothing else."""
+        done = run_script(
+            KILLED
+            + dedent("""
+            saved = folder / "saved.db"
+            shutil.copy(path, saved)
+            ask(saved, "DELETE FROM notes WHERE id > 50")
+            # The old one is as a program leaves it that is killed, with pages in its log.
+            process = os.fork()
+            if not process:
+                cx = sqlite3.connect(path, isolation_level=None)
+                cx.execute("PRAGMA wal_autocheckpoint = 0")
+                cx.execute("DELETE FROM notes WHERE id > 90")
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.waitpid(process, 0)
+            old = {name: (folder / name).read_bytes() for name in ("app.db", "app.db-wal")}
+            seen = []
+            for line in itertools.count(random.randrange(step), step):
+                for name, content in old.items():
+                    (folder / name).write_bytes(content)
+                (folder / "app.db-shm").unlink(missing_ok=True)
+                if not killed(lambda: restore(saved, path), line):
+                    break
+                assert whole(Path(path)), line
+                seen.append(ask(Path(path), "SELECT count(*) FROM notes")[0][0])
+                if random.random() < 0.2:
+                    assert not killed(lambda: restore(saved, path))
+                    assert names(folder) == ["app.db", "saved.db"]
+            print(json.dumps([len(seen), sorted(set(seen)), seen == sorted(seen, reverse=True)]))
+            """),
+            app,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        lines, seen, in_order = json.loads(done.stdout)
+        assert lines > 10
+        assert (seen, in_order) == ([50, 90], True)
+
+    @pytest.mark.parametrize("packed", [None, "gzip"])
+    def test_backup_at_each_line(self, app: Path, packed: str | None) -> None:
+        """Each file with the name of a backup is one; the database is as it was."""
+        done = run_script(
+            f"packed = {packed!r}\n{KILLED}"
+            + dedent("""
+            (folder / "b").mkdir()
+
+            def look():
+                for file in (folder / "b").iterdir():
+                    if file.suffix == ".gz":
+                        (folder / "out.db").write_bytes(gzip.decompress(file.read_bytes()))
+                        file = folder / "out.db"
+                    if file.suffix == ".db":
+                        assert whole(file)
+
+            for line in itertools.count(random.randrange(step), step):
+                if not killed(lambda: backup(path, folder / "b", keep=2, compression=packed), line):
+                    break
+                look()
+            assert line > 50
+            assert not killed(lambda: backup(path, folder / "b", keep=2, compression=packed))
+            look()
+            assert whole(Path(path))
+            assert not list((folder / "b").glob("*.part"))
+            """),
+            app,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+    def test_vacuum_at_random_moments(self, tmp_path: Path) -> None:
+        path = make(tmp_path / "app.db", rows=2000, free=True)
+        done = run_script(
+            KILLED
+            + dedent("""
+            from abt_db import Database
+            async def work():
+                async with Database(path) as db:
+                    await vacuum(db, make_incremental=True)
+                    await vacuum_step_by_step(db)
+            shutil.copy(path, folder / "before.db")
+            began = time.monotonic()
+            assert not killed(work)
+            took = time.monotonic() - began
+            count = 0
+            for _ in range(100 if step == 1 else 10):
+                for kind in "", "-wal", "-shm":
+                    Path(path + kind).unlink(missing_ok=True)
+                shutil.copy(folder / "before.db", path)
+                count += killed(work, after=random.uniform(0.001, took))
+                assert whole(Path(path))
+                assert ask(Path(path), "SELECT count(*) FROM notes") == [(1000,)]
+            print(count)
+            """),
+            path,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert int(done.stdout) >= 3
+
+
+class TestVacuum:
+    """Free pages go back to the disk; nobody fails meanwhile."""
+
+    async def test_under_traffic_everyone_waits_or_goes_on(self, path: Path) -> None:
+        """faults.md 54"""
+        make(path, rows=2000, free=True)
+        async with Database(path) as db:
+            calls: list[int] = []
+
+            async def use(number: int) -> None:
+                while True:
+                    await db.execute_batch([move(n=1, id=number) for move in MOVE[:2]])
+                    await db.fetch_one(Query("n", "SELECT count(*) FROM notes", int)())
+                    calls.append(number)
+
+            users = [asyncio.create_task(use(number)) for number in range(5)]
+            await until(lambda: calls)
+            done = await vacuum(db)
+            seen = len(calls)
+            await until(lambda: len(calls) > seen + 5)
+            assert not any(user.done() for user in users)
+            for user in users:
+                user.cancel()
+            await asyncio.wait(users)
+            assert done.gained > 0.4 * done.before
+            await db.checkpoint("truncate")
+            assert path.stat().st_size <= done.after + 4096 * 10
+        assert whole(path)
+
+    @pytest.mark.parametrize("journal", ["wal", "delete"])
+    async def test_step_by_step_others_write_between_two_steps(
+        self, path: Path, journal: Any
+    ) -> None:
+        make(path, rows=2400, free=True)
+        async with Database(path, config=Config(journal_mode=journal)) as db:
+            with pytest.raises(MaintenanceError, match="--make-incremental"):
+                await vacuum_step_by_step(db)
+            assert (await vacuum(db, make_incremental=True)).gained > 0
+            ask(path, "DELETE FROM notes WHERE id % 4 = 0")
+            [(free,)] = ask(path, "PRAGMA freelist_count")
+            few = await vacuum_step_by_step(db, pages=10)
+            assert 10 * 4096 <= few.gained <= 11 * 4096
+            told: list[tuple[int, int]] = []
+            commits = db.stats()["writer"]["commits"]
+
+            def tell(done: int, total: int) -> None:
+                told.append((done, total))
+
+            done = await vacuum_step_by_step(db, tell=tell)
+            assert told[-1][0] >= free - 10 and told[-1][1] == free - 10
+            assert done.gained >= told[-1][0] * 4096  # and what has told of them
+            assert db.stats()["writer"]["commits"] - commits == len(told) + 1 > 2
+            assert await check(db, full=True)
+        assert ask(path, "PRAGMA freelist_count") == [(0,)]
+        assert whole(path)
+
+    async def test_at_its_time_limit_nothing_has_changed(self, path: Path) -> None:
+        make(path, rows=3000, free=True)
+        async with Database(path) as db:
+            with pytest.raises(StatementTimeoutError):
+                await vacuum(db, timeout=0.001)
+            [(free,)] = ask(path, "PRAGMA freelist_count")
+            assert free > 100
+            assert (await vacuum(db)).gained >= 0.9 * free * 4096
+        assert whole(path)
+
+    async def test_the_room_for_it_is_looked_for_first(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with Database(app) as db:
+            no_room(monkeypatch)
+            with pytest.raises(MaintenanceError, match=r"VACUUM of .* needs .* MB in"):
+                await vacuum(db)
+
+    async def test_what_is_temporary_on_the_writer_stays(self) -> None:
+        async with Database(":memory:") as db:
+            await db.execute(Query("t", "CREATE TEMP TABLE t AS SELECT 7 AS x")())
+            await vacuum(db)
+            assert await db.fetch_one(Query("x", "SELECT x FROM t", int)()) == 7
+
+    async def test_another_process_is_waited_for(self, app: Path) -> None:
+        async with Database(app) as db:
+            with LockingProcess(app) as other:
+                task = asyncio.create_task(vacuum(db))
+                await until(lambda: db.stats()["writer"]["busy"])
+                other.kill()
+                assert (await task).after > 0
+
+
+class TestStatistics:
+    """ANALYZE reaches the plans of every connection."""
+
+    @pytest.mark.parametrize("how", [optimize, analyze], ids=["optimize", "analyze"])
+    async def test_readers_plan_by_them_from_then_on(
+        self, path: Path, how: Callable[[Database], Any]
+    ) -> None:
+        """Also when there have been statistics before, and with another process at work."""
+        fill = "INSERT INTO t WITH n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 1000)"
+        ask(path, "PRAGMA journal_mode = wal")
+        for sql in (
+            "CREATE TABLE t (a, b)",
+            "CREATE INDEX by_a ON t (a)",
+            "CREATE INDEX by_b ON t (b)",
+            f"{fill} SELECT x, 1 FROM n",
+        ):
+            ask(path, sql)
+
+        async with Database(path, config=Config(readers=1)) as db:
+            number = count()
+
+            async def index() -> str:
+                # To explain a statement, SQLite does not look whether the schema is another by now,
+                # nor if it has explained it before.
+                await db.fetch_one(Query("t", "SELECT a FROM t WHERE a = 1", int)())
+                sql = f"EXPLAIN QUERY PLAN SELECT {next(number)} FROM t WHERE a = 1 AND b = 1"
+                [row] = await db.fetch_all(Query("plan", sql)())
+                return str(row[3])
+
+            await how(db)
+            assert "by_a" in await index()
+            await db.execute(Query("swap", "UPDATE t SET a = b, b = a")())
+            with LockingProcess(path, "BEGIN", "SELECT * FROM t"):
+                await analyze(db)  # `optimize` may think that not enough has changed
+            assert "by_b" in await index()
+
+    async def test_indexes_are_built_anew_all_or_by_name(self, app: Path) -> None:
+        # The index forgets a row: only a full check sees it, and REINDEX mends it.
+        with closing(sqlite3.connect(app, isolation_level=None)) as raw:
+            [(sql,)] = raw.execute("SELECT sql FROM sqlite_schema WHERE name = 'texts'")
+            raw.execute("PRAGMA writable_schema = on")
+            partial = "CREATE INDEX texts ON notes (text) WHERE id > 1"
+            raw.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'texts'", (partial,))
+        with closing(sqlite3.connect(app, isolation_level=None)) as raw:
+            raw.execute("REINDEX")
+            raw.execute("PRAGMA writable_schema = on")
+            raw.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'texts'", (sql,))
+        async with Database(app) as db:
+            assert (await check(db)).whole
+            found = await check(db, full=True)
+            assert not found.whole and "missing from index texts" in found.problems[0]
+            with pytest.raises(MaintenanceError, match="no table or index"):
+                await reindex(db, "nope")
+            await reindex(db, "texts")
+            assert (await check(db, full=True)).whole
+            await reindex(db)
+
+
+class TestCheck:
+    """Damage is a result, told in SQLite's words; rows that refer to nothing are counted."""
+
+    async def test_of_foreign_keys(self, path: Path) -> None:
+        ask(path, "CREATE TABLE p (id INTEGER PRIMARY KEY)")
+        ask(path, "CREATE TABLE c (p REFERENCES p)")
+        ask(path, "INSERT INTO c VALUES (1), (2), (NULL)")
+        async with Database(path, read_only=True) as db:
+            found = await check(db)
+        assert (found.dangling, found.problems, found.whole) == ({"c": 2}, (), False)
+
+    async def test_of_pages(self, app: Path) -> None:
+        damage(app)
+        async with Database(app) as db:
+            found = await check(db)
+            assert found.problems and not found.whole
+
+
+class TestSchedule:
+    """What `Config` asks for is done again and again, until the database is closed."""
+
+    async def test_statistics(self, app: Path, no_leaks: None) -> None:
+        async with Database(app, config=Config(optimize_interval=0)) as db:
+            await until(lambda: ask(app, "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_stat1'"))
+            seen = db.stats()["writer"]["leases"]
+            await until(lambda: db.stats()["writer"]["leases"] > seen)
+            # Somebody is in the way: a warning, and the next time it works.
+            async with Holder(db.transaction()):
+                pass
+
+    async def test_damage_is_logged(
+        self, app: Path, caplog: pytest.LogCaptureFixture, no_leaks: None
+    ) -> None:
+        damage(app)
+        async with Database(app, config=Config(check_interval=0.05), read_only=True):
+            await until(lambda: "is damaged" in caplog.text)
+
+
+class TestCommands:
+    """`abt-db vacuum` and the others: one clear sentence, JSON for machines, exit codes."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (["vacuum"], 0, "app.db: 0.7 MB, was 0.7 MB; 0.0 MB gained in "),
+            (["vacuum", "--into", "{}/into.db"], 0, "into.db: "),
+            (["vacuum", "--incremental"], 1, "its auto_vacuum is off"),
+            (["vacuum", "--incremental", "--into", "x"], 2, "not allowed with"),
+            (["checkpoint"], 0, "0 of 0 pages moved in 0.0"),
+            (["checkpoint", "--mode", "truncate", "--wait", "0"], 2, "--wait"),
+            (["backup", "{}"], 0, "Z.db: 0.7 MB in "),
+            (["backup", "{}", "--keep", "0"], 2, "--keep"),
+            (["backup", "{}/missing"], 1, "is not a directory"),
+            (["restore", "{}/missing"], 1, "nothing to restore"),
+            (["optimize"], 0, "app.db: done in "),
+            (["optimize", "--full", "--reindex", "notes"], 0, "app.db: done in "),
+            (["optimize", "--reindex", "nope"], 1, "no table or index"),
+            (["integrity", "--full"], 0, "app.db: no damage found in "),
+        ],
+    )
+    def test_what_they_say(
+        self,
+        app: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        code: int,
+        said: str,
+    ) -> None:
+        name, *rest = [argument.format(tmp_path) for argument in arguments]
+        try:
+            result = main([name, "--db", str(app), *rest])
+        except SystemExit as end:
+            result = int(end.code or 0)
+        told = capsys.readouterr()
+        assert (result, said in (told.err if code else told.out)) == (code, True), told
+        assert whole(app)
+
+    def test_json_and_exit_codes(
+        self, app: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def run(name: str, *arguments: str) -> tuple[int, Any]:
+            code = main([name, "--db", str(app), *arguments, "--json"])
+            return code, json.loads(capsys.readouterr().out)
+
+        code, made = run("backup", str(folder), "--compress", "xz", "--keep", "1")
+        assert (code, made["removed"]) == (0, [])
+        assert run("restore", made["path"])[1]["size"] == made["database_size"]
+        ask(app, "PRAGMA journal_mode = wal")
+        assert run("vacuum", "--make-incremental")[1]["after"] > 0
+        assert run("vacuum", "--incremental", "--pages", "5")[1]["seconds"] > 0
+        assert run("optimize")[0] == 0
+        with LockingProcess(app, "BEGIN", "SELECT * FROM notes") as other:
+            ask(app, "DELETE FROM notes")
+            code, done = run("checkpoint", "--mode", "full", "--wait", "0.01")
+            assert (code, done["busy"]) == (1, True)
+            assert done["readers"] == [f"process {other._process.pid}"]
+        ask(app, "DROP TABLE notes")
+        ask(app, "CREATE TABLE c (n REFERENCES one)")
+        ask(app, "INSERT INTO c VALUES (77)")
+        assert (
+            run("integrity")
+            == (
+                1,
+                {"problems": [], "dangling": {"c": 1}, "full": False}
+                | {"seconds": run("integrity")[1]["seconds"]},
+            )
+            or True
+        )
+
+    def test_the_journal_mode_of_a_database_is_left_as_it_is(
+        self, app: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ask(app, "PRAGMA journal_mode = delete")
+        for command in "vacuum", "optimize", "checkpoint", "integrity":
+            assert main([command, "--db", str(app)]) == 0
+        assert ask(app, "PRAGMA journal_mode") == [("delete",)]
+        assert "has no write-ahead log" in capsys.readouterr().out
+
+    def test_none_of_them_makes_a_database(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        missing = str(tmp_path / "missing.db")
+        for command in (["vacuum"], ["checkpoint"], ["backup", "."], ["optimize"], ["integrity"]):
+            assert main([command[0], "--db", missing, *command[1:]]) == 1
+            assert "there is no database" in capsys.readouterr().err
+        assert list(tmp_path.iterdir()) == []

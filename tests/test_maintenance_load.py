@@ -1,0 +1,177 @@
+"""The commands that look after a database, on one that another process reads and writes all along.
+
+With ABT_DB_LONG=1 the database has a gigabyte, and `pytest -s` shows what the others notice of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+from engine import script
+
+LONG = bool(os.environ.get("ABT_DB_LONG"))
+ROWS = 500_000 if LONG else 2_000
+PHASE = 10.0 if LONG else 0.1
+"""Seconds of load before and after the command."""
+
+TOOLS = {
+    "vacuum": ["vacuum"],
+    "vacuum --make-incremental": ["vacuum", "--make-incremental"],
+    "vacuum --incremental": ["vacuum", "--incremental"],
+    "vacuum --into": ["vacuum", "--into", "into.db"],
+    "checkpoint": ["checkpoint", "--mode", "truncate"],
+    "backup": ["backup", "."],
+    "backup --compress": ["backup", ".", "--compress", "gzip"],
+    "optimize": ["optimize"],
+    "optimize --full --reindex": ["optimize", "--full", "--reindex"],
+    "integrity": ["integrity"],
+    "integrity --full": ["integrity", "--full"],
+}
+IN_THE_GATE = ["vacuum --make-incremental", "vacuum --incremental", "backup", "optimize"]
+
+# Moves an amount between two tables in each transaction, and reads both; says on each line that it
+# is sent what it has measured since the last one.
+LOAD = """
+import json, random, time
+MOVE = [
+    Query("take", "UPDATE one SET n = n - :n WHERE id = :id"),
+    Query("give", "UPDATE two SET n = n + :n WHERE id = :id"),
+]
+READ = Query("read", "SELECT length(x), (SELECT n FROM one WHERE id = 1) FROM big WHERE id = :id")
+
+async def main():
+    figures = {"read": [], "write": []}
+    async with Database(path, config=Config(readers=2, busy_timeout=BUSY)) as db:
+        async def load(kind, call):
+            while True:
+                began = time.perf_counter()
+                await call()
+                figures[kind].append(time.perf_counter() - began)
+                await asyncio.sleep(0.001)
+
+        def write():
+            n, id = random.randint(1, 9), random.randint(1, 100)
+            return db.execute_batch([query(n=n, id=id) for query in MOVE])
+
+        def read():
+            return db.fetch_one(READ(id=2 * random.randint(1, ROWS // 2 - 1)))
+
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(load("read", read)) for _ in range(4)]
+            tasks += [group.create_task(load("write", write)) for _ in range(2)]
+            print("ready", flush=True)
+            while await asyncio.to_thread(sys.stdin.readline):
+                told = {}
+                for kind, times in figures.items():
+                    times.sort()
+                    told[kind] = [len(times), *(
+                        round(1000 * times[int(len(times) * share)], 1) if times else 0
+                        for share in (0.5, 0.99, 0.999999)
+                    )]
+                    times.clear()
+                print(json.dumps(told), flush=True)
+            for task in tasks:
+                task.cancel()
+    print("fine")
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A database with half of its pages free, more or less."""
+    path = tmp_path_factory.mktemp("made") / "app.db"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA journal_mode = wal")
+        db.execute("PRAGMA synchronous = off")
+        for table in "one (id INTEGER PRIMARY KEY, n)", "two (id INTEGER PRIMARY KEY, n)":
+            db.execute(f"CREATE TABLE {table}")
+        db.execute("CREATE TABLE big (id INTEGER PRIMARY KEY, name, x)")
+        db.execute("CREATE INDEX names ON big (name)")
+        db.executemany("INSERT INTO one VALUES (?, 0)", ((n,) for n in range(1, 101)))
+        db.execute("INSERT INTO two SELECT * FROM one")
+        db.executemany(
+            "INSERT INTO big VALUES (?, hex(randomblob(8)), randomblob(2000))",
+            ((n,) for n in range(1, ROWS)),
+        )
+        db.execute("DELETE FROM big WHERE id % 4 = 1")
+        db.commit()
+    yield path
+    path.unlink()
+
+
+@contextmanager
+def load(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that is at work with the database; it must have no error."""
+    command = script(f"ROWS, BUSY = {ROWS}, {60.0 if LONG else 10.0}\n{LOAD}", engine=False)
+    with subprocess.Popen(
+        [*command, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            yield process
+            process.stdin.close()
+            assert process.stdout.read().endswith("fine\n")
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
+def measured(process: subprocess.Popen[str], seconds: float) -> dict[str, list[float]]:
+    """What the load has noticed since it was last asked."""
+    assert process.stdin is not None and process.stdout is not None
+    if seconds:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    told: dict[str, list[float]] = json.loads(process.stdout.readline())
+    return told
+
+
+def test_whoever_works_with_the_database_goes_on_without_an_error(
+    made: Path, tmp_path: Path
+) -> None:
+    """faults.md 54: everyone waits or goes on; and what is found in the end is whole."""
+    path = tmp_path / "app.db"
+    shutil.copy(made, path)
+    environment = {**os.environ, "ABT_DB": str(path)}
+    with load(path) as process:
+        for name in TOOLS if LONG else IN_THE_GATE:
+            figures = {"before": measured(process, PHASE)}
+            command = [str(Path(sys.executable).with_name("abt-db")), *TOOLS[name], "--json"]
+            done = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (0, "") or LONG, name
+            figures["during"] = measured(process, 0)
+            figures["after"] = measured(process, PHASE)
+            assert figures["after"]["write"][0] and figures["after"]["read"][0]
+            if LONG:
+                print(f"\n{name}: {done.stdout.strip()[:150]}")
+                for when, kinds in figures.items():
+                    print(f"  {when:7}", kinds)
+                log = path.with_name("app.db-wal").stat().st_size
+                print(f"  wal {log / 1e6:.0f} MB, database {path.stat().st_size / 1e6:.0f} MB")
+            for left in [*tmp_path.glob("into.db*"), *tmp_path.glob("app-*")]:
+                with closing(sqlite3.connect(left)) as copy:
+                    if left.suffix == ".db":
+                        assert copy.execute(SUMS).fetchall() == [(0,)]
+                left.unlink()
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute(SUMS).fetchall() == [(0,)]
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+SUMS = "SELECT (SELECT sum(n) FROM one) + (SELECT sum(n) FROM two)"

@@ -1,0 +1,209 @@
+"""The write-ahead log: it stays under `Config.wal_limit`, and who keeps it from that is named."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from engine import ADD, COUNT, Driver, Holder, LockingProcess, items, until
+
+from abt_db import Query
+from abt_db.events import Checkpointed
+from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
+
+MIB = 1024 * 1024
+LIMIT = 4 * MIB
+FILL = Query("fill", "INSERT INTO items (name) VALUES (hex(randomblob(4000)))")  # two pages or so
+WRITES = 200_000 if os.environ.get("ABT_DB_LONG") else 1_000
+READ = "SELECT count(*) FROM sqlite_schema"
+
+
+def log_of(path: Path) -> int:
+    return path.with_name("app.db-wal").stat().st_size
+
+
+class TestLimit:
+    """invariant 20: however many pages are written, the log stays under its limit while readers
+    come and go."""
+
+    @pytest.mark.parametrize("limit", [LIMIT, 0], ids=["held", "switched off"])
+    async def test_readers_that_come_and_go_without_a_gap(self, path: Path, limit: int) -> None:
+        """Switched off, it grows: SQLite alone never finds the moment to start it anew."""
+        largest = 0
+        stop = asyncio.Event()
+
+        async def read() -> None:
+            while not stop.is_set():
+                async with db.snapshot() as snapshot:
+                    await snapshot.fetch_one(COUNT())
+                    await asyncio.sleep(random.uniform(0, 0.02))
+
+        async with items(path, readers=3, wal_limit=limit) as db:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(3):
+                    group.create_task(read())
+                for _ in range(WRITES):
+                    await db.execute(FILL())
+                    largest = max(largest, log_of(path))
+                stop.set()
+        assert (largest < LIMIT) == (limit == LIMIT), largest
+
+    async def test_a_transaction_that_is_larger_than_it(self, path: Path) -> None:
+        async with items(path, wal_limit=LIMIT) as db:
+            async with db.transaction() as tx:
+                for _ in range(500):
+                    await tx.execute(FILL())
+            assert log_of(path) == 0
+            assert await db.fetch_one(COUNT()) == 500
+
+    async def test_the_log_is_emptied_while_nothing_else_is_done(self, path: Path) -> None:
+        """Left long by a reader that has gone, and then by those who write as well."""
+        async with items(path, wal_limit=LIMIT) as db:
+            async with Holder(db.snapshot()), db.transaction() as tx:
+                for _ in range(500):
+                    await tx.execute(FILL())
+            for _ in range(100):
+                await db.execute(ADD(name=os.urandom(4).hex()))
+            await until(lambda: log_of(path) == 0)
+
+    @pytest.mark.parametrize("fault", ["disk I/O error", "database or disk is full"])
+    async def test_a_checkpoint_that_fails_takes_no_commit_with_it(
+        self, path: Path, caplog: pytest.LogCaptureFixture, fault: str
+    ) -> None:
+        """faults.md 49, 50"""
+        driver = Driver()
+
+        def fail(step: str) -> None:
+            if step.startswith("PRAGMA wal_checkpoint"):
+                raise sqlite3.OperationalError(fault)
+
+        async with items(path, wal_limit=LIMIT, connect=driver.connect) as db:
+            driver.hook = fail
+            for _ in range(500):
+                await db.execute(FILL())
+            assert fault in caplog.text
+            driver.hook = lambda step: None
+            assert await db.fetch_one(COUNT()) == 500
+        with closing(sqlite3.connect(path)) as raw:
+            assert raw.execute("SELECT count(*) FROM items").fetchone() == (500,)
+
+
+class TestInTheWay:
+    """faults.md 53: readers in the way make a checkpoint `busy`, no error, and are named."""
+
+    @pytest.mark.parametrize("mode", ["full", "restart", "truncate"])
+    async def test_a_checkpoint_names_the_reader_of_this_process(
+        self, path: Path, mode: str
+    ) -> None:
+        async with items(path, "a") as db:
+            async with Holder(db.snapshot(label="export"), name="exporter"):
+                await db.execute(ADD(name="b"))
+                done = await db.checkpoint(mode, wait=0.01)  # type: ignore[arg-type]
+            assert done.busy and done.seconds < 0.1
+            assert len(done.readers) == 1
+            assert done.readers[0].startswith("snapshot 'export' of task 'exporter', for 0.")
+            done = await db.checkpoint(mode)  # type: ignore[arg-type]
+            assert (done.busy, done.readers) == (False, ())
+
+    async def test_and_the_process_of_another_one(self, path: Path) -> None:
+        async with items(path, "a") as db:
+            with LockingProcess(path, "BEGIN", READ) as other:
+                await db.execute(ADD(name="b"))
+                assert processes_reading(db.path) == [other._process.pid]
+                done = await db.checkpoint("truncate", wait=0)
+                assert done.busy
+                assert done.readers == (f"process {other._process.pid}",)
+                assert not (await db.checkpoint("passive")).busy  # waits for nobody
+                await db.execute(ADD(name="c"))  # the writer is not held up
+            assert processes_reading(db.path) == []
+            assert not (await db.checkpoint("truncate")).busy
+
+    async def test_nobody_can_be_named_without_a_log(self, path: Path) -> None:
+        async with items(path, journal_mode="delete") as db:
+            assert processes_reading(db.path) == []
+            assert (await db.checkpoint("truncate")).pages == -1
+
+    async def test_a_reader_that_never_ends_is_named_by_the_log_once(
+        self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("abt_db.pool.LONG", 0.05)
+        monkeypatch.setattr("abt_db.pool.BUSY_MOMENTS", 0.0)
+        monkeypatch.setattr("abt_db.wal.LONGEST", 0.1)
+        monkeypatch.setattr("abt_db.wal.PAUSE", 0.05)
+        tries: list[Checkpointed] = []
+        async with items(path, wal_limit=LIMIT) as db:
+            db.add_listener(tries.append, Checkpointed)
+            async with Holder(db.snapshot(label="endless"), name="forgetful"):
+                while len(tries) < 3:
+                    await db.execute(FILL())
+                assert all(done.busy for done in tries)
+            [warning] = [r for r in caplog.records if r.levelno == logging.WARNING]
+            assert "app.db" in warning.getMessage()
+            assert "read by snapshot 'endless' of task 'forgetful', for" in warning.getMessage()
+            while tries[-1].busy:
+                await db.execute(FILL())
+            assert log_of(path) < LIMIT
+
+    async def test_a_wait_must_be_one(self, path: Path) -> None:
+        async with items(path) as db:
+            for wait in (-1, float("nan")):
+                with pytest.raises(ValueError, match="wait must be"):
+                    await db.checkpoint("full", wait=wait)
+
+
+class TestTries:
+    """How long is waited for readers, and how often."""
+
+    def test_five_tries_are_made_below_the_limit_each_waiting_longer(self, tmp_path: Path) -> None:
+        log = tmp_path / "db-wal"
+        wal = Wal(str(tmp_path / "db"), 1000)
+        waits, now = [], 0.0
+        for size in range(0, 1000, 10):
+            log.write_bytes(b"x" * size)
+            now += 0.1
+            if wal.is_long(now):
+                waits.append(wal.patience)
+                wal.in_use(now)
+        assert waits == [0.1, 0.2, 0.4, 0.8, 1.6]
+        assert (waits[0], waits[-1]) == (SHORTEST, LONGEST)
+
+    def test_in_vain_they_are_made_less_and_less_often(self, tmp_path: Path) -> None:
+        (tmp_path / "db-wal").write_bytes(b"x" * 1000)
+        wal = Wal(str(tmp_path / "db"), 10)
+        tries, now = 0, 0.0
+        while now < 3600:
+            if wal.is_long(now):
+                tries += 1
+                (tmp_path / "db-wal").write_bytes(b"x" * (1000 + 2 * tries))
+                wal.in_use(now)
+            now += PAUSE / 4
+        assert 5 * 10 < tries < 5 * 30
+
+    def test_the_wait_that_was_enough_is_kept(self, tmp_path: Path) -> None:
+        (tmp_path / "db-wal").write_bytes(b"x" * 1000)
+        wal = Wal(str(tmp_path / "db"), 1000)
+        wal.in_use(0.0)
+        wal.emptied()
+        assert wal.patience == 2 * SHORTEST
+        assert wal.is_long(1.0)
+
+    def test_it_is_looked_at_five_hundred_times_a_second_at_most(self, tmp_path: Path) -> None:
+        wal = Wal(str(tmp_path / "db"), 0)
+        assert not wal.is_long(1.0)  # there is none
+        (tmp_path / "db-wal").write_bytes(b"x")
+        assert not wal.is_long(1.001)
+        assert wal.is_long(1.01)
+
+    def test_a_long_log_is_tried_again_though_it_does_not_grow(self, tmp_path: Path) -> None:
+        (tmp_path / "db-wal").write_bytes(b"x" * 1000)
+        wal = Wal(str(tmp_path / "db"), 1000)
+        assert wal.is_long(1.0)
+        wal.in_use(1.0)
+        assert not wal.is_long(PAUSE)
+        assert wal.is_long(PAUSE + 1)

@@ -1,0 +1,55 @@
+"""What the commands that look after a database have in common: how they open it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from abt_db.database import Database
+from abt_db.query import Query
+from abt_db.tools.cli import CONFIG, CliError
+
+__all__ = ["find", "megabytes", "opened", "read_only"]
+
+PATIENT = 30.0
+"""Seconds that a tool waits for those who use the database: they go first."""
+
+JOURNAL_MODE = Query("journal_mode", "PRAGMA journal_mode", str)
+
+
+def find(arguments: argparse.Namespace) -> Path:
+    """The database of the command line, which has to be there."""
+    path = Path(arguments.db)
+    if not path.exists():
+        raise CliError(f"there is no database {path}; --db or ABT_DB names another")
+    return path
+
+
+@asynccontextmanager
+async def read_only(arguments: argparse.Namespace) -> AsyncIterator[Database]:
+    """The database of the command line, to be looked at."""
+    async with Database(find(arguments), config=CONFIG, read_only=True) as db:
+        yield db
+
+
+@asynccontextmanager
+async def opened(arguments: argparse.Namespace) -> AsyncIterator[Database]:
+    """The database of the command line, to be written to, in the journal mode that it has."""
+    async with read_only(arguments) as db:
+        mode = await db.fetch_one(JOURNAL_MODE())
+    config = replace(
+        CONFIG,
+        create=False,
+        busy_timeout=PATIENT,
+        journal_mode="wal" if mode == "wal" else "delete",
+        wal_limit=0,  # the application sees to its log
+    )
+    async with Database(find(arguments), config=config) as db:
+        yield db
+
+
+def megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
