@@ -36,7 +36,7 @@ __all__ = [
 
 MIB = 1024 * 1024
 
-LOG_LIMIT = 64 * MIB
+LOG_LIMIT = Config().wal_limit
 """Bytes up to which a write-ahead log is left alone."""
 MUCH = 10 * MIB
 """Bytes from which on it is worth while to give them back."""
