@@ -8,6 +8,7 @@ Where things are, each building on those above it:
     deadline     time limits, and stopping the statement that runs
     events       what listeners are told
     tables       which tables a statement reads and writes
+    filelocks    the locks on a file, as Linux lists them
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     query        `Query`, named SQL, and `Statement`, a query with its parameters
@@ -34,9 +35,8 @@ Where things are, each building on those above it:
     bulk         many operations, in transactions of some
     retry        a transaction that is tried again
     database     `Database`, which is what applications use
-    maintenance  vacuum, backup, restore, optimize, integrity
+    maintenance  vacuum, backup, restore, statistics, checks; the doctor and its figures
     migrations   versioned SQL scripts, and the engine that applies them
-    maintenance  looking after a file: its figures, and what is wrong with it
     builds       the build database of an Android build tool, the library's first user
     schema       its migrations
     testing      for the tests of applications that bring migrations of their own

@@ -6,10 +6,12 @@ All of it is asked when somebody has waited too long, or wants to know; never wh
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from .filelocks import WRITE_LOCK, locks_on
 
 __all__ = ["Holding", "Writing", "enlist", "strike_off", "who_holds"]
 
@@ -76,48 +78,16 @@ def _is_same(path: str, other: str) -> bool:
         return False
 
 
-# -- the locks that SQLite takes, as Linux lists them ----------------------------------------------
-
-# https://www.sqlite.org/walformat.html#wal_locks: WAL_WRITE_LOCK is the first of the locks, which
-# lie behind the index's header.
-_WRITE_IN_WAL = range(120, 121)
 # https://www.sqlite.org/src/file/src/os.h: PENDING_BYTE, RESERVED_BYTE, SHARED_FIRST.
-_WRITE_WITHOUT = range(0x40000000, 0x40000003)
+_WITHOUT_LOG = range(0x40000000, 0x40000003)
 
 
 def _lockers(path: str) -> set[int]:
     """The processes that hold the write lock of a file; empty where the system does not tell."""
-    try:
-        places = dict(_places(path))
-        with Path("/proc/locks").open() as lines:
-            return set(_found(lines, places))
-    except (OSError, ValueError):
-        return set()
-
-
-def _places(path: str) -> Iterator[tuple[str, range]]:
-    """Where a write lock would be: the files as Linux writes them, and the bytes.
-
-    Asked for by name: to open and close one of the files here would drop SQLite's own locks
-    (https://www.sqlite.org/howtocorrupt.html, 2.2).
-    """
-    for name, locks in (path, _WRITE_WITHOUT), (f"{path}-shm", _WRITE_IN_WAL):
-        try:
-            file = Path(name).stat()
-        except OSError:
-            continue
-        device = file.st_dev
-        yield f"{os.major(device):02x}:{os.minor(device):02x}:{file.st_ino}", locks
-
-
-def _found(lines: Iterable[str], places: dict[str, range]) -> Iterator[int]:
-    for line in lines:
-        # "3: POSIX  ADVISORY  WRITE 13238 fe:00:2498684 120 120"; "EOF" may be the last byte. Who
-        # waits for a lock has an arrow in front.
-        match line.split():
-            case [_, "POSIX", _, "WRITE", process, place, first, last] if place in places:
-                locks = places[place]
-                behind = locks.stop if last == "EOF" else int(last) + 1
-                # Of a process in a container of its own the number is not to be seen.
-                if int(first) < locks.stop and behind > locks.start and int(process) > 0:
-                    yield int(process)
+    path = os.path.realpath(path)
+    return {
+        lock.pid
+        for file, bytes in ((path, _WITHOUT_LOG), (f"{path}-shm", WRITE_LOCK))
+        for lock in locks_on(file) or ()
+        if lock.exclusive and lock.meets(bytes)
+    }

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+
+from .filelocks import READ_MARKS, locks_on
 
 __all__ = ["Wal", "processes_reading"]
 
@@ -77,35 +78,11 @@ class Wal:
             self._enough, self._again = self._size() + self._limit // 10, now + PAUSE
 
 
-# -- the locks that SQLite takes, as Linux lists them ----------------------------------------------
-
-_READ_MARKS = range(123, 128)
-"""Bytes of the -shm file: https://www.sqlite.org/walformat.html#wal_locks, WAL_READ_LOCK(0) to
-(4)."""
-
-
 def processes_reading(path: str) -> list[int]:
     """The ids of other processes that are reading the database `path` at this moment.
 
-    Empty where the system does not tell, as on anything but Linux. The file is only asked for by
-    name: to open and close it here would drop SQLite's own locks on it
-    (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    Empty where the system does not tell, as on anything but Linux.
     """
-    try:
-        file = Path(f"{path}-shm").stat()
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return []
-    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-    return sorted({_reader(line.split(), place) for line in lines} - {0, os.getpid()})
-
-
-def _reader(words: list[Any], place: str) -> int:
-    """The process in a line such as "3: POSIX ADVISORY READ 4711 fe:00:24986 124 124", if it is a
-    read mark; those who wait for a lock have an arrow in front."""
-    match words:
-        case [_, "POSIX", _, "READ", process, where, first, last] if where == place:
-            # SQLite locks some ranges; "EOF" and numbers below 1 are not for what we look for.
-            if last != "EOF" and int(first) in _READ_MARKS and int(last) in _READ_MARKS:
-                return max(int(process), 0)
-    return 0
+    locks = locks_on(f"{os.path.realpath(path)}-shm") or ()
+    reading = {lock.pid for lock in locks if not lock.exclusive and lock.meets(READ_MARKS)}
+    return sorted(reading - {os.getpid()})

@@ -28,7 +28,15 @@ from engine import (
     until,
 )
 
-from abt_db import BusyError, Config, Database, PoolTimeoutError, TransactionTimeoutError, holders
+from abt_db import (
+    BusyError,
+    Config,
+    Database,
+    PoolTimeoutError,
+    TransactionTimeoutError,
+    filelocks,
+    holders,
+)
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists who holds a lock")
 
@@ -157,8 +165,10 @@ nonsense
 
 
 def test_the_list_of_locks_is_read_as_linux_writes_it() -> None:
-    found = holders._found(LOCKS.splitlines(), {"fe:00:7": holders._WRITE_IN_WAL})
-    assert [*found] == [11, 17]
+    found = list(filelocks._found(LOCKS.splitlines(), "fe:00:7"))
+    writers = [lock.pid for lock in found if lock.exclusive and lock.meets(filelocks.WRITE_LOCK)]
+    readers = [lock.pid for lock in found if lock.meets(filelocks.READ_MARKS)]
+    assert (writers, readers) == ([11, 17], [14, 17])
 
 
 class TestPoolTimeoutError:

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from engine import ADD, COUNT, Driver, Holder, LockingProcess, items, until
+from engine import ADD, COUNT, SOON, Driver, Holder, LockingProcess, items, until
 
 from abt_db import Query
 from abt_db.events import Checkpointed
@@ -105,7 +105,7 @@ class TestInTheWay:
             async with Holder(db.snapshot(label="export"), name="exporter"):
                 await db.execute(ADD(name="b"))
                 done = await db.checkpoint(mode, wait=0.01)  # type: ignore[arg-type]
-            assert done.busy and done.seconds < 0.1
+            assert done.busy and done.seconds < SOON
             assert len(done.readers) == 1
             assert done.readers[0].startswith("snapshot 'export' of task 'exporter', for 0.")
             done = await db.checkpoint(mode)  # type: ignore[arg-type]

@@ -1,27 +1,17 @@
-"""Which processes read and write a database, as Linux tells it.
-
-SQLite's connections of a WAL database meet in locks on single bytes of the `-shm` file
-(https://www.sqlite.org/walformat.html#wal_locks), and the kernel lists all locks with their
-processes. Nothing is opened for it: to close a file would drop the locks that SQLite holds on it
-in this process.
-"""
+"""Which processes read and write a database, as Linux tells it."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Process", "processes_of"]
+from abt_db.filelocks import READ_MARKS, WRITE_LOCK, locks_on
 
-_LOCKS = Path("/proc/locks")
-_LINE = re.compile(
-    r"POSIX +\S+ +(?:READ|WRITE) +(?P<pid>\d+) (?P<place>\S+) (?P<first>\d+) (?P<last>\d+|EOF)"
-)
-_WRITE = 120
-_READ = range(123, 128)
+__all__ = ["Process", "processes_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,30 +33,24 @@ def processes_of(path: str | os.PathLike[str]) -> tuple[Process, ...] | None:
     None where nobody can tell: on another system than Linux. Processes of another container are
     missing. A few file reads; nothing of the database is opened.
     """
-    try:
-        file = Path(f"{os.path.realpath(path)}-shm").stat()
-        lines = _LOCKS.read_text().splitlines()
-    except FileNotFoundError:
-        return () if _LOCKS.exists() else None
-    except OSError:
+    locks = locks_on(f"{os.path.realpath(path)}-shm")
+    if locks is None:
         return None
-    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
-    found: dict[int, set[int]] = {}
-    for line in lines:
-        lock = _LINE.search(line)
-        if lock and "->" not in line and lock["place"] == place:
-            last = 1 << 31 if lock["last"] == "EOF" else int(lock["last"])
-            # The kernel joins the locks of a process that lie side by side.
-            bytes_held = range(int(lock["first"]), min(last, 200) + 1)
-            found.setdefault(int(lock["pid"]), set()).update(bytes_held)
+    held = defaultdict(list)
+    for lock in locks:
+        held[lock.pid].append(lock)
     return tuple(
         Process(
             pid,
             _command(pid),
-            _WRITE in held,
-            frozenset(byte - _READ.start for byte in held if byte in _READ),
+            any(lock.meets(WRITE_LOCK) for lock in mine),
+            frozenset(
+                mark
+                for mark, byte in enumerate(READ_MARKS)
+                if any(lock.meets(range(byte, byte + 1)) for lock in mine)
+            ),
         )
-        for pid, held in sorted(found.items())
+        for pid, mine in sorted(held.items())
     )
 
 
