@@ -45,6 +45,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if os.environ.get("ABT_DB_BRIEF") and item.get_closest_marker("large"):
+        pytest.skip("ABT_DB_BRIEF is set: the gate runs this on its first Python")
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """A database file that does not exist yet."""

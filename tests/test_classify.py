@@ -283,6 +283,7 @@ class TestEffort:
 class TestRealLogs:
     """The logs of some hundred builds of Android apps, which say what they say."""
 
+    @pytest.mark.large
     def test_levels_and_sources_of_real_logs(self, rbtlog: Path) -> None:
         levels: Counter[Level] = Counter()
         missed: Counter[str] = Counter()

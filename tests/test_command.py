@@ -76,6 +76,7 @@ class TestOutput:
         ]
         assert lines[-1].message == "end"
 
+    @pytest.mark.large
     async def test_real_logs_come_back_byte_for_byte(self, rbtlog: Path, tmp_path: Path) -> None:
         with lzma.open(rbtlog / "builds.jsonl.xz", "rt", encoding="utf-8") as builds:
             logs = [json.loads(build)["build_log"] for build in builds]

@@ -159,6 +159,7 @@ def values(path: Path) -> list[list[tuple[Any, ...]]]:
 class TestRoundTrip:
     """What is exported, imported elsewhere and exported again has the same bytes."""
 
+    @pytest.mark.large
     @given(PROJECTS, BUILDS, LINES)
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
     def test_whatever_is_in_the_database(

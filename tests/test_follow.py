@@ -180,6 +180,7 @@ async def processes() -> AsyncIterator[Callable[..., subprocess.Popen[str]]]:
 class TestAmongProcesses:
     """Whoever appends, whoever follows."""
 
+    @pytest.mark.large
     async def test_three_follow_while_two_append_a_hundred_thousand_lines(self, path: Path) -> None:
         async with building(path) as (store, build), processes() as start:
             following = [start(FOLLOWING, path, build.id) for _ in range(3)]

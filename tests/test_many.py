@@ -100,6 +100,7 @@ class TestTenThousandWait:
                     await db.fetch_one(ONE(n=0))
             assert await waiting == [*range(WAITING)]
 
+    @pytest.mark.large
     @pytest.mark.parametrize("lane", ["readers", "writer"])
     async def test_they_leave_no_memory_behind(self, path: Path, lane: str) -> None:
         async with items(path, "first", readers=1) as db:
@@ -123,6 +124,7 @@ class TestTenThousandWait:
                 tracemalloc.stop()
 
 
+@pytest.mark.large
 async def test_many_calls_leave_nothing_behind(path: Path) -> None:
     """By fifty tasks, of every kind: not one object for a thousand of them."""
 

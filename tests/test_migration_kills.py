@@ -50,6 +50,7 @@ def killed(processes: Processes, folder: Path, *, free: bool) -> Iterator[Path]:
 class TestTwoHundredKills:
     """SIGKILL at random moments (M1; faults.md 63)."""
 
+    @pytest.mark.large
     async def test_of_steps_in_transactions(self, tmp_path: Path, processes: Processes) -> None:
         places: Counter[int] = Counter()
         for path in killed(processes, tmp_path, free=False):
@@ -61,6 +62,7 @@ class TestTwoHundredKills:
             places[len(done)] += 1
         assert len(places) >= 3, places
 
+    @pytest.mark.large
     async def test_of_a_step_outside_of_transactions(
         self, tmp_path: Path, processes: Processes
     ) -> None:

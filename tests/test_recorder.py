@@ -189,6 +189,7 @@ class TestNothingIsLost:
             "\0",
         ]
 
+    @pytest.mark.large
     async def test_all_real_logs_come_back_byte_for_byte(
         self, path: Path, tmp_path: Path, rbtlog: Path
     ) -> None:
@@ -208,6 +209,7 @@ class TestNothingIsLost:
                 lines += len(recorded)
         assert lines == 592_858  # every one ends with a newline
 
+    @pytest.mark.large
     async def test_200_000_lines_at_full_speed_are_all_there_in_order(self, path: Path) -> None:
         """Issue 2: both streams at once, as fast as a process can print."""
         program = """
@@ -300,6 +302,7 @@ class TestKilledRecorder:
 class TestMemory:
     """The recorder's memory does not grow with the log."""
 
+    @pytest.mark.large
     def test_200_000_lines_take_less_than_50_mb(self, path: Path) -> None:
         def peak(lines: int) -> int:
             """Peak memory of a recorder in MiB, in a process of its own."""

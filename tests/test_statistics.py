@@ -169,6 +169,7 @@ class TestStats:
 class TestBounded:
     """Nothing grows with the number of operations."""
 
+    @pytest.mark.large
     @pytest.mark.parametrize("listening", [False, True])
     async def test_many_operations_leave_no_memory_behind(
         self, path: Path, listening: bool
