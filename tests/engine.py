@@ -345,8 +345,8 @@ def script(code: str, *, engine: bool = True) -> list[str]:
     return [sys.executable, "-P", "-c", IMPORTS + also + textwrap.dedent(code)]
 
 
-def run_script(code: str, path: Path) -> subprocess.CompletedProcess[str]:
-    """Run `code` in another interpreter to its end; one that does not end fails the test."""
+def run_script(code: str, path: Path, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run `code` in another interpreter to its end; one that does not end in time fails the test."""
     command = script(code)
     process = subprocess.Popen(
         [command[0], "-W", "default", "-X", "faulthandler", *command[1:], str(path)],
@@ -356,7 +356,7 @@ def run_script(code: str, path: Path) -> subprocess.CompletedProcess[str]:
     )
     with process:
         try:
-            said = process.communicate(timeout=30)
+            said = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGABRT)  # faulthandler tells where it stands
             said = process.communicate()

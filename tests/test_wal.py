@@ -1,4 +1,7 @@
-"""The write-ahead log: it stays under `Config.wal_limit`, and who keeps it from that is named."""
+"""The write-ahead log: it stays under `Config.wal_limit`, and who keeps it from that is named.
+
+``ABT_DB_LONG=1 pytest -s tests/test_wal.py -k Limit`` writes 1.6 GB, and says how long the log was.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from time import perf_counter
 
 import pytest
 from engine import ADD, COUNT, SOON, Driver, Holder, LockingProcess, items, until
@@ -20,7 +24,8 @@ from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 MIB = 1024 * 1024
 LIMIT = 4 * MIB
 FILL = Query("fill", "INSERT INTO items (name) VALUES (hex(randomblob(4000)))")  # two pages or so
-WRITES = 200_000 if os.environ.get("ABT_DB_LONG") else 1_000
+LONG = bool(os.environ.get("ABT_DB_LONG"))
+WRITES = 200_000 if LONG else 1_000
 READ = "SELECT count(*) FROM sqlite_schema"
 
 
@@ -35,8 +40,9 @@ class TestLimit:
     @pytest.mark.parametrize("limit", [LIMIT, 0], ids=["held", "switched off"])
     async def test_readers_that_come_and_go_without_a_gap(self, path: Path, limit: int) -> None:
         """Switched off, it grows: SQLite alone never finds the moment to start it anew."""
-        largest = 0
+        largest, times = 0, []
         stop = asyncio.Event()
+        left = iter(range(WRITES if limit else 1_000))
 
         async def read() -> None:
             while not stop.is_set():
@@ -44,14 +50,29 @@ class TestLimit:
                     await snapshot.fetch_one(COUNT())
                     await asyncio.sleep(random.uniform(0, 0.02))
 
+        async def write() -> None:
+            nonlocal largest
+            for _ in left:
+                began = perf_counter()
+                await db.execute(FILL())
+                times.append(perf_counter() - began)
+                largest = max(largest, log_of(path))
+
         async with items(path, readers=3, wal_limit=limit) as db:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.TaskGroup() as readers:
                 for _ in range(3):
-                    group.create_task(read())
-                for _ in range(WRITES):
-                    await db.execute(FILL())
-                    largest = max(largest, log_of(path))
+                    readers.create_task(read())
+                async with asyncio.TaskGroup() as writers:
+                    for _ in range(4):
+                        writers.create_task(write())
                 stop.set()
+        if LONG:
+            times.sort()
+            p50, p99, slowest = (1000 * times[int(len(times) * x)] for x in (0.5, 0.99, 0.999999))
+            print(
+                f"\nlimit {limit:,}: {len(times):,} writes, the log {largest:,} bytes at most;"
+                f" a write took {p50:.1f} ms, p99 {p99:.1f} ms, {slowest:.0f} ms at most"
+            )
         assert (largest < LIMIT) == (limit == LIMIT), largest
 
     async def test_a_transaction_that_is_larger_than_it(self, path: Path) -> None:
