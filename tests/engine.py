@@ -346,7 +346,7 @@ def script(code: str, *, engine: bool = True) -> list[str]:
 
 
 def run_script(code: str, path: Path, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
-    """Run `code` in another interpreter to its end; one that does not end in time fails the test."""
+    """Run `code` in another interpreter to its end; one that takes longer fails the test."""
     command = script(code)
     process = subprocess.Popen(
         [command[0], "-W", "default", "-X", "faulthandler", *command[1:], str(path)],

@@ -10,6 +10,7 @@ import sys
 
 from abt_db.tools.care import opened
 from abt_db.tools.cli import run_tool, seconds
+from abt_db.tools.meter import Meter
 from abt_db.tools.output import print_json
 
 
@@ -32,14 +33,21 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    async with opened(arguments) as db:
+    meter = Meter()
+    async with opened(arguments) as db, meter:
+        meter.telling("checkpoint")
         done = await db.checkpoint(arguments.mode, wait=arguments.wait)
     if arguments.json:
         print_json(done)
     elif done.pages < 0:
-        print("the database has no write-ahead log")
+        print(f"{arguments.db} has no write-ahead log")
+    elif done.pages == 0:
+        print(f"{arguments.db}: the write-ahead log is empty")
     else:
-        print(f"{done.moved:,} of {done.pages:,} pages moved in {done.seconds:.3f} s")
+        print(
+            f"{arguments.db}: {done.moved:,} of the {done.pages:,} pages in the write-ahead log are"
+            f" in the database now, after {done.seconds:.3f} s"
+        )
         if done.busy:
             print(f"in the way: {'; '.join(done.readers)}")
     return int(done.busy)

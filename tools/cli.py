@@ -84,8 +84,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run_tool(name: str) -> int:
     """Run one command as a script of its own: `python tools/builds.py …`."""
-    parser = argparse.ArgumentParser()
-    _declare(parser, name, _tool(name))
+    tool = _tool(name)
+    parser = argparse.ArgumentParser(description=tool.__doc__)
+    _declare(parser, name, tool)
     return _run(parser, sys.argv[1:])
 
 
@@ -97,7 +98,7 @@ def _tool(name: str) -> Tool:
 def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
     tool = _tool(name)
     summary = (tool.__doc__ or "").partition("\n")[0]
-    _declare(commands.add_parser(name, help=summary, description=summary), name, tool)
+    _declare(commands.add_parser(name, help=summary, description=tool.__doc__), name, tool)
 
 
 def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:

@@ -31,6 +31,7 @@ from abt_db.migrations import Likeness, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CliError, run_tool
+from abt_db.tools.meter import Meter
 from abt_db.tools.output import colour, print_json, print_table, printable
 
 APPLICATION = Query("doctor.application_id", "PRAGMA application_id", int)
@@ -54,18 +55,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
+    meter = Meter()
+    meter.telling("doctor")
     try:
-        if arguments.prometheus:
-            figures = await measure(arguments.db, thorough=arguments.full or None)
-            sys.stdout.write(prometheus(figures))
-            return 0
-        diagnosis = await examine(arguments.db, full=arguments.full, also=_migrated)
+        async with meter:
+            if arguments.prometheus:
+                figures = await measure(arguments.db, thorough=arguments.full or None)
+            else:
+                diagnosis = await examine(arguments.db, full=arguments.full, also=_migrated)
     except FileNotFoundError:
         raise CliError(
             f"there is no database {arguments.db}; --db or ABT_DB names another"
         ) from None
     except OSError as error:
         raise CliError(f"{arguments.db} can't be read: {error.strerror}") from error
+    if arguments.prometheus:
+        sys.stdout.write(prometheus(figures))
+        return 0
     if arguments.json:
         print_json(diagnosis)
     else:

@@ -11,6 +11,9 @@ from abt_db.migrations import Progress
 
 __all__ = ["Meter"]
 
+_CLEAR = "\r\x1b[K"
+"""Empties the line of a terminal."""
+
 
 class Meter:
     """Tells on standard error what is being done, when it takes longer than a second."""
@@ -39,6 +42,8 @@ class Meter:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._terminal:
+            print(end=_CLEAR, file=sys.stderr, flush=True)
 
     async def _show(self) -> None:
         shown: Progress | None = None
@@ -50,7 +55,8 @@ class Meter:
                 continue
             shown = latest
             text = f"{_doing(latest)}, {monotonic() - self._since:.0f} s"
-            print(text, file=sys.stderr, end="\r" if self._terminal else "\n", flush=True)
+            line = f"{_CLEAR}{text}" if self._terminal else f"{text}\n"
+            print(end=line, file=sys.stderr, flush=True)
 
 
 def _doing(progress: Progress) -> str:

@@ -1,13 +1,13 @@
 """Make the database smaller, or write a compact copy of it, while it is in use.
 
-Writes of others wait for a full VACUUM until it is done; --incremental, --into disturb nobody.
+Reads go on. Writes of others wait for a full VACUUM until it is done, some ten seconds a gigabyte;
+--incremental and --into hold nobody up.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from time import monotonic
 
 from abt_db.maintenance import Vacuumed, vacuum, vacuum_into, vacuum_step_by_step
@@ -43,27 +43,32 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    meter = Meter()
+    path, meter = find(arguments), Meter()
     if arguments.into is not None:
-        path, began = find(arguments), monotonic()
+        began = monotonic()
         async with meter:
             size = await vacuum_into(str(path), arguments.into, meter.telling("vacuum"))
         done = Vacuumed(path.stat().st_size, size, monotonic() - began)
     else:
         async with opened(arguments) as db, meter:
-            tell = meter.telling("vacuum")
             if arguments.incremental:
+                tell = meter.telling("vacuum")
                 done = await vacuum_step_by_step(db, pages=arguments.pages, tell=tell)
             else:
                 done = await vacuum(
-                    db, make_incremental=arguments.make_incremental, timeout=arguments.timeout
+                    db,
+                    make_incremental=arguments.make_incremental,
+                    timeout=arguments.timeout,
+                    tell=meter.telling("vacuum, writes wait"),
                 )
     if arguments.json:
         print_json({"before": done.before, "after": done.after, "seconds": done.seconds})
     else:
+        before = f"the copy of {path} with" if arguments.into else "was"
+        gained = f"{megabytes(done.gained)} gained" if done.gained > 0 else "nothing gained"
         print(
-            f"{Path(arguments.into or arguments.db)}: {megabytes(done.after)}, was"
-            f" {megabytes(done.before)}; {megabytes(done.gained)} gained in {done.seconds:.1f} s"
+            f"{arguments.into or arguments.db}: {megabytes(done.after)}, {before}"
+            f" {megabytes(done.before)}; {gained} in {done.seconds:.1f} s"
         )
     return 0
 

@@ -7,7 +7,7 @@ import hashlib
 import lzma
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +65,8 @@ async def backup(
     `Database`); the write-ahead log grows for as long. The copy is checked (``quick_check``),
     packed if there is a `compression`, and unpacked again to compare; then it is there, all of it,
     or, whatever happens, nothing. Behind that, of the backups of this database in `directory`,
-    `keep` are kept: the newest. `tell` gets pages and their total, in another thread.
+    `keep` are kept: the newest. `tell` gets how much is done and of how much, of which only the
+    ratio means something, in another thread.
 
     Raises `MaintenanceError` where there is no room for it, `CorruptError` if the database is
     damaged, another `QueryError` where SQLite fails. Cancelled, it leaves nothing, but in its last
@@ -89,7 +90,8 @@ async def backup(
         ):
             room = length_of(source) * (2 if compression else 1)
             check_room(folder, room, f"a backup of {source.name}")
-            copy_pages(str(source), part, tell, look)
+            stages = 3 if compression else 1
+            copy_pages(str(source), part, lambda done, total: tell(done, stages * total), look)
             check_file(part, look)
             size = part.stat().st_size
             look()
@@ -97,15 +99,18 @@ async def backup(
                 put_in_place(part, file)
                 there = file
             else:
-                there = _pack(part, file, compression, look)
+                there = _pack(part, file, compression, tell, look)
             gone = _remove_old(there, source, keep) if keep else ()
             return Backup(there, there.stat().st_size, size, monotonic() - began, gone)
 
     return await in_thread(work)
 
 
-def _pack(plain: Path, file: Path, compression: Literal["gzip", "xz"], look: Look) -> Path:
+def _pack(
+    plain: Path, file: Path, compression: Literal["gzip", "xz"], tell: Tell, look: Look
+) -> Path:
     """Put `plain` into place as a compressed file, which is read again first."""
+    size = plain.stat().st_size
     packed = file.with_name(file.name + (".gz" if compression == "gzip" else ".xz"))
     with part_of(packed) as part:
         written, read = hashlib.sha256(), hashlib.sha256()
@@ -115,11 +120,11 @@ def _pack(plain: Path, file: Path, compression: Literal["gzip", "xz"], look: Loo
             if compression == "gzip"
             else lzma.open(part, "wb", preset=1) as out,
         ):
-            for block in blocks_of(source, look):
+            for block in blocks_of(source, look, lambda done: tell(size + done, 3 * size)):
                 written.update(block)
                 out.write(block)
         with part.open("rb") as raw, opened_packed(raw, packed.suffix) as again:
-            for block in blocks_of(again, look):
+            for block in blocks_of(again, look, lambda done: tell(2 * size + done, 3 * size)):
                 read.update(block)
         if read.digest() != written.digest():
             raise CorruptError(f"{part} was not written as it should be: does the disk fail?")
@@ -133,11 +138,16 @@ def opened_packed(file: BinaryIO, suffix: str) -> gzip.GzipFile | lzma.LZMAFile:
     return gzip.open(file) if suffix == ".gz" else lzma.open(file)
 
 
-def blocks_of(file: BinaryIO | gzip.GzipFile | lzma.LZMAFile, look: Look) -> Iterator[bytes]:
-    """Read a file to its end."""
+def blocks_of(
+    file: BinaryIO | gzip.GzipFile | lzma.LZMAFile, look: Look, tell: Callable[[int], None]
+) -> Iterator[bytes]:
+    """Read a file to its end; `tell` gets the bytes that were read and worked on."""
+    done = 0
     while block := file.read(BLOCK):
         look()
         yield block
+        done += len(block)
+        tell(done)
 
 
 def _remove_old(new: Path, source: Path, keep: int) -> tuple[Path, ...]:

@@ -90,9 +90,8 @@ def _unpack(source: Path, part: Path, tell: Tell, look: Look) -> None:
     try:
         with source.open("rb") as raw, part.open("wb") as out:
             with opened_packed(raw, source.suffix) as packed:
-                for block in blocks_of(packed, look):
+                for block in blocks_of(packed, look, lambda done: tell(raw.tell(), total)):
                     out.write(block)
-                    tell(raw.tell(), total)
     except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
         raise CorruptError(f"{source} is damaged, it can't be unpacked: {error}") from error
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -25,6 +26,9 @@ T = TypeVar("T")
 
 PAGES = 500
 """Given back in one step: some milliseconds."""
+
+LOOK = 0.2
+"""Seconds between two looks at how much VACUUM has written."""
 
 INCREMENTAL = 2
 """Of PRAGMA auto_vacuum: free pages can be given back without VACUUM."""
@@ -58,7 +62,11 @@ class _Pages:
 
 
 async def vacuum(
-    db: Database, *, make_incremental: bool = False, timeout: float | None = None
+    db: Database,
+    *,
+    make_incremental: bool = False,
+    timeout: float | None = None,
+    tell: Tell = lambda done, total: None,
 ) -> Vacuumed:
     """Write the database anew, without free pages and with its tables in order (VACUUM).
 
@@ -67,7 +75,8 @@ async def vacuum(
     gigabyte takes some ten seconds. After `timeout` seconds, or cancelled, it is given up with a
     `StatementTimeoutError` and nothing has changed. It needs room for two copies of what is in the
     database: one where temporary files go, one in the write-ahead log; `MaintenanceError` says how
-    much is missing. `make_incremental` is for `vacuum_step_by_step` from then on.
+    much is missing. `make_incremental` is for `vacuum_step_by_step` from then on. On Linux `tell`
+    gets bytes written and about how many there will be, a few times a second.
     """
     began = monotonic()
     async with _undisturbed(db) as lease:
@@ -80,7 +89,8 @@ async def vacuum(
                     channel.control(f"PRAGMA auto_vacuum = {INCREMENTAL}")
                 channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
 
-        await _when_free(db, lease, run, timeout)
+        async with _told(db, tell, 2 * _needed(before)):
+            await _when_free(db, lease, run, timeout)
         after = await lease.run(_Pages.of, Deadline())
     if before.journal == "wal":
         await db.checkpoint("truncate")  # what was gained is the disk's only now
@@ -145,13 +155,51 @@ async def _when_free(
 def _check_room(db: Database, pages: _Pages) -> None:
     if db.path == MEMORY:
         return
-    needed = (pages.count - pages.free) * (pages.size + 24)  # each page of the log has a header
+    needed = _needed(pages)
     log, temporary = Path(db.path).absolute().parent, _temporary()
     if log.stat().st_dev == temporary.stat().st_dev:
         check_room(log, 2 * needed, f"VACUUM of {db.path}")
     else:
         check_room(log, needed, f"VACUUM of {db.path}")
         check_room(temporary, needed, f"VACUUM of {db.path}")
+
+
+def _needed(pages: _Pages) -> int:
+    return (pages.count - pages.free) * (pages.size + 24)  # each page of the log has a header
+
+
+@asynccontextmanager
+async def _told(db: Database, tell: Tell, total: int) -> AsyncIterator[None]:
+    """A block in which `tell` is told how much VACUUM has written. SQLite does not say; but first a
+    temporary file grows, which has no name any more, and then the log, or the journal."""
+    beside = [Path(f"{os.path.realpath(db.path)}-{kind}") for kind in ("wal", "journal")]
+
+    def written() -> int:
+        return sum(file.stat().st_size for file in beside if file.exists())
+
+    async def look(before: int) -> None:
+        while True:
+            await asyncio.sleep(LOOK)
+            done = _size_of_temporary() + max(0, written() - before)
+            tell(min(done, total), total)
+
+    looking = asyncio.create_task(look(written())) if Path("/proc/self/fd").is_dir() else None
+    try:
+        yield
+    finally:
+        if looking is not None:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+
+def _size_of_temporary() -> int:
+    """The size of the largest temporary file that SQLite has open in this process."""
+    sizes = [0]
+    for link in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):  # it has been closed
+            if "/etilqs_" in str(link.readlink()):
+                sizes.append(link.stat().st_size)
+    return max(sizes)
 
 
 def _temporary() -> Path:
