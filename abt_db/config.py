@@ -82,8 +82,9 @@ class Config:
     wal_limit: int = 64 * MIB
     """How large the write-ahead log may grow where readers that come and go keep SQLite from
     starting it anew: from half of it on, now and then a write waits for them, 1.6 s at most,
-    and the log is emptied. One transaction that is larger, and a reader that goes on
-    for longer, which is logged, exceed it. 0: nothing is done, as a replicator needs it."""
+    and the log is emptied. A larger limit makes that rarer, not longer. One transaction that is
+    larger, and a reader that goes on for longer, which is logged, exceed it. 0: nothing is done, as
+    a replicator needs it."""
     optimize_interval: float | None = None
     """How often the statistics by which SQLite plans queries are brought up to date, see
     `maintenance.optimize`; None: never."""

@@ -9,6 +9,7 @@ without a gap that moment never comes, and the log grows for as long as there ar
 from __future__ import annotations
 
 import os
+from math import log2
 from pathlib import Path
 
 from .filelocks import READ_MARKS, locks_on
@@ -28,10 +29,12 @@ PAUSE, LONGEST_PAUSE = 8.0, 256.0
 class Wal:
     """Says after a commit whether the log has to be emptied. Used by the writer's thread alone.
 
-    From half of its limit on it should be. Each try that was in vain is followed, a little later,
-    by one that waits twice as long for readers, so that there are five below the limit; then by a
-    pause, for who reads on that long may do so for ever. The wait that was enough is kept: it ends
-    as soon as the readers do.
+    From half of its limit on it should be. Each try that was in vain is followed, a tenth of the
+    limit later, by one that waits twice as long for readers, so that there are five below the
+    limit; then by a pause, for who reads on that long may do so for ever. The wait that was enough
+    is kept: it ends as soon as the readers do. Fewer tries are left then, so the log may become
+    longer before the first of them: all that writes stands still in a wait, and it is no shorter
+    where the log is.
     """
 
     __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
@@ -39,11 +42,11 @@ class Wal:
     def __init__(self, path: str, limit: int) -> None:
         self._file = Path(f"{path}-wal")
         self._limit = limit
-        self._enough = limit // 2
         self._next = self._again = 0.0
         self._pause = PAUSE
         self.patience = SHORTEST
         """Seconds to wait for readers."""
+        self._enough = self._first()
 
     def is_long(self, now: float) -> bool:
         """Whether to empty the log, at the moment `now` of `time.monotonic()`."""
@@ -51,12 +54,17 @@ class Wal:
             return False
         self._next = now + LOOK
         if now >= self._again:
-            self._enough = self._limit // 2
+            self._enough = self._first()
         return self._size() > self._enough
 
     def is_large(self) -> bool:
         """Whether it should be emptied when nobody is kept waiting by that."""
         return self._size() > self._limit // 2
+
+    def _first(self) -> int:
+        """The size from which on there is room for the tries that are left."""
+        tries = 1 + round(log2(LONGEST / self.patience))
+        return self._limit * (10 - tries) // 10
 
     def _size(self) -> int:
         try:

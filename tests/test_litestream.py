@@ -1,6 +1,8 @@
 """The database under Litestream, a real process: replicated, restored, followed.
 
 `pip install '.[integration]'` brings it; where it is missing, these tests are skipped.
+``ABT_DB_LONG=1 pytest -s tests/test_litestream.py -k restored`` writes for a minute, and tells its
+figures.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ FOUND = shutil.which("litestream", path=f"{Path(sys.executable).parent}:{os.envi
 pytestmark = pytest.mark.skipif(
     FOUND is None, reason="litestream is not installed (`.[integration]` has it)"
 )
-PATIENCE = 20.0
+LONG = bool(os.environ.get("ABT_DB_LONG"))
+SECONDS = 60.0 if LONG else 1.5
+PATIENCE = 120.0 if LONG else 20.0
 """Seconds after which a process that is not there yet won't come."""
 
 TABLES = [Query(f"create {name}", f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, amount)")
@@ -124,6 +128,16 @@ async def write(db: Database, seconds: float) -> int:
     return done
 
 
+async def written_alone(path: Path, config: Config) -> int:
+    """How many transactions there are without Litestream."""
+    async with Database(path, config=config) as db:
+        for create in TABLES:
+            await db.execute(create())
+        done = await write(db, SECONDS)
+    path.unlink()
+    return done
+
+
 def rows_of(path: Path) -> list[list[tuple[int, int]]]:
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
         return [raw.execute(f"SELECT * FROM {name}").fetchall() for name in ("paid", "booked")]
@@ -135,7 +149,7 @@ class TestReplicated:
 
     async def test_what_is_restored_is_what_was_written(self, path: Path) -> None:
         async with replicated(path) as (db, litestream):
-            written = await write(db, 1.5)
+            written = await write(db, SECONDS)
             # Its reader keeps the log from being started anew. That is said, and holds nobody up.
             began = monotonic()
             passive = await db.checkpoint("passive")
@@ -145,7 +159,14 @@ class TestReplicated:
             rows = await db.read(lambda cx: cx.fetch_one(STATE()))
             assert rows is not None and rows[0] == written + 1
         litestream.restore()
-        assert rows_of(litestream.copy) == rows_of(path)
+        tables = rows_of(path)
+        assert rows_of(litestream.copy) == tables
+        if LONG:
+            count = sum(map(len, tables))
+            print(f"\n{count:,} rows compared; {written / SECONDS:,.0f} transactions/s")
+            for name, config in ("replicated()", Config.replicated()), ("()", Config()):
+                alone = await written_alone(path.with_name("alone.db"), config)
+                print(f"without Litestream, Config{name}: {alone / SECONDS:,.0f} transactions/s")
         assert (await examine(litestream.copy, full=True)).healthy
 
     async def test_what_litestream_keeps_in_the_file_is_no_drift(self, path: Path) -> None:

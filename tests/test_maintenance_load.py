@@ -48,7 +48,7 @@ IN_THE_GATE = (
     "doctor",
 )
 
-PROGRESS = re.compile(r"([a-z ]+(: \d+ %)?, \d+ s\n)*")
+PROGRESS = re.compile(r"([a-z, ]+(: \d+ %)?, \d+ s\n)*")
 """What a tool says on standard error, where that is no terminal, when it takes some seconds."""
 
 # Moves an amount between two tables in each transaction, and reads both; says on each line that it

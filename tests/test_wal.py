@@ -214,6 +214,24 @@ class TestTries:
         assert wal.patience == 2 * SHORTEST
         assert wal.is_long(1.0)
 
+    def test_where_a_longer_wait_was_enough_the_next_one_comes_later(self, tmp_path: Path) -> None:
+        """There is room for the tries that are left, and each costs those who write a wait."""
+        log = tmp_path / "db-wal"
+        wal = Wal(str(tmp_path / "db"), 1000)
+        tries, now = [], 0.0
+        for _ in range(4):
+            for size in range(0, 1000, 10):
+                log.write_bytes(b"x" * size)
+                now += 0.1
+                if wal.is_long(now):
+                    tries.append((size, wal.patience))
+                    if wal.patience >= 0.4:
+                        wal.emptied()
+                        break
+                    wal.in_use(now)
+            now += PAUSE
+        assert tries == [(510, 0.1), (620, 0.2), (730, 0.4), (710, 0.4), (710, 0.4), (710, 0.4)]
+
     def test_it_is_looked_at_five_hundred_times_a_second_at_most(self, tmp_path: Path) -> None:
         wal = Wal(str(tmp_path / "db"), 0)
         assert not wal.is_long(1.0)  # there is none

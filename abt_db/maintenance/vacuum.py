@@ -178,9 +178,10 @@ async def _told(db: Database, tell: Tell, total: int) -> AsyncIterator[None]:
         return sum(file.stat().st_size for file in beside if file.exists())
 
     async def look(before: int) -> None:
+        done = 0
         while True:
             await asyncio.sleep(LOOK)
-            done = _size_of_temporary() + max(0, written() - before)
+            done = max(done, _size_of_temporary() + written() - before)
             tell(min(done, total), total)
 
     looking = asyncio.create_task(look(written())) if Path("/proc/self/fd").is_dir() else None
