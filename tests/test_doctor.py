@@ -446,7 +446,19 @@ class TestDiagnosis:
 
     @pytest.mark.parametrize(
         ("version", "mode", "count"),
-        [("3.40.1", "wal", 1), ("3.51.2", "wal", 1), ("3.51.3", "wal", 0), ("3.40.1", "delete", 0)],
+        [
+            ("3.40.1", "wal", 1),
+            ("3.51.2", "wal", 1),
+            ("3.51.3", "wal", 0),
+            ("3.44.6", "wal", 0),
+            ("3.44.5", "wal", 1),
+            ("3.40.1", "delete", 0),
+            ("3.35.4", "delete", 2),
+            ("3.35.5", "delete", 1),
+            ("3.37.1", "wal", 2),
+            ("3.37.2", "wal", 1),
+            ("3.38.2", "delete", 1),
+        ],
     )
     def test_the_version_of_sqlite(self, version: str, mode: str, count: int) -> None:
         assert len(list(findings.of_the_version(version, mode))) == count

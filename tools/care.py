@@ -17,6 +17,9 @@ __all__ = ["find", "megabytes", "opened", "read_only"]
 PATIENT = 30.0
 """Seconds that a tool waits for those who use the database: they go first."""
 
+CARE = replace(CONFIG, slow_transaction=None)
+"""Work that takes long is what these commands are for: no warning of it."""
+
 JOURNAL_MODE = Query("journal_mode", "PRAGMA journal_mode", str)
 
 
@@ -31,7 +34,7 @@ def find(arguments: argparse.Namespace) -> Path:
 @asynccontextmanager
 async def read_only(arguments: argparse.Namespace) -> AsyncIterator[Database]:
     """The database of the command line, to be looked at."""
-    async with Database(find(arguments), config=CONFIG, read_only=True) as db:
+    async with Database(find(arguments), config=CARE, read_only=True) as db:
         yield db
 
 
@@ -41,7 +44,7 @@ async def opened(arguments: argparse.Namespace) -> AsyncIterator[Database]:
     async with read_only(arguments) as db:
         mode = await db.fetch_one(JOURNAL_MODE())
     config = replace(
-        CONFIG,
+        CARE,
         create=False,
         busy_timeout=PATIENT,
         journal_mode="wal" if mode == "wal" else "delete",

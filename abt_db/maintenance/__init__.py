@@ -10,6 +10,7 @@ processes    which processes read and write a database
 file         what the bytes of a file tell before SQLite is asked
 indexes      indexes that are not needed, and those that are missing
 damage       what of a damaged database can still be read
+faults       of SQLite's versions
 findings     what the figures say: findings, each with what to do
 diagnosis    the doctor, who asks for all of it
 examination  the same of a file that is not open here, without a trace

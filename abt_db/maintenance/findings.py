@@ -14,6 +14,7 @@ from enum import Enum
 from abt_db.config import Config
 
 from .damage import Damage
+from .faults import faults_of
 from .file import DatabaseFile
 from .indexes import Index, Plan, create_index
 from .metrics import Metrics, quoted, readable
@@ -88,17 +89,14 @@ def _recovering(path: str) -> str:
 
 
 def of_the_version(version: str, journal_mode: str) -> Iterator[Finding]:
-    """The faults of this SQLite that concern us."""
-    numbers = tuple(map(int, version.split(".")))
-    # https://www.sqlite.org/wal.html#walresetbug
-    if journal_mode == "wal" and (3, 7, 0) <= numbers < (3, 51, 3):
+    """The faults of this SQLite that can damage a database, or give wrong results."""
+    for fault in faults_of(version, wal=journal_mode == "wal"):
+        fixed = ".".join(map(str, fault.fixed))
         yield Finding(
             Severity.WARNING,
             "sqlite",
-            f"SQLite {version} can, very rarely, damage a WAL database when two connections write"
-            " or checkpoint at the same moment (the WAL-reset bug, fixed in 3.51.3). A Database has"
-            " one connection that does, so it takes a second process that writes",
-            "use a Python that is built with SQLite 3.51.3 or later",
+            f"SQLite {version} {fault.text} (fixed in {fixed})",
+            f"use a Python that is built with SQLite {fixed} or later",
         )
 
 
