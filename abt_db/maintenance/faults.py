@@ -54,6 +54,6 @@ def faults_of(version: str, *, wal: bool) -> Iterator[Fault]:
     """Yield those that a version has, in a WAL database or in another one."""
     number = tuple(map(int, version.split(".")))
     for fault in FAULTS:
-        if fault.since <= number < fault.fixed and number not in fault.fixed_also:
-            if wal or not fault.wal:
-                yield fault
+        concerned = wal or not fault.wal
+        if concerned and fault.since <= number < fault.fixed and number not in fault.fixed_also:
+            yield fault
