@@ -118,7 +118,7 @@ def _print(diagnosis: Diagnosis) -> None:
     figures = diagnosis.metrics
     print(colour(printable(diagnosis.path), "dim"))
     if figures is not None:
-        _print_figures(figures, diagnosis.check)
+        _print_figures(figures, diagnosis)
     others = [each for each in diagnosis.processes or () if each.pid != os.getpid()]
     if others:
         print("open in " + ", ".join(map(_who, others)))
@@ -146,15 +146,17 @@ def _print(diagnosis: Diagnosis) -> None:
     print(colour(told or "nothing is wrong", None if told else "green"))
 
 
-def _print_figures(figures: Metrics, check: str) -> None:
+def _print_figures(figures: Metrics, diagnosis: Diagnosis) -> None:
+    (settings, *_) = diagnosis.settings.values()
     print(
         f"{readable(figures.size)} in {figures.pages:,} pages of {figures.page_size:,} bytes,"
         f" {readable(figures.free_size)} of them free; log {readable(figures.log_size)};"
         f" {readable(figures.disk_free or 0)} left on the disk"
     )
     print(
-        f"SQLite {figures.sqlite_version}, journal mode {figures.journal_mode};"
-        f" {check} check passed"
+        f"SQLite {figures.sqlite_version}, journal mode {figures.journal_mode}, auto_vacuum"
+        f" {('none', 'full', 'incremental')[settings['auto_vacuum']]}; {diagnosis.check} check"
+        " passed"
     )
 
 

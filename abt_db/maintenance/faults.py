@@ -19,6 +19,8 @@ class Fault:
     fixed: tuple[int, ...]
     text: str
     """What such a version can do."""
+    more: str = ""
+    """What there is to say beside that."""
     fixed_also: tuple[tuple[int, ...], ...] = ()
     """Older versions that have the correction as well."""
     wal: bool = False
@@ -31,8 +33,8 @@ FAULTS = (
         (3, 7, 0),
         (3, 51, 3),
         "can, very rarely, damage a WAL database when two connections write or checkpoint at the"
-        " same moment: the WAL-reset bug. A Database has one connection that does, so it takes a"
-        " second process that writes",
+        " same moment",
+        more="; a Database has one connection that does, so it takes a second process that writes",
         fixed_also=((3, 44, 6), (3, 50, 7)),
         wal=True,
     ),

@@ -95,7 +95,7 @@ def of_the_version(version: str, journal_mode: str) -> Iterator[Finding]:
         yield Finding(
             Severity.WARNING,
             "sqlite",
-            f"SQLite {version} {fault.text} (fixed in {fixed})",
+            f"SQLite {version} {fault.text} (fixed in {fixed}){fault.more}",
             f"use a Python that is built with SQLite {fixed} or later",
         )
 
