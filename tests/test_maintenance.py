@@ -117,13 +117,18 @@ class TestBackup:
                 await db.execute_batch([move(n=number, id=number) for move in MOVE[:2]])
                 done += 1
 
+        def let_others_write(_copied: int, _total: int) -> None:
+            seen, limit = done, monotonic() + SOON
+            while done == seen:
+                assert monotonic() < limit
+                sleep(0.0001)
+
         async with Database(app) as db:
             writers = [asyncio.create_task(write(number)) for number in range(1, 9)]
             began, seen = monotonic(), -1
             for turn in range(50 if LONG else 5):
                 before, target = done, tmp_path / f"{turn}.db"
-                made = await backup(app, folder, keep=2)
-                assert done > before
+                made = await backup(app, folder, keep=2, tell=let_others_write)
                 during += done - before
                 await restore(made.path, target)
                 assert await asyncio.to_thread(whole, target)

@@ -12,10 +12,10 @@ import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import pytest
-from engine import ADD, COUNT, SOON, Driver, Holder, LockingProcess, items, until
+from engine import ADD, COUNT, COUNT_TABLES, SOON, Driver, Holder, LockingProcess, items, until
 
 from abt_db import Query
 from abt_db.events import Checkpointed
@@ -24,6 +24,7 @@ from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 MIB = 1024 * 1024
 LIMIT = 4 * MIB
 FILL = Query("fill", "INSERT INTO items (name) VALUES (hex(randomblob(4000)))")  # two pages or so
+SMALL = Query("small", "INSERT INTO items (name) VALUES (hex(randomblob(1000)))")
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 WRITES = 200_000 if LONG else 1_000
 READ = "SELECT count(*) FROM sqlite_schema"
@@ -74,6 +75,43 @@ class TestLimit:
                 f" a write took {p50:.1f} ms, p99 {p99:.1f} ms, {slowest:.0f} ms at most"
             )
         assert (largest < LIMIT) == (limit == LIMIT), largest
+
+    @pytest.mark.skipif(not LONG, reason="it is measured where ABT_DB_LONG is set")
+    @pytest.mark.parametrize("held", [0.0, 0.02, 0.1, 0.25])
+    @pytest.mark.parametrize("limit", [0, 64 * MIB], ids=["switched off", "64 MiB"])
+    async def test_what_it_costs_at_full_speed(self, path: Path, limit: int, held: float) -> None:
+        """Who writes waits as long as readers read: a part of the time that grows with that."""
+        times: list[float] = []
+        tries: list[Checkpointed] = []
+        largest, end = 0, monotonic() + 5
+
+        async def read() -> None:
+            while held and monotonic() < end:
+                async with db.snapshot() as snapshot:
+                    await snapshot.fetch_one(COUNT_TABLES())
+                    await asyncio.sleep(held * random.uniform(0.5, 1.5))
+
+        async def write() -> None:
+            nonlocal largest
+            while monotonic() < end:
+                began = perf_counter()
+                await db.execute(SMALL())
+                times.append(perf_counter() - began)
+                if not len(times) % 100:
+                    largest = max(largest, log_of(path))
+
+        async with items(path, readers=4, wal_limit=limit) as db:
+            db.add_listener(tries.append, Checkpointed)
+            await asyncio.gather(*(read() for _ in range(4)), *(write() for _ in range(20)))
+        waited = sum(each.seconds for each in tries if each.mode == "truncate")
+        times.sort()
+        p50, p99, p999 = (1000 * times[int(len(times) * x)] for x in (0.5, 0.99, 0.999))
+        print(
+            f"\n{limit // MIB} MiB, readers of {held} s: {len(times) / 5:,.0f} writes/s,"
+            f" {p50:.2f} ms, p99 {p99:.2f} ms, p99.9 {p999:.0f} ms; the log {largest // MIB} MiB at"
+            f" most; {waited / 5:.0%} of the time in waits for readers"
+        )
+        assert not limit or largest < limit
 
     async def test_a_transaction_that_is_larger_than_it(self, path: Path) -> None:
         async with items(path, wal_limit=LIMIT) as db:
