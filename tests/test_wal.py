@@ -24,7 +24,8 @@ from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 MIB = 1024 * 1024
 LIMIT = 4 * MIB
 FILL = Query("fill", "INSERT INTO items (name) VALUES (hex(randomblob(4000)))")  # two pages or so
-SMALL = Query("small", "INSERT INTO items (name) VALUES (hex(randomblob(1000)))")
+PAGES = Query("pages", "CREATE TABLE pages (content)")
+ADD_HALF_A_PAGE = Query("half a page", "INSERT INTO pages VALUES (zeroblob(2000))")
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 WRITES = 200_000 if LONG else 1_000
 READ = "SELECT count(*) FROM sqlite_schema"
@@ -95,12 +96,13 @@ class TestLimit:
             nonlocal largest
             while monotonic() < end:
                 began = perf_counter()
-                await db.execute(SMALL())
+                await db.execute(ADD_HALF_A_PAGE())
                 times.append(perf_counter() - began)
                 if not len(times) % 100:
                     largest = max(largest, log_of(path))
 
         async with items(path, readers=4, wal_limit=limit) as db:
+            await db.execute(PAGES())
             db.add_listener(tries.append, Checkpointed)
             await asyncio.gather(*(read() for _ in range(4)), *(write() for _ in range(20)))
         waited = sum(each.seconds for each in tries if each.mode == "truncate")
