@@ -25,7 +25,7 @@ MIB = 1024 * 1024
 LIMIT = 4 * MIB
 FILL = Query("fill", "INSERT INTO items (name) VALUES (hex(randomblob(4000)))")  # two pages or so
 PAGES = Query("pages", "CREATE TABLE pages (content)")
-ADD_HALF_A_PAGE = Query("half a page", "INSERT INTO pages VALUES (zeroblob(2000))")
+ADD_PAGES = Query("add pages", "INSERT INTO pages VALUES (zeroblob(4096 * :count))")
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 WRITES = 200_000 if LONG else 1_000
 READ = "SELECT count(*) FROM sqlite_schema"
@@ -56,11 +56,12 @@ class TestLimit:
             nonlocal largest
             for _ in left:
                 began = perf_counter()
-                await db.execute(FILL())
+                await db.execute(ADD_PAGES(count=2))
                 times.append(perf_counter() - began)
                 largest = max(largest, log_of(path))
 
         async with items(path, readers=3, wal_limit=limit) as db:
+            await db.execute(PAGES())
             async with asyncio.TaskGroup() as readers:
                 for _ in range(3):
                     readers.create_task(read())
@@ -96,7 +97,7 @@ class TestLimit:
             nonlocal largest
             while monotonic() < end:
                 began = perf_counter()
-                await db.execute(ADD_HALF_A_PAGE())
+                await db.execute(ADD_PAGES(count=1))
                 times.append(perf_counter() - began)
                 if not len(times) % 100:
                     largest = max(largest, log_of(path))
