@@ -11,6 +11,9 @@ from abt_db.migrations import Progress
 
 __all__ = ["Meter"]
 
+INTERVAL = 1.0
+"""Seconds between two lines."""
+
 _CLEAR = "\r\x1b[K"
 """Empties the line of a terminal."""
 
@@ -48,7 +51,7 @@ class Meter:
     async def _show(self) -> None:
         shown: Progress | None = None
         while True:
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(INTERVAL)
             latest = self._latest
             # On a terminal the line is written over each second, elsewhere once for each change.
             if latest is None or (latest == shown and not self._terminal):
