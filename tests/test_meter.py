@@ -18,12 +18,12 @@ class TestMeter:
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("abt_db.tools.meter.INTERVAL", 0.001)
 
-    async def said(self, capsys: pytest.CaptureFixture[str]) -> str:
+    async def said(self, capfd: pytest.CaptureFixture[str]) -> str:
         meter, said = Meter(), ""
 
         def shows(text: str) -> bool:
             nonlocal said
-            said += capsys.readouterr().err
+            said += capfd.readouterr().err
             return text in said
 
         async with meter:
@@ -31,23 +31,23 @@ class TestMeter:
             await until(lambda: shows("vacuum, 0 s"))
             tell(1, 4)
             await until(lambda: shows("vacuum: 25 %, 0 s"))
-        return said + capsys.readouterr().err
+        return said + capfd.readouterr().err
 
     async def test_on_a_terminal(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-        _, *lines = (await self.said(capsys)).split("\r\x1b[K")
+        _, *lines = (await self.said(capfd)).split("\r\x1b[K")
         assert lines[0] == "vacuum, 0 s" and lines[-2:] == ["vacuum: 25 %, 0 s", ""]
 
-    async def test_elsewhere(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert await self.said(capsys) == "vacuum, 0 s\nvacuum: 25 %, 0 s\n"
+    async def test_elsewhere(self, capfd: pytest.CaptureFixture[str]) -> None:
+        assert await self.said(capfd) == "vacuum, 0 s\nvacuum: 25 %, 0 s\n"
 
     async def test_short_work(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+        self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("abt_db.tools.meter.INTERVAL", 1.0)
         meter = Meter()
         async with meter:
             meter.telling("vacuum")(4, 4)
-        assert capsys.readouterr().err == ""
+        assert capfd.readouterr().err == ""
