@@ -175,32 +175,44 @@ async def _told(db: Database, tell: Tell, total: int) -> AsyncIterator[None]:
     beside = [Path(f"{os.path.realpath(db.path)}-{kind}") for kind in ("wal", "journal")]
 
     def written() -> int:
-        return sum(file.stat().st_size for file in beside if file.exists())
+        return max(map(_size_of, _temporary_files()), default=0) + sum(map(_size_of, beside))
 
     async def look(before: int) -> None:
         done = 0
         while True:
             await asyncio.sleep(LOOK)
-            done = max(done, _size_of_temporary() + written() - before)
+            done = max(done, written() - before)
             tell(min(done, total), total)
 
-    looking = asyncio.create_task(look(written())) if Path("/proc/self/fd").is_dir() else None
+    if not _OPEN_FILES.is_dir():
+        yield
+        return
+    looking = asyncio.create_task(look(written()))
     try:
         yield
     finally:
-        if looking is not None:
-            looking.cancel()
-            await asyncio.wait([looking])
+        looking.cancel()
+        await asyncio.wait([looking])
+        if not looking.cancelled():
+            looking.result()  # raises what `tell` has raised
 
 
-def _size_of_temporary() -> int:
-    """The size of the largest temporary file that SQLite has open in this process."""
-    sizes = [0]
-    for link in Path("/proc/self/fd").iterdir():
-        with suppress(OSError):  # it has been closed
+_OPEN_FILES = Path("/proc/self/fd")
+
+
+def _temporary_files() -> Iterator[Path]:
+    """The temporary files that SQLite has open in this process."""
+    for link in _OPEN_FILES.iterdir():
+        with suppress(FileNotFoundError):  # it has been closed
             if "/etilqs_" in str(link.readlink()):
-                sizes.append(link.stat().st_size)
-    return max(sizes)
+                yield link
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _temporary() -> Path:
