@@ -80,7 +80,7 @@ async def _copied(
         with explained(f"copying {source} to {file}"), part_of(file) as part:
             check_room(file.parent, length_of(Path(source)), f"a copy of {source}")
             copy(source, part, tell, look)
-            check_file(part, look)
+            check_file(part, source, look)
             size = part.stat().st_size
             look()
             put_in_place(part, file)
@@ -129,10 +129,11 @@ def _opened(source: str) -> sqlite3.Connection:
     return sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
 
 
-def check_file(file: Path, look: Look) -> None:
-    """Raise `CorruptError` if a file that nobody has open is not a whole database."""
+def check_file(file: Path, source: str | Path, look: Look) -> None:
+    """Raise `CorruptError` if a file that nobody has open, a copy of `source`, is not a whole
+    database."""
     if file.stat().st_size == 0:
-        raise CorruptError(f"{file} is empty, and no database", code=sqlite3.SQLITE_NOTADB)
+        raise CorruptError(f"{source} is empty, and no database", code=sqlite3.SQLITE_NOTADB)
     name = f"{uri(str(file), Config(), 'follower')}&immutable=1"
     with closing(sqlite3.connect(name, uri=True)) as db:
         db.set_progress_handler(look, STEPS)
@@ -140,7 +141,7 @@ def check_file(file: Path, look: Look) -> None:
     if problems != ["ok"]:
         first = problems[0].splitlines()[-1]  # the line before it names the database
         raise CorruptError(
-            f"{file} is damaged: {first}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
+            f"{source} is damaged: {first}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
         )
 
 

@@ -788,6 +788,38 @@ class TestCommands:
         assert found.pop("seconds") > 0
         assert (code, found) == (1, {"problems": [], "dangling": {"c": 1}, "full": False})
 
+    @pytest.mark.parametrize(
+        ("command", "code"),
+        [
+            ("vacuum", 1),
+            ("vacuum --make-incremental", 1),
+            ("vacuum --into {}/into.db", 1),
+            ("backup {}", 1),
+            ("backup {} --compress gzip", 1),
+            ("optimize --reindex", 1),
+            ("integrity", 1),
+            ("integrity --full", 1),
+            ("checkpoint --mode truncate", 0),
+        ],
+    )
+    def test_a_damaged_database_is_not_made_worse(
+        self,
+        app: Path,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+        code: int,
+    ) -> None:
+        damage(app)
+        before = app.read_bytes()
+        name, *rest = command.format(tmp_path).split()
+        assert main([name, "--db", str(app), *rest]) == code
+        told = capsys.readouterr()
+        said = told.out if name == "integrity" else told.err
+        assert not code or "malformed" in said or f"{app} is damaged: " in said
+        assert app.read_bytes() == before
+        assert names(tmp_path) == ["app.db"]
+
     def test_the_journal_mode_of_a_database_is_left_as_it_is(
         self, app: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from abt_db.maintenance import check
+from abt_db.maintenance import check, command
 from abt_db.tools.care import read_only
 from abt_db.tools.cli import run_tool
 from abt_db.tools.meter import Meter
@@ -32,6 +32,8 @@ async def run(arguments: argparse.Namespace) -> int:
         return int(not health.whole)
     for problem in health.problems:
         print(colour(problem, "red"))
+    if health.problems:
+        print(f"what can be saved, and how: {command('doctor', arguments.db)}")
     for table, rows in health.dangling.items():
         print(colour(f"{rows:,} rows of {table} refer to rows that are not there", "red"))
     if health.whole:

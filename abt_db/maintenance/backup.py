@@ -92,7 +92,7 @@ async def backup(
             check_room(folder, room, f"a backup of {source.name}")
             stages = 3 if compression else 1
             copy_pages(str(source), part, lambda done, total: tell(done, stages * total), look)
-            check_file(part, look)
+            check_file(part, source, look)
             size = part.stat().st_size
             look()
             if compression is None:

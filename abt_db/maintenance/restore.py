@@ -75,7 +75,7 @@ async def restore(
                 _unpack(source, part, tell, look)
             else:
                 copy_pages(str(source), part, tell, look)
-            check_file(part, look)
+            check_file(part, source, look)
             size = part.stat().st_size
             look()
             with _for_itself(file):
