@@ -1,6 +1,7 @@
 """The commands that look after a database, on one that another process reads and writes all along.
 
-With ABT_DB_LONG=1 the database has a gigabyte, and `pytest -s` shows what the others notice of it.
+``ABT_DB_LONG=1 pytest -s tests/test_maintenance_load.py`` has a database of more than a gigabyte all
+along, and shows what the others notice of each command; seven minutes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import pytest
 from engine import script
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
-ROWS = 500_000 if LONG else 2_000
+ROWS = 650_000 if LONG else 2_000
 PHASE = 10.0 if LONG else 0.1
 """Seconds of load before and after the command."""
 
