@@ -32,9 +32,8 @@ class Wal:
     From half of its limit on it should be. Each try that was in vain is followed, a tenth of the
     limit later, by one that waits twice as long for readers, so that there are five below the
     limit; then by a pause, for who reads on that long may do so for ever. The wait that was enough
-    is kept: it ends as soon as the readers do. Fewer tries are left then, so the log may become
-    longer before the first of them: all that writes stands still in a wait, and it is no shorter
-    where the log is.
+    is kept: it ends as soon as the readers do. Fewer tries are left then, so the first comes later:
+    all that writes stands still in it, for as long as readers read, however long the log is.
     """
 
     __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
