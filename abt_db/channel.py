@@ -230,8 +230,8 @@ class Channel(Session):
     def checkpoint(self, mode: str, wait: float = SQLITE_BUSY_TIMEOUT) -> Checkpointed:
         """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
 
-        Waits `wait` seconds for those who are in the way. Only on the writer, and outside a
-        transaction.
+        Waits `wait` seconds for those who read or write, and not for another connection's
+        checkpoint: it is `busy` then, with -1 pages. Only on the writer, and outside a transaction.
         """
         began = monotonic()
         # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
@@ -241,7 +241,8 @@ class Channel(Session):
         try:
             while True:
                 [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
-                if not busy or monotonic() - began >= wait or self.deadline.passed():
+                elsewhere = pages < 0
+                if not busy or elsewhere or monotonic() - began >= wait or self.deadline.passed():
                     break
         finally:
             self.control(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}")
@@ -261,6 +262,8 @@ class Channel(Session):
             self._suspect = True
             wal.in_use(monotonic())
             return
+        if done.busy and done.pages < 0:
+            return  # another connection does it just now
         if done.busy:
             wal.in_use(monotonic())
         elif mode == "truncate":

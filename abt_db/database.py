@@ -468,9 +468,9 @@ class Database:
         SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
         (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
         ``"passive"`` waits for nobody; the others wait `wait` seconds for readers, while nobody can
-        write; ``"truncate"`` leaves the log empty.
-        Readers that go on longer are no error: the result says that the checkpoint was `busy`, how
-        much it has `moved`, and who the `readers` are.
+        write, and for another connection's checkpoint; ``"truncate"`` leaves the log empty.
+        Who is in the way for longer is no error: the result says that the checkpoint was `busy`,
+        how much it has `moved`, and who the `readers` are.
         """
         if mode not in CHECKPOINTS:
             raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")

@@ -86,10 +86,10 @@ class Checkpointed:
     busy: bool
     """Whether somebody was in the way, so that pages are left to be moved."""
     pages: int
-    """In the log; -1 without one."""
+    """In the log; -1 without one, and where another connection makes a checkpoint just now."""
     moved: int
     readers: tuple[str, ...] = ()
-    """If it was busy, who reads what can't be moved, as far as that can be told."""
+    """If it was busy, who is in the way, as far as that can be told."""
 
 
 Event = Ran | Committed | Transacted | Waited | Checkpointed

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
+from .busy import LONGEST_PAUSE
 from .channel import Channel
 from .config import Config
 from .connection import Connect, Connection
@@ -234,12 +235,20 @@ class Pool:
     async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
         """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
         lease = await self.lend_writer(f"checkpoint {mode}")
+        began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
         try:
-            done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+            while True:
+                done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+                # For another connection's checkpoint SQLite does not wait.
+                if not (done.busy and done.pages < 0) or limit.passed():
+                    break
+                await asyncio.sleep(LONGEST_PAUSE)
         finally:
             lease.give_back()
+        done = replace(done, seconds=monotonic() - began)
         if done.busy:
-            done = replace(done, readers=(*self._in_the_way(0.0).values(),) or ("somebody",))
+            readers = self._in_the_way(0.0).values() if done.pages >= 0 else ["another checkpoint"]
+            done = replace(done, readers=(*readers,) or ("somebody",))
         self.listeners.tell(done)
         return done
 

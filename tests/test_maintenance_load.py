@@ -1,7 +1,7 @@
 """The commands that look after a database, on one that another process reads and writes all along.
 
-``ABT_DB_LONG=1 pytest -s tests/test_maintenance_load.py`` has a database of more than a gigabyte all
-along, and shows what the others notice of each command; seven minutes.
+``ABT_DB_LONG=1 pytest -s tests/test_maintenance_load.py`` has a database of more than a gigabyte,
+and shows what the others notice of each command; seven minutes.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ import logging
 import os
 import random
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from time import monotonic, perf_counter
 
@@ -33,6 +36,20 @@ READ = "SELECT count(*) FROM sqlite_schema"
 
 def log_of(path: Path) -> int:
     return path.with_name("app.db-wal").stat().st_size
+
+
+@contextmanager
+def held_from_checkpoints(path: Path) -> Iterator[None]:
+    """A block in which another process holds the lock of those who make a checkpoint."""
+    code = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b'); fcntl.lockf(file, fcntl.LOCK_EX, 1,"
+        " 121); print('locked', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, f"{path}-shm"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"locked\n"
+        yield
+        process.communicate()
 
 
 class TestLimit:
@@ -185,6 +202,35 @@ class TestInTheWay:
                 await db.execute(ADD(name="c"))  # the writer is not held up
             assert processes_reading(db.path) == []
             assert not (await db.checkpoint("truncate")).busy
+
+    async def test_another_checkpoint_is_waited_for_and_holds_up_nobody_who_writes(
+        self, path: Path
+    ) -> None:
+        """SQLite itself does not wait for one, but says at once that it is busy."""
+        driver, tries = Driver(), 0
+
+        def count(step: str) -> None:
+            nonlocal tries
+            tries += step.startswith("PRAGMA wal_checkpoint")
+
+        async with items(path, "a", wal_limit=LIMIT, connect=driver.connect) as db:
+            told: list[Checkpointed] = []
+            db.add_listener(told.append, Checkpointed)
+            with held_from_checkpoints(path):
+                driver.hook = count
+                done = await db.checkpoint("truncate", wait=0.1)
+                assert (done.busy, done.pages, done.readers) == (True, -1, ("another checkpoint",))
+                assert 2 <= tries <= 11
+                assert (await db.checkpoint("passive")).busy
+                began = monotonic()
+                for _ in range(400):
+                    await db.execute(FILL())
+                assert log_of(path) > LIMIT and len(told) == 2
+                assert monotonic() - began < SOON
+                waiting = asyncio.create_task(db.checkpoint("truncate", wait=SOON))
+                await until(lambda: db.stats()["writer"]["busy"])
+            assert not (await waiting).busy
+            assert log_of(path) == 0
 
     async def test_nobody_can_be_named_without_a_log(self, path: Path) -> None:
         async with items(path, journal_mode="delete") as db:

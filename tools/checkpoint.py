@@ -39,17 +39,17 @@ async def run(arguments: argparse.Namespace) -> int:
         done = await db.checkpoint(arguments.mode, wait=arguments.wait)
     if arguments.json:
         print_json(done)
-    elif done.pages < 0:
+    elif done.pages < 0 and not done.busy:
         print(f"{arguments.db} has no write-ahead log")
     elif done.pages == 0:
         print(f"{arguments.db}: the write-ahead log is empty")
-    else:
+    elif done.pages > 0:
         print(
             f"{arguments.db}: {done.moved:,} of the {done.pages:,} pages in the write-ahead log are"
             f" in the database now, after {done.seconds:.3f} s"
         )
-        if done.busy:
-            print(f"in the way: {'; '.join(done.readers)}")
+    if done.busy and not arguments.json:
+        print(f"{arguments.db}: in the way: {'; '.join(done.readers)}")
     return int(done.busy)
 
 
