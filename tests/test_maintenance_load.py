@@ -179,8 +179,10 @@ def test_whoever_works_with_the_database_goes_on_without_an_error(
                 if left.suffix == ".db":
                     assert ask(left, SUMS) == [(0,)]
                 left.unlink()
-        refused = run(path, f"restore {made}")
-        assert refused.returncode == 1 and f"is in use (process {process.pid})" in refused.stderr
+        if LONG:
+            refused = run(path, f"restore {made}")
+            assert refused.returncode == 1
+            assert f"is in use (process {process.pid})" in refused.stderr
     assert ask(path, SUMS) == [(0,)]
     assert ask(path, "PRAGMA integrity_check") == [("ok",)]
 
