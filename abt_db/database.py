@@ -240,7 +240,8 @@ class Database:
         """Run one statement for each of `rows`, mappings or dataclass instances: all or none.
 
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
-        thread, inside the transaction.
+        thread, inside the transaction. Where it comes to the same, as for an
+        ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
         """
         return await self._opened().write(
             query, Session.execute_many, (query, rows), timeout, priority

@@ -207,7 +207,7 @@ def _rows(
         yield {
             "build_id": build_id,
             "sequence_number": number,
-            "level": level.value,
+            "level": str(level),
             "timestamp": line.at,
             "message": line.message,
             "source": source,
