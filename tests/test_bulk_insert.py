@@ -28,7 +28,7 @@ TRIGGER = """
         SELECT RAISE(IGNORE) WHERE NEW.name = 'unseen';
     END
 """
-ALL = Query("things.all", "SELECT * FROM things ORDER BY id")
+ALL = Query("things.all", "SELECT *, typeof(size) FROM things ORDER BY id")
 ALL_SEEN = Query("seen.all", "SELECT * FROM seen ORDER BY rowid")
 CLEAR = [Query("t.clear", "DELETE FROM things")(), Query("s.clear", "DELETE FROM seen")()]
 RESTART = Query("things.restart", "UPDATE sqlite_sequence SET seq = 0")
@@ -50,19 +50,23 @@ COUNTS = [0, 1, 7, 8, 9, 63, 64, 65, 80, 255, 256, 257, 600]
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    size: int
+    size: int | str | bytes | float | None
     name: str
 
 
-def row(kind: int, name: str, size: int | None) -> object:
+def row(kind: int, name: str, size: Any) -> object:
     """The same row in different forms."""
     if kind == 1:
         return {"size": size, "name": name}
-    return Thing(size, name) if kind == 2 else {"name": name, "size": size}  # type: ignore[arg-type]
+    return Thing(size, name) if kind == 2 else {"name": name, "size": size}
 
 
 names = st.one_of(st.integers(0, 400).map(str), st.sampled_from(["bad", "unseen", "é", "\0"]))
-sizes = st.one_of(st.integers(0, 9), st.integers(0, 2000).map(lambda n: n or None))
+sizes = st.one_of(
+    st.integers(0, 9),
+    st.sampled_from(["7", "07.0", "x", b"7", 7.0, 7.5, -0.0, 2**62]),
+    st.integers(0, 2000).map(lambda n: n or None),
+)
 rows = st.lists(st.builds(row, st.integers(0, 2), names, sizes), max_size=200, unique_by=str)
 
 
@@ -109,7 +113,7 @@ class TestTogether:
             await db.execute(Query("create", CREATE)())
             given = [{"name": str(n), "size": n} for n in range(count)]
             assert await db.execute_many(ADD, iter(given)) == count
-            expected = [(n + 1, str(n), n, "none") for n in range(count)]
+            expected = [(n + 1, str(n), n, "none", "integer") for n in range(count)]
             assert await db.fetch_all(ALL()) == expected
 
     @pytest.mark.parametrize("place", [0, 5, 63, 64, 99, 255, 256, 299])
