@@ -11,6 +11,7 @@ Where things are, each building on those above it:
     filelocks    the locks on a file, as Linux lists them
     stats        counters
     rows         a dataclass type -> a function from rows to objects
+    outline      what can be known of a statement from its text alone
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
