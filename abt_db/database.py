@@ -21,6 +21,7 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -267,7 +268,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(name_of(function), _called, (function, args, kwargs))
+        return await self._opened().write(name_of(function), partial(function, **kwargs), args)
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -556,10 +557,12 @@ class Database:
         name, pool = self._name, self._pool
         if pool is None:
             return f"<Database {name}: closed>"
-        writer, readers = pool.writer, pool.readers
-        state = "read-only" if writer is None else "writer busy" if writer.busy else "writer idle"
+        writer, readers = pool.writer, pool.readers.seats
+        state = "read-only"
+        if writer is not None:
+            state = "writer busy" if writer.seats.busy else "writer idle"
         return (
-            f"<Database {name}: {state}, readers {readers.busy}/{readers.size},"
+            f"<Database {name}: {state}, readers {readers.busy}/{len(readers)},"
             f" {pool.waiting} waiting>"
         )
 
@@ -624,15 +627,6 @@ if hasattr(os, "register_at_fork"):
 def _forgotten(name: str, pool: Pool) -> None:
     warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
     pool.abandon()
-
-
-def _called(
-    channel: Channel,
-    function: Callable[..., T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> T:
-    return function(channel, *args, **kwargs)
 
 
 def _in_snapshot(

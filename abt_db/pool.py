@@ -27,8 +27,9 @@ from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
 from .stats import Account, Costs, QueryStats
+from .waits import Waits
 from .wal import processes_reading
-from .work import Job, Lease, Waits
+from .work import Job, Lease
 
 __all__ = ["Pool"]
 
@@ -274,7 +275,7 @@ class Pool:
 
     def _in_the_way(self, age: float) -> dict[object, str]:
         """Those who have been reading for so many seconds, and other processes that read."""
-        holdings = [holding for holding in self.readers.holdings() if holding.age >= age]
+        holdings = [holding for holding in self.readers.seats.holdings() if holding.age >= age]
         holdings.sort(key=lambda holding: -holding.age)
         found: dict[object, str] = {
             str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
@@ -294,7 +295,7 @@ class Pool:
 
     def _is_crowded(self) -> bool:
         """Whether more than one connection is at work; asked by their threads."""
-        return sum(lane.busy for lane in self._lanes()) > 1
+        return sum(lane.seats.busy for lane in self._lanes()) > 1
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """What was counted of each query, on all connections."""
@@ -305,11 +306,11 @@ class Pool:
 
     def transactions(self) -> list[dict[str, Any]]:
         """What is lent, as plain dicts, see `Holding`; the oldest first."""
-        held = [lease.holding() for lane in self._lanes() for lease in lane.leases()]
+        held = [lease.holding() for lane in self._lanes() for lease in lane.seats.leases()]
         return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
 
     def _writing(self) -> Holding | None:
-        return None if self.writer is None else self.writer.writing()
+        return None if self.writer is None else self.writer.seats.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
         return ReadOnlyError(

@@ -42,7 +42,8 @@ from abt_db import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from abt_db.work import AGEING, Queue, Work
+from abt_db.queue import AGEING, Queue
+from abt_db.work import Work
 
 
 @dataclass(eq=False)
