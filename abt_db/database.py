@@ -27,7 +27,7 @@ from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .bulk import BatchReport, Operation, run_operations
-from .channel import CHECKPOINTS, Channel
+from .channel import Channel
 from .config import Config
 from .connection import Connect
 from .deadline import finish
@@ -293,8 +293,6 @@ class Database:
         of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds of
         the lease's ttl: no renewal gets through while it holds the writer.
         """
-        if mode not in ("immediate", "exclusive"):
-            raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
         pool = self._opened()
         return Transaction(
             pool,
@@ -364,15 +362,11 @@ class Database:
         far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
         are raised in the same way, with a note of the counts.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-        if on_error not in ("stop", "continue"):
-            raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
         return await run_operations(
             self._opened(),
             operations,
-            size=batch_size,
-            stops=on_error == "stop",
+            batch_size=batch_size,
+            on_error=on_error,
             timeout=timeout,
             priority=priority,
             progress=progress,
@@ -392,11 +386,7 @@ class Database:
         database as it was at its beginning.
         """
         if statement.query.writes:
-            raise QueryError(
-                f"query {statement.query.name!r} writes; a stream only reads",
-                query=statement.query.name,
-                sql=statement.query.sql,
-            )
+            raise _writes(statement.query, "a stream only reads")
         snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
@@ -415,11 +405,7 @@ class Database:
         the database is closed.
         """
         if statement.query.writes:
-            raise QueryError(
-                f"query {statement.query.name!r} writes; only what reads can be watched",
-                query=statement.query.name,
-                sql=statement.query.sql,
-            )
+            raise _writes(statement.query, "only what reads can be watched")
         pool = self._opened()
         if self._watching is None:
             self._watching = Watching(pool)
@@ -473,10 +459,6 @@ class Database:
         Readers that go on longer are no error: the result says that the checkpoint was `busy`, how
         much it has `moved`, and who the `readers` are.
         """
-        if mode not in CHECKPOINTS:
-            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
-        if not wait >= 0:
-            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
         return await self._opened().checkpoint(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
@@ -627,6 +609,10 @@ if hasattr(os, "register_at_fork"):
 def _forgotten(name: str, pool: Pool) -> None:
     warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
     pool.abandon()
+
+
+def _writes(query: Query[Any], problem: str) -> QueryError:
+    return QueryError(f"query {query.name!r} writes; {problem}", query=query.name, sql=query.sql)
 
 
 def _in_snapshot(

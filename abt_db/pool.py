@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from .channel import Channel
+from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
@@ -234,6 +234,10 @@ class Pool:
 
     async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
         """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
+        if mode not in CHECKPOINTS:
+            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
+        if not wait >= 0:
+            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
         lease = await self.lend_writer(f"checkpoint {mode}")
         try:
             done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
