@@ -28,7 +28,7 @@ from abt_db.migrations import (
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CONFIG, CliError, run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import age, colour, print_json, print_table
+from abt_db.tools.output import age, colour, counted, print_json, print_table
 
 OWN = "abt_db.schema"
 _LEVELS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
@@ -194,7 +194,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
             _print_finding(finding)
         for sql in step.statements:
             print("    " + sql.replace("\n", "\n    "))
-    print(f"{len(plan.steps)} steps; they need SQLite {plan.minimum_sqlite}")
+    print(f"{counted(len(plan.steps), 'step')}, for SQLite {plan.minimum_sqlite} and later")
     return int(bool(plan.errors))
 
 
@@ -258,7 +258,8 @@ async def _validate(arguments: argparse.Namespace) -> int:
     else:
         for finding in validation.findings:
             _print_finding(finding, "")
-        print(f"{len(validation.trials)} migrations, {len(validation.findings)} findings")
+        tried, found = len(validation.trials), len(validation.findings)
+        print(f"{counted(tried, 'migration')}, {counted(found, 'finding')}")
     return int(not validation.valid)
 
 
@@ -298,8 +299,8 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
         if seeded.problem:
             print(f"{seeded.table} got only {seeded.rows} made-up rows: {seeded.problem}")
     print(
-        f"{len(report.steps)} steps on a copy of {report.bytes_copied:,} bytes; they need SQLite"
-        f" {report.minimum_sqlite}; {len(report.applied)} applied"
+        f"{counted(len(report.steps), 'step')}, for SQLite {report.minimum_sqlite} and later, on a"
+        f" copy of {report.bytes_copied:,} bytes; {len(report.applied)} applied"
     )
     return int(not report.passed)
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from abt_db.builds import Pruned
 from abt_db.tools.cli import open_store, run_tool
-from abt_db.tools.output import print_json
+from abt_db.tools.output import counted, print_json
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -53,7 +53,7 @@ async def run(arguments: argparse.Namespace) -> int:
         print_json(pruned)
     else:
         verb = "would remove" if arguments.dry_run else "removed"
-        print(f"{verb} {pruned.lines:,} lines of {pruned.builds:,} builds")
+        print(f"{verb} {counted(pruned.lines, 'line')} of {counted(pruned.builds, 'build')}")
     return 0
 
 
