@@ -12,8 +12,8 @@ by a plain call, so it can be cancelled anywhere, however often; and where there
 clean up, the seat's task, which nobody cancels, rolls back, resets or replaces the connection
 before it serves again (invariants 7, 11, 13).
 
-Who is next is decided in `queue.py`; how seats are made and given up is in `seats.py`, how one looks
-after its connection in `seat.py`, what is done in a hop in `batch.py`.
+Who is next is decided in `queue.py`. How seats are made and given up is in `seats.py`, how one
+looks after its connection in `seat.py`, what is done in a hop in `batch.py`.
 """
 
 from __future__ import annotations
