@@ -651,6 +651,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
+        """How many calls wait for a connection."""
         return self._queue.live
 
 

@@ -199,10 +199,12 @@ class Pool:
         return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
+        """Have a reader lent until the lease is given back; waits as every call does."""
         return await self.readers.lease(label, priority=priority)
 
     async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
-        """`at` is when it is too late, on the clock of `time.monotonic()`."""
+        """As `lend_reader`, the writer; `at` is when it is too late, on the clock of
+        `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
         return await self.writer.lease(label, priority=priority, at=at)

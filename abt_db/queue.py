@@ -37,6 +37,7 @@ class Queue:
                     yield work
 
     def add(self, work: Work) -> None:
+        """Add newcomers, behind all others of their priority."""
         level = self._levels.get(work.priority)
         if level is None:
             level = self._levels[work.priority] = deque()

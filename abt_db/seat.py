@@ -209,4 +209,5 @@ def warn_of_long(seat: Seat, limit: float) -> None:
 
 
 def closed() -> PoolClosedError:
+    """Return what is told to those who are stopped because the database is closed."""
     return PoolClosedError("the database was closed")

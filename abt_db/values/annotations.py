@@ -94,6 +94,7 @@ def without_none(annotation: Any) -> Any:
 
 
 def is_native(kind: Any) -> bool:
+    """Whether SQLite stores values of a type, and returns them, as they are."""
     natives = (int, float, str, bytes, NoneType)
     if get_origin(kind) is Literal:
         return all(type(option) in natives for option in get_args(kind))
@@ -101,6 +102,7 @@ def is_native(kind: Any) -> bool:
 
 
 def unsupported(annotation: Any) -> TypeError:
+    """Return what is raised for an annotation that means nothing to a column."""
     return TypeError(
         f"{type_name(annotation)} is not a type that can be stored; abt_db.values lists those"
     )

@@ -77,6 +77,7 @@ def encode_all(values: Iterable[Any]) -> list[SQLiteValue]:
 
 
 def same(value: Any) -> Any:
+    """Convert nothing."""
     return value
 
 
