@@ -556,7 +556,7 @@ class Lane:
     # -- who holds what --------------------------------------------------------------------------
 
     def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
-        """See `work.Held`."""
+        """See `waits.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
         return [
