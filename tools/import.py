@@ -8,8 +8,9 @@ from functools import partial
 
 from abt_db.builds import ImportReport, history
 from abt_db.builds.importer import MAX_LINE
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import CliError, open_store, positive, run_tool
-from abt_db.tools.output import counted, print_json
+from abt_db.tools.output import print_json
 from abt_db.tools.progress import Bar
 
 
@@ -46,7 +47,7 @@ async def run(arguments: argparse.Namespace) -> int:
 
 
 def _show(bar: Bar, report: ImportReport) -> None:
-    text = f"{counted(report.builds, 'build')}, {counted(report.log_lines, 'line')}"
+    text = f"{plural(report.builds, 'build')}, {plural(report.log_lines, 'line')}"
     bar.show(report.read, report.size, text, report.log_lines)
 
 
@@ -55,12 +56,12 @@ def _tell(report: ImportReport) -> None:
     for line in report.bad_lines:
         print(f"abt-db: {line}", file=sys.stderr)
     if (more := report.bad - len(report.bad_lines)) > 0:
-        print(f"abt-db: {report.file} has {counted(more, 'more such line')}", file=sys.stderr)
+        print(f"abt-db: {report.file} has {plural(more, 'more such line')}", file=sys.stderr)
     there = f"; {report.present:,} were there already" if report.present else ""
-    bad = f"; {counted(report.bad, 'bad line')} left out" if report.bad else ""
+    bad = f"; {plural(report.bad, 'bad line')} left out" if report.bad else ""
     print(
-        f"abt-db: {report.file}: {counted(report.projects, 'project')},"
-        f" {counted(report.builds, 'build')}, {counted(report.log_lines, 'line')} added"
+        f"abt-db: {report.file}: {plural(report.projects, 'project')},"
+        f" {plural(report.builds, 'build')}, {plural(report.log_lines, 'line')} added"
         f"{there}{bad}",
         file=sys.stderr,
     )

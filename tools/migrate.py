@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from abt_db.builds.report.wording import plural
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, MigrationError
 from abt_db.migrations import (
@@ -28,7 +29,7 @@ from abt_db.migrations import (
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CONFIG, CliError, run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import age, colour, counted, print_json, print_table
+from abt_db.tools.output import age, colour, print_json, print_table
 
 OWN = "abt_db.schema"
 _LEVELS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
@@ -194,7 +195,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
             _print_finding(finding)
         for sql in step.statements:
             print("    " + sql.replace("\n", "\n    "))
-    print(f"{counted(len(plan.steps), 'step')}, for SQLite {plan.minimum_sqlite} and later")
+    print(f"{plural(len(plan.steps), 'step')}, for SQLite {plan.minimum_sqlite} and later")
     return int(bool(plan.errors))
 
 
@@ -259,7 +260,7 @@ async def _validate(arguments: argparse.Namespace) -> int:
         for finding in validation.findings:
             _print_finding(finding, "")
         tried, found = len(validation.trials), len(validation.findings)
-        print(f"{counted(tried, 'migration')}, {counted(found, 'finding')}")
+        print(f"{plural(tried, 'migration')}, {plural(found, 'finding')}")
     return int(not validation.valid)
 
 
@@ -299,7 +300,7 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
         if seeded.problem:
             print(f"{seeded.table} got only {seeded.rows} made-up rows: {seeded.problem}")
     print(
-        f"{counted(len(report.steps), 'step')}, for SQLite {report.minimum_sqlite} and later, on a"
+        f"{plural(len(report.steps), 'step')}, for SQLite {report.minimum_sqlite} and later, on a"
         f" copy of {report.bytes_copied:,} bytes; {len(report.applied)} applied"
     )
     return int(not report.passed)

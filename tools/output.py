@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-__all__ = ["age", "colour", "counted", "duration", "print_json", "print_table", "printable"]
+__all__ = ["age", "colour", "duration", "print_json", "print_table", "printable"]
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
 
@@ -96,11 +96,6 @@ def _padded(text: str, width: int, *, right: bool) -> str:
         text += "…"
     space = " " * (width - _width(text))
     return space + text if right else text + space
-
-
-def counted(number: int, noun: str) -> str:
-    """How many there are of something: 1 line, 1,234 lines."""
-    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def duration(seconds: float | None) -> str:

@@ -8,8 +8,9 @@ import sys
 from datetime import timedelta
 
 from abt_db.builds import Pruned
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import open_store, run_tool
-from abt_db.tools.output import counted, print_json
+from abt_db.tools.output import print_json
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 
@@ -53,7 +54,7 @@ async def run(arguments: argparse.Namespace) -> int:
         print_json(pruned)
     else:
         verb = "would remove" if arguments.dry_run else "removed"
-        print(f"{verb} {counted(pruned.lines, 'line')} of {counted(pruned.builds, 'build')}")
+        print(f"{verb} {plural(pruned.lines, 'line')} of {plural(pruned.builds, 'build')}")
     return 0
 
 

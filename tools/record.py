@@ -12,8 +12,9 @@ import signal
 import sys
 
 from abt_db.builds import StopReason
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import UsageError, name, open_store, run_tool, seconds
-from abt_db.tools.output import counted, duration
+from abt_db.tools.output import duration
 
 _SIGNALS = {
     signal.SIGINT: StopReason.INTERRUPTED,
@@ -65,7 +66,7 @@ async def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
             print(
                 f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
-                f" {counted(recorder.lines, 'line')} in {duration(outcome.duration)};"
+                f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
                 f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
                 file=sys.stderr,
             )
