@@ -8,6 +8,7 @@ from functools import partial
 
 from abt_db.builds import BuildStore, ImportReport, history
 from abt_db.builds.importer import MAX_LINE
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import CliError, open_store, positive, run_tool
 from abt_db.tools.output import print_json
 from abt_db.tools.progress import Bar
@@ -65,7 +66,7 @@ async def _index(store: BuildStore, added: int) -> None:
 
 
 def _show(bar: Bar, report: ImportReport) -> None:
-    text = f"{report.builds:,} builds, {report.log_lines:,} lines"
+    text = f"{plural(report.builds, 'build')}, {plural(report.log_lines, 'line')}"
     bar.show(report.read, report.size, text, report.log_lines)
 
 
@@ -74,12 +75,13 @@ def _tell(report: ImportReport) -> None:
     for line in report.bad_lines:
         print(f"abt-db: {line}", file=sys.stderr)
     if (more := report.bad - len(report.bad_lines)) > 0:
-        print(f"abt-db: {report.file} has {more:,} more such lines", file=sys.stderr)
+        print(f"abt-db: {report.file} has {plural(more, 'more such line')}", file=sys.stderr)
     there = f"; {report.present:,} were there already" if report.present else ""
-    bad = f"; {report.bad:,} bad lines left out" if report.bad else ""
+    bad = f"; {plural(report.bad, 'bad line')} left out" if report.bad else ""
     print(
-        f"abt-db: {report.file}: {report.projects:,} projects, {report.builds:,} builds,"
-        f" {report.log_lines:,} lines added{there}{bad}",
+        f"abt-db: {report.file}: {plural(report.projects, 'project')},"
+        f" {plural(report.builds, 'build')}, {plural(report.log_lines, 'line')} added"
+        f"{there}{bad}",
         file=sys.stderr,
     )
 
