@@ -11,19 +11,23 @@ Where things are, each building on those above it:
     filelocks    the locks on a file, as Linux lists them
     stats        counters
     rows         a dataclass type -> a function from rows to objects
+    outline      what can be known of a statement from its text alone
     query        `Query`, named SQL, and `Statement`, a query with its parameters
     wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
     holders      who holds a connection, or a file's lock
+    waits        who would wait for ever
     permissions  what a caller's SQL may not do
     session      the verbs, synchronous, on a connection's own thread
     channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
     copying      copying a database that is in use, checking the copy, putting it into place
-    work         what is queued: jobs and leases; who goes first, and who would wait for ever
+    work         what a lane has to do: jobs and leases
+    queue        who waits, and who goes first
     batch        what is done in one hop: reads that share it, writes that share a commit
     seat         a connection's place in a lane, and the care for it
+    seats        all of them: made, given up, and what they are in use for
     lane         a fair queue of work and the connections that serve it
     pool         the writer's lane and the readers' lane of one file
     locks        named locks and semaphores among the tasks of one event loop

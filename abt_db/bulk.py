@@ -9,7 +9,7 @@ import traceback
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Literal
 
 from .channel import Channel
 from .errors import QueryError, ReadOnlyError
@@ -67,18 +67,23 @@ async def run_operations(
     pool: Pool,
     operations: Iterable[Operation] | AsyncIterable[Operation],
     *,
-    size: int,
-    stops: bool,
+    batch_size: int,
+    on_error: Literal["stop", "continue"],
     timeout: float | None,
     priority: int,
     progress: Callable[[BatchReport], object] | None,
 ) -> BatchReport:
     """See `Database.run_batch`."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
+    if on_error not in ("stop", "continue"):
+        raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
+    stops = on_error == "stop"
     source = aiter(operations) if isinstance(operations, AsyncIterable) else iter(operations)
     report = BatchReport()
     taken: list[Operation] = []
     try:
-        while not (stops and report.failed) and await _take(source, size, taken):
+        while not (stops and report.failed) and await _take(source, batch_size, taken):
             todo: list[Sequence[Operation]] = [taken]  # the next one is the last
             while todo:
                 attempt = _Attempt(todo.pop(), stops)

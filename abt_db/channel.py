@@ -29,7 +29,6 @@ LOG = logging.getLogger("abt_db")
 SHORT_WAIT = 0.02
 """Seconds that SQLite waits in one try to move all pages of its log."""
 
-
 CONTENDED = 5.0
 """Seconds after which a lock that was in the way is forgotten."""
 

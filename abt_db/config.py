@@ -70,13 +70,17 @@ class Config:
     never."""
 
     journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
+    """Only with a write-ahead log do reads and a write go on at the same time."""
     synchronous: Literal["normal", "full", "extra"] = "normal"
+    """An fsync a checkpoint, or one a commit; see https://www.sqlite.org/pragma.html."""
     cache_size: int = 64 * MIB
     """Page cache of each connection."""
     mmap_size: int = 256 * MIB
     """How much of the file is read through memory mapping; 0: none."""
     temp_store: Literal["default", "file", "memory"] = "memory"
+    """Where temporary tables are, and what SQLite sorts."""
     foreign_keys: bool = True
+    """Whether they are enforced."""
     wal_autocheckpoint: int = 1000
     """Pages in the write-ahead log that start a checkpoint; 0: never on its own."""
     wal_limit: int = 64 * MIB

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from io import BufferedWriter
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ __all__ = [
     "length_of",
     "part_of",
     "put_in_place",
+    "replacing",
     "vacuum_into",
 ]
 
@@ -194,6 +196,21 @@ def _is_alive(process: int) -> bool:
     except OSError:
         return True  # somebody else's
     return True
+
+
+@contextmanager
+def replacing(file: Path) -> Iterator[BufferedWriter]:
+    """Open what takes the place of `file` if the block is left without an error, and otherwise
+    leaves it as it was. What is no regular file (a pipe, a terminal) is written as it is."""
+    if file.exists() and not file.is_file():
+        with file.open("wb") as out:
+            yield out
+        return
+    file = file.resolve()  # a link goes on to be one
+    with part_of(file) as part:
+        with part.open("wb") as out:
+            yield out
+        put_in_place(part, file)
 
 
 def put_in_place(part: Path, file: Path) -> None:

@@ -21,12 +21,13 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
 from .bulk import BatchReport, Operation, run_operations
-from .channel import CHECKPOINTS, Channel
+from .channel import Channel
 from .config import Config
 from .connection import Connect
 from .deadline import finish
@@ -240,7 +241,8 @@ class Database:
         """Run one statement for each of `rows`, mappings or dataclass instances: all or none.
 
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
-        thread, inside the transaction.
+        thread, inside the transaction. Where it comes to the same, as for an
+        ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
         """
         return await self._opened().write(
             query, Session.execute_many, (query, rows), timeout, priority
@@ -267,7 +269,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(name_of(function), _called, (function, args, kwargs))
+        return await self._opened().write(name_of(function), partial(function, **kwargs), args)
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -292,8 +294,6 @@ class Database:
         of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds of
         the lease's ttl: no renewal gets through while it holds the writer.
         """
-        if mode not in ("immediate", "exclusive"):
-            raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
         pool = self._opened()
         return Transaction(
             pool,
@@ -363,15 +363,11 @@ class Database:
         far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
         are raised in the same way, with a note of the counts.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, not {batch_size}")
-        if on_error not in ("stop", "continue"):
-            raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
         return await run_operations(
             self._opened(),
             operations,
-            size=batch_size,
-            stops=on_error == "stop",
+            batch_size=batch_size,
+            on_error=on_error,
             timeout=timeout,
             priority=priority,
             progress=progress,
@@ -391,11 +387,7 @@ class Database:
         database as it was at its beginning.
         """
         if statement.query.writes:
-            raise QueryError(
-                f"query {statement.query.name!r} writes; a stream only reads",
-                query=statement.query.name,
-                sql=statement.query.sql,
-            )
+            raise _writes(statement.query, "a stream only reads")
         snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
@@ -414,11 +406,7 @@ class Database:
         the database is closed.
         """
         if statement.query.writes:
-            raise QueryError(
-                f"query {statement.query.name!r} writes; only what reads can be watched",
-                query=statement.query.name,
-                sql=statement.query.sql,
-            )
+            raise _writes(statement.query, "only what reads can be watched")
         pool = self._opened()
         if self._watching is None:
             self._watching = Watching(pool)
@@ -472,10 +460,6 @@ class Database:
         Who is in the way for longer is no error: the result says that the checkpoint was `busy`,
         how much it has `moved`, and who the `readers` are.
         """
-        if mode not in CHECKPOINTS:
-            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
-        if not wait >= 0:
-            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
         return await self._opened().checkpoint(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
@@ -556,10 +540,12 @@ class Database:
         name, pool = self._name, self._pool
         if pool is None:
             return f"<Database {name}: closed>"
-        writer, readers = pool.writer, pool.readers
-        state = "read-only" if writer is None else "writer busy" if writer.busy else "writer idle"
+        writer, readers = pool.writer, pool.readers.seats
+        state = "read-only"
+        if writer is not None:
+            state = "writer busy" if writer.seats.busy else "writer idle"
         return (
-            f"<Database {name}: {state}, readers {readers.busy}/{readers.size},"
+            f"<Database {name}: {state}, readers {readers.busy}/{len(readers)},"
             f" {pool.waiting} waiting>"
         )
 
@@ -626,13 +612,8 @@ def _forgotten(name: str, pool: Pool) -> None:
     pool.abandon()
 
 
-def _called(
-    channel: Channel,
-    function: Callable[..., T],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> T:
-    return function(channel, *args, **kwargs)
+def _writes(query: Query[Any], problem: str) -> QueryError:
+    return QueryError(f"query {query.name!r} writes; {problem}", query=query.name, sql=query.sql)
 
 
 def _in_snapshot(

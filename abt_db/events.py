@@ -109,6 +109,7 @@ class Listeners:
         thread."""
 
     def add(self, listener: Listener, kinds: frozenset[type]) -> None:
+        """Have a listener told of events of these kinds."""
         self._change(*self._listeners, (listener, kinds))
 
     def remove(self, listener: Listener) -> None:

@@ -11,6 +11,9 @@ The caller never holds a connection that it must bring back by awaiting somethin
 by a plain call, so it can be cancelled anywhere, however often; and where there is something to
 clean up, the seat's task, which nobody cancels, rolls back, resets or replaces the connection
 before it serves again (invariants 7, 11, 13).
+
+Who is next is decided in `queue.py`. How seats are made and given up is in `seats.py`, how one
+looks after its connection in `seat.py`, what is done in a hop in `batch.py`.
 """
 
 from __future__ import annotations
@@ -34,12 +37,14 @@ from .errors import (
     TransactionStateError,
 )
 from .events import Listeners, Waited
-from .holders import Holding
 from .query import Query
-from .seat import Open, Seat, say_who_holds, warn_of_long
+from .queue import Queue
+from .seat import Open, Seat, closed, warn_of_long
+from .seats import Seats
 from .session import StoppedError
 from .stats import Account, Costs, QueryStats, Tally
-from .work import Job, Lease, Limits, Queue, Wait, Waits, Work, waits_for_ever
+from .waits import Wait, Waits, waits_for_ever
+from .work import Job, Lease, Limits, Work
 
 __all__ = ["Lane"]
 
@@ -76,21 +81,20 @@ class Lane:
         self._long = inf if config.slow_transaction is None else config.slow_transaction
         # Seconds between two looks at what is at work.
         self._look = max(0.01, min(WATCH, self._long))
-        self._open_one = open
-        self._lifetime = lifetime
         self._costs = costs
         self._listeners = listeners
-        self._crowded = crowded
         self._waits = waits  # of all tasks, on every lane of the pool
         self._wait_for_one = Wait(self)
-        self._seats: list[Seat] = []
-        self._numbers = 0  # given to seats so far
-        self._wanted = size
-        self._idle: list[Seat] = []  # the one used last is at the end and taken first: warm cache
+        self._size = size
+        self.seats = Seats(
+            name,
+            lambda title: Seat(Account(title, costs, listeners, crowded), open, lifetime),
+            self._sit,
+        )
+        self._idle = self.seats.idle
         self._queue = Queue()
         self._sharing = 0  # seats where something quick runs: see `_may_start`
         self._closed = True
-        self._leaving = False  # closed, and connections are to be closed as they come free
         self._paused = False
         self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
         self._drained: asyncio.Future[None] | None = None
@@ -113,7 +117,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         try:
-            await self._add_seats(self._wanted)
+            await self.seats.resize(self._size)
         except BaseException:
             await finish(self.close(Deadline.after(0)))
             raise
@@ -122,41 +126,8 @@ class Lane:
         """Have that many connections: new ones are open when this returns, those that are too many
         are closed as soon as they come free. If one can't be opened nothing changes."""
         if self._closed:
-            raise _closed()
-        staying = [seat for seat in self._seats if not seat.leaving]
-        self._dismiss(staying[size:])
-        await self._add_seats(size - len(staying))
-
-    def _dismiss(self, seats: list[Seat]) -> None:
-        for seat in seats:
-            seat.leaving = True
-            if seat in self._idle:
-                self._idle.remove(seat)
-                seat.rouse()
-
-    async def _add_seats(self, count: int) -> None:
-        added: list[Seat] = []
-        opened: list[asyncio.Future[None]] = []
-        for _ in range(count):
-            self._numbers += 1
-            name = f"{self.name} {self._numbers}"
-            account = Account(name, self._costs, self._listeners, self._crowded)
-            seat = Seat(account, self._open_one, self._lifetime)
-            self._seats.append(seat)
-            added.append(seat)
-            opened.append(self._loop.create_future())
-            seat.task = self._loop.create_task(
-                self._sit(seat, opened[-1]), name=f"abt_db {account.name}"
-            )
-        try:
-            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
-            results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
-            for result in results:
-                if isinstance(result, BaseException):
-                    raise result
-        except BaseException:
-            self._dismiss(added)
-            raise
+            raise closed()
+        await self.seats.resize(size)
 
     async def close(self, deadline: Deadline) -> None:
         """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
@@ -164,19 +135,9 @@ class Lane:
         Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
         """
         self.refuse()
-        self._leaving = True
-        for seat in self._idle:
-            seat.rouse()
-        tasks = [seat.task for seat in self._seats if seat.task is not None]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
-            if late:
-                for seat in self._seats:
-                    seat.stop(_closed())
-                await asyncio.wait(late)
+        await self.seats.close(deadline)
         if self._timer is not None:
             self._timer.cancel()
-        self._idle.clear()
 
     def refuse(self) -> None:
         """Take no more work, and fail what waits. Connections stay open until `close`: those of
@@ -188,8 +149,7 @@ class Lane:
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the threads close their connections and end."""
         self._closed = True
-        for seat in self._seats:
-            seat.abandon()
+        self.seats.abandon()
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -217,7 +177,7 @@ class Lane:
         if job.error is None:
             return job.result
         if self._closed and isinstance(job.error, StoppedError):
-            raise _closed()
+            raise closed()
         raise job.told()
 
     async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
@@ -395,9 +355,7 @@ class Lane:
     def _release(self, seat: Seat) -> None:
         """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
         self._end(seat)
-        if seat.ready and not (
-            self._leaving or seat.leaving or (self._queue.live and not self._paused)
-        ):
+        if seat.ready and not (seat.leaving or (self._queue.live and not self._paused)):
             self._rest(seat)
             return
         seat.rouse()
@@ -433,7 +391,7 @@ class Lane:
                 opened.set_exception(error)
                 return
             opened.set_result(None)
-            while not (self._leaving or seat.leaving):
+            while not seat.leaving:
                 await self._serve(seat)
                 await seat.tidy()
                 if isinstance(seat.work, Lease):
@@ -448,10 +406,10 @@ class Lane:
         except asyncio.CancelledError:
             # By a loop that ends and cancels every task it has.
             self.refuse()
-            seat.stop(_closed())
+            seat.stop()
             if isinstance(seat.work, Batch):
                 for job in seat.work.jobs:
-                    job.fail(_closed())  # nobody is left to tell more
+                    job.fail(closed())  # nobody is left to tell more
             raise
         finally:
             if seat in self._idle:
@@ -505,7 +463,7 @@ class Lane:
             seat.work = None  # before the callers are told, who shall find it so
         self._deliver(batch)
         self._take_back(batch)
-        if len(jobs) > 1 and not self._leaving:
+        if len(jobs) > 1 and not seat.leaving:
             # Whoever was told now may ask again at once: in the same turn of the loop, before this
             # task goes on, so that they travel together once more.
             await asyncio.sleep(0)
@@ -529,7 +487,7 @@ class Lane:
             except IndexError:
                 break  # the thread was faster
             if self._closed:
-                job.fail(_closed())
+                job.fail(closed())
             elif not job.gone:
                 self._queue.put_back(job)
 
@@ -550,7 +508,7 @@ class Lane:
         """Do what is due: look after threads, part the quick from the slow, end waiting."""
         self._timer, self._timer_span = None, inf
         working = gathering = False
-        for seat in self._seats:
+        for seat in self.seats:
             if seat.work is not None:
                 working = True
                 warn_of_long(seat, self._long)
@@ -582,17 +540,10 @@ class Lane:
 
     def _expire(self, now: float) -> float:
         """Fail those who have waited long enough; return the seconds until the next one has."""
-        next_one = inf
-        holder = ""  # said once, however many have waited for him
-        for work in list(self._queue):
-            end = work.since + self._patience
-            if work.at is not None:
-                end = min(end, work.at)
-            if now < end:
-                next_one = min(next_one, end - now)
-                continue
+        late, next_one = self._queue.late(now, self._patience)
+        holder = self._holder() if late else ""
+        for work in late:
             self._queue.discard(work)
-            holder = holder or self._holder()
             work.fail(
                 PoolTimeoutError(
                     f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
@@ -605,24 +556,17 @@ class Lane:
     # -- who holds what --------------------------------------------------------------------------
 
     def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
-        """See `work.Held`."""
+        """See `waits.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
         return [
             seat.work.task if isinstance(seat.work, Lease) and not seat.work.returned else None
-            for seat in self._seats
+            for seat in self.seats
         ]
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        return say_who_holds(self._seats, self.name, paused=self._paused, rival=self._limits.who)
-
-    def writing(self) -> Holding | None:
-        """Return what is being done in a transaction, if anything is; from any thread."""
-        for seat in self._seats:
-            if seat.writing:
-                return seat.holding()
-        return None
+        return self.seats.say_who_holds(paused=self._paused, rival=self._limits.who)
 
     # -- a barrier -------------------------------------------------------------------------------
 
@@ -643,9 +587,9 @@ class Lane:
         self._waits[task] = Wait(self, for_all=True)
         try:
             async with asyncio.timeout(wait):
-                while len(self._idle) < len(self._seats):
+                while len(self._idle) < len(self.seats):
                     if self._closed:
-                        raise _closed()
+                        raise closed()
                     self._drained = self._loop.create_future()
                     await self._drained
         except TimeoutError:
@@ -686,50 +630,30 @@ class Lane:
 
     def _forget(self, seat: Seat) -> None:
         """Take out a seat that was given up; what it has counted stays."""
-        self._seats.remove(seat)
+        self.seats.remove(seat)
         self._tally.include(seat.account)
 
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
         return {
-            "size": self.size,
+            "size": len(self.seats),
             "idle": len(self._idle),
-            "busy": self.busy,
+            "busy": self.seats.busy,
             "waiting": self.waiting,
-            **self._tally.as_dict(seat.account for seat in self._seats),
+            **self._tally.as_dict(seat.account for seat in self.seats),
         }
-
-    def holdings(self) -> list[Holding]:
-        """Return what each connection that is at work is in use for."""
-        return [holding for seat in self._seats if (holding := seat.holding()) is not None]
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
         stats.include(self._tally.queries)
-        for seat in self._seats:
+        for seat in self.seats:
             stats.include(seat.account.queries)
-
-    def leases(self) -> list[Lease]:
-        """Return what is lent."""
-        works = [seat.work for seat in self._seats]
-        return [work for work in works if isinstance(work, Lease) and not work.returned]
-
-    @property
-    def size(self) -> int:
-        return len(self._seats)
-
-    @property
-    def busy(self) -> int:
-        return sum(seat.work is not None for seat in self._seats)
 
     @property
     def waiting(self) -> int:
+        """How many calls wait for a connection."""
         return self._queue.live
 
 
 def _nothing() -> None:
     pass
-
-
-def _closed() -> PoolClosedError:
-    return PoolClosedError("the database was closed")

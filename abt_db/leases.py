@@ -81,6 +81,7 @@ class Leases:
         self._courtesy: dict[str, float] = {}  # until when a lock is left to other processes
 
     async def info(self, name: str, *, timeout: float | None = None) -> LockInfo | None:
+        """Return who holds a lock; None if it can be had."""
         with _table():
             return await self.pool.read(f"lock {name!r}", find, (name,), timeout)
 

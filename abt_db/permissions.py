@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from .query import TELLING_PRAGMAS
+from .outline import TELLING_PRAGMAS
 
 __all__ = ["GUARDED", "denial"]
 

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from .busy import LONGEST_PAUSE
-from .channel import Channel
+from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
@@ -28,8 +28,9 @@ from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
 from .stats import Account, Costs, QueryStats
+from .waits import Waits
 from .wal import processes_reading
-from .work import Job, Lease, Waits
+from .work import Job, Lease
 
 __all__ = ["Pool"]
 
@@ -199,10 +200,12 @@ class Pool:
         return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
+        """Have a reader lent until the lease is given back; waits as every call does."""
         return await self.readers.lease(label, priority=priority)
 
     async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
-        """`at` is when it is too late, on the clock of `time.monotonic()`."""
+        """As `lend_reader`, the writer; `at` is when it is too late, on the clock of
+        `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
         return await self.writer.lease(label, priority=priority, at=at)
@@ -234,6 +237,10 @@ class Pool:
 
     async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
         """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
+        if mode not in CHECKPOINTS:
+            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
+        if not wait >= 0:
+            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
         lease = await self.lend_writer(f"checkpoint {mode}")
         began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
         try:
@@ -283,7 +290,7 @@ class Pool:
 
     def _in_the_way(self, age: float) -> dict[object, str]:
         """Those who have been reading for so many seconds, and other processes that read."""
-        holdings = [holding for holding in self.readers.holdings() if holding.age >= age]
+        holdings = [holding for holding in self.readers.seats.holdings() if holding.age >= age]
         holdings.sort(key=lambda holding: -holding.age)
         found: dict[object, str] = {
             str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
@@ -303,7 +310,7 @@ class Pool:
 
     def _is_crowded(self) -> bool:
         """Whether more than one connection is at work; asked by their threads."""
-        return sum(lane.busy for lane in self._lanes()) > 1
+        return sum(lane.seats.busy for lane in self._lanes()) > 1
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """What was counted of each query, on all connections."""
@@ -314,11 +321,11 @@ class Pool:
 
     def transactions(self) -> list[dict[str, Any]]:
         """What is lent, as plain dicts, see `Holding`; the oldest first."""
-        held = [lease.holding() for lane in self._lanes() for lease in lane.leases()]
+        held = [lease.holding() for lane in self._lanes() for lease in lane.seats.leases()]
         return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
 
     def _writing(self) -> Holding | None:
-        return None if self.writer is None else self.writer.writing()
+        return None if self.writer is None else self.writer.seats.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
         return ReadOnlyError(

@@ -1,25 +1,23 @@
 """Named SQL: a `Query` is a constant, a `Statement` is a query with its parameters bound.
 
-What can be known from the text alone is checked when the query is made, at import: that it is one
-statement, that its parameters are named, that it does not begin or end transactions (those are the
-pool's). What can be known from the values is checked when it is bound. Nothing but the text of a
-`Query` ever reaches SQLite as SQL.
+What can be known from the text alone is checked when the query is made, at import (`outline`), and
+what can be known from the values when it is bound. Nothing but the text of a `Query` ever reaches
+SQLite as SQL.
 """
 
 from __future__ import annotations
 
-import re
-import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from operator import attrgetter, itemgetter
-from typing import Any, Generic, NamedTuple, NoReturn, TypeAlias, TypeVar, overload
+from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 
-from .errors import MappingError, ParameterError, QueryDefinitionError
+from .errors import MappingError, ParameterError
+from .outline import outline
 from .rows import MapRows, field_encoders, mapper
 from .values import SQLiteValue, encode, encode_all
 
-__all__ = ["TELLING_PRAGMAS", "Query", "Statement", "Values"]
+__all__ = ["Query", "Statement", "Values"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -69,6 +67,7 @@ class Query(Generic[T_co]):
         "_names",
         "_pick",
         "_positional",
+        "_texts",
         "alters",
         "counted",
         "inserts",
@@ -77,6 +76,7 @@ class Query(Generic[T_co]):
         "parameters",
         "row",
         "sql",
+        "table",
         "text",
         "writes",
     )
@@ -88,27 +88,30 @@ class Query(Generic[T_co]):
     @overload
     def __init__(self: Query[Any], name: str, sql: str, row: Any) -> None: ...
     def __init__(self, name: str, sql: str, row: Any = tuple) -> None:
-        outline = _outline(name, sql)
+        found = outline(name, sql)
         self.name = name
         self.sql = sql
         self.row = row
-        self.parameters = outline.parameters
+        self.parameters = found.parameters
         """The names of the parameters, in the order of their first use."""
-        self.writes = outline.writes
+        self.writes = found.writes
         """Whether it needs the writer."""
-        self.alters = outline.writes and outline.verb not in _WRITING
+        self.alters = found.alters
         """Whether it may change the schema or a setting of the file, not only rows."""
-        self.inserts = outline.verb in ("INSERT", "REPLACE")
+        self.inserts = found.verb in ("INSERT", "REPLACE")
         """Whether it may add a row."""
-        self.counted = outline.text[:4].upper() != "WITH" and not outline.returns
+        self.counted = found.text[:4].upper() != "WITH" and not found.returns
         """Whether sqlite3 counts the rows that it changes by itself."""
-        self.text = outline.text
-        """The SQL as SQLite gets it, with `?` for each parameter: see `_outline`."""
+        self.text = found.text
+        """The SQL as SQLite gets it, with `?` for each parameter: see `outline`."""
+        self.table = found.table
+        """The table to which rows can be added together, several by one statement, or None."""
+        self._texts = found.texts
         self.mapper = mapper(row)
         self._bound: tuple[object, MapRows[Any] | None] = (None, None)  # replaced as a whole
-        self._positional = outline.positional
-        self._names = frozenset(outline.parameters)
-        self._pick = _picker(itemgetter, outline.parameters)
+        self._positional = found.positional
+        self._names = frozenset(self.parameters)
+        self._pick = _picker(itemgetter, self.parameters)
         # By dataclass: how the parameters are read from an instance, and how they are stored.
         self._fields: dict[type, tuple[_Pick, list[_Encode]]] = {}
 
@@ -139,21 +142,40 @@ class Query(Generic[T_co]):
             f" not a {type(row).__name__}"
         )
 
-    def bind_all(self, rows: Iterable[object]) -> list[Values]:
-        """Return `bind` of each row; made for many."""
-        names, pick = self._names, self._pick
-        if not self._positional:
-            return [self.bind(row) for row in rows]
-        bound: list[Values] = []
+    def bind_many(
+        self, rows: Sequence[object], *, together: bool
+    ) -> Iterator[tuple[str, list[Values]]]:
+        """Yield what is to be run for `rows`: texts, and the values for each time that one is run.
+
+        `together`: by texts that add several rows at once, which a query with a `table` has.
+        """
+        width = len(self.parameters)
+        if not self._positional or not width:
+            yield self.text, [self.bind(row) for row in rows]
+            return
+        values = self._bind_flat(rows)
+        start = 0
+        for count, text in self._texts if together else self._texts[-1:]:
+            step = count * width
+            end = len(values) - (len(values) - start) % step
+            if start < end:
+                yield text, [values[at : at + step] for at in range(start, end, step)]
+            start = end
+
+    def _bind_flat(self, rows: Sequence[object]) -> list[SQLiteValue]:
+        """Return the values of all rows, one row's behind the other's."""
+        names = self.parameters
+        values: list[Any] = []
         for row in rows:
-            if type(row) is dict and row.keys() == names:
-                try:
-                    bound.append(encode_all(pick(row)))
-                    continue
-                except ValueError:
-                    pass  # `bind` says what is wrong with it
-            bound.append(self.bind(row))
-        return bound
+            # In the order of the parameters, as they mostly are, they are quickest to read.
+            if type(row) is dict and (*row,) == names:
+                values += row.values()
+            else:
+                values += self.bind(row)
+        try:
+            return encode_all(values)
+        except ValueError:
+            return [value for row in rows for value in self.bind(row)]  # tells which one it is
 
     def _bind_mapping(self, values: Mapping[Any, object]) -> Values:
         if values.keys() != self._names:
@@ -234,147 +256,6 @@ class Query(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Query {self.name}>"
-
-
-# -- reading the text ----------------------------------------------------------------------------
-
-# SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
-# ASCII space is space to it, and every character beyond ASCII can stand in a name.
-_TOKEN = re.compile(
-    r"""
-      (?P<space>    [ \t\r\n\f\ufeff]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
-    | (?P<quoted>   '(?:[^']|'')*' | "(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\] )
-    | (?P<variable> [:@$#](?:[A-Za-z0-9_$]|[^\x00-\x7f]|::)+(?:\([^ \t\r\n\f)]*\)?)? | \?\d* )
-    | (?P<word>     (?:[A-Za-z_]|[^\x00-\x7f])(?:[A-Za-z0-9_$]|[^\x00-\x7f])* )
-    | (?P<number>   \d[\w.]* )
-    | (?P<rest>     . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-_NAMED = re.compile(r":([^\W\d]\w*)")
-
-_READING = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
-_WRITING = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
-_SCHEMA = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
-# PRAGMAs that only tell something, even with an argument: `PRAGMA table_info(projects)`.
-TELLING_PRAGMAS = frozenset(
-    {
-        "foreign_key_check",
-        "foreign_key_list",
-        "index_info",
-        "index_list",
-        "index_xinfo",
-        "integrity_check",
-        "quick_check",
-        "table_info",
-        "table_list",
-        "table_xinfo",
-    }
-)
-_REFUSED = {
-    **dict.fromkeys(
-        ("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"),
-        "transactions belong to db.transaction() and tx.savepoint()",
-    ),
-    "ATTACH": "a database is one file; open another Database",
-    "DETACH": "a database is one file; open another Database",
-    "VACUUM": "it can't run in a transaction, and every write of a query runs in one",
-}
-
-
-class _Outline(NamedTuple):
-    """What the text of one statement tells."""
-
-    verb: str
-    writes: bool
-    returns: bool
-    parameters: tuple[str, ...]
-    text: str
-    positional: bool
-
-
-def _outline(name: str, sql: str) -> _Outline:
-    """Read one statement, or raise QueryDefinitionError saying why it can't be a query.
-
-    Its text for SQLite begins with its first word, ends with its last, and has `?` in place of each
-    named parameter, unless one is used twice: two `?` are two values to SQLite, and what it makes
-    of that in a GROUP BY is its own affair.
-    """
-
-    def refuse(problem: str) -> QueryDefinitionError:
-        return QueryDefinitionError(f"query {name!r}: {problem}")
-
-    if not name:
-        raise QueryDefinitionError("a query needs a name, such as 'projects.by_name'")
-    if "\0" in sql:
-        raise refuse("its SQL holds a NUL character, where SQLite would stop reading")
-    try:
-        sql.encode()
-    except UnicodeEncodeError:
-        raise refuse("its SQL holds a lone surrogate, which is not valid Unicode") from None
-
-    words: list[str] = []
-    parameters: list[str] = []
-    pieces: list[tuple[str, str]] = []
-    verb, before = "", ""
-    depth = 0
-    ended = telling = argued = False
-    for kind, text in _tokens(sql):
-        if kind == "space":
-            pieces.append((" ", " ") if pieces else ("", ""))
-            continue
-        if text == ";" and not verb:
-            continue
-        if ended:
-            raise refuse("it holds more than one statement; make a query of each")
-        if text == ";":
-            # In a trigger it ends the statements of the body; SQLite knows which one ends it all.
-            trigger = "TRIGGER" in words[:3] and words[0] == "CREATE"
-            whole = "".join(piece for piece, _ in pieces) + ";"
-            ended = not trigger or sqlite3.complete_statement(whole)
-            if ended:
-                continue
-        if kind == "variable":
-            named = _NAMED.fullmatch(text)
-            if named is None:
-                raise refuse(f"its parameter {text} is positional or oddly named; write :name")
-            parameters.append(named[1])
-        elif kind == "word":
-            word = text.upper()
-            words.append(word)
-            telling = telling or text.lower() in TELLING_PRAGMAS
-            # `WITH x AS (…), y AS (…) UPDATE …` writes: the verb stands behind the last bracket.
-            main = verb == "WITH" and depth == 0 and before == ")" and word in _READING | _WRITING
-            if not verb or main:
-                verb = word
-        elif text == "(":
-            depth += 1
-            argued = True
-        elif text == ")":
-            depth -= 1
-        elif text == "=":
-            argued = True
-        pieces.append((text, "?" if kind == "variable" else text))
-        before = text
-    if not verb:
-        raise refuse("its SQL is empty")
-    if verb in _REFUSED:
-        raise refuse(f"{verb} is refused: {_REFUSED[verb]}")
-    if verb not in _READING | _WRITING | _SCHEMA:
-        raise refuse(f"SQL does not start with {verb}")
-    # `PRAGMA user_version = 3` and `PRAGMA user_version(3)` write.
-    writes = verb not in _READING or (verb == "PRAGMA" and argued and not telling)
-    names = tuple(dict.fromkeys(parameters))
-    once = len(names) == len(parameters)
-    text = "".join(piece[once] for piece in pieces).strip()
-    return _Outline(verb, writes, "RETURNING" in words, names, text, once)
-
-
-def _tokens(sql: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each token; together the texts are `sql`."""
-    for match in _TOKEN.finditer(sql):
-        assert match.lastgroup is not None
-        yield match.lastgroup, match[0]
 
 
 def _picker(getter: Callable[..., Any], names: tuple[str, ...]) -> _Pick:

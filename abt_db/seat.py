@@ -15,12 +15,12 @@ from typing import Any
 from .batch import Batch
 from .connection import Connection
 from .deadline import finish
-from .errors import AbtDbError
+from .errors import PoolClosedError
 from .holders import Holding
 from .stats import Account
 from .work import Job, Lease
 
-__all__ = ["Open", "Seat", "say_who_holds", "warn_of_long"]
+__all__ = ["Open", "Seat", "closed", "warn_of_long"]
 
 LOG = logging.getLogger("abt_db")
 
@@ -85,11 +85,11 @@ class Seat:
         if roused is not None and not roused.done() and not roused.get_loop().is_closed():
             roused.set_result(None)
 
-    def stop(self, error: AbtDbError) -> None:
-        """End what runs here; a lease gets `error`, jobs what has become of them in their thread:
-        they may be in their COMMIT (invariant 28)."""
+    def stop(self) -> None:
+        """End what runs here. A lease is told that the database was closed, jobs what has become of
+        them in their thread: they may be in their COMMIT (invariant 28)."""
         if isinstance(self.work, Lease):
-            self.work.revoke(error)
+            self.work.revoke(closed())
         elif self.work is not None:
             for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
                 job.cancel()
@@ -187,18 +187,6 @@ class Seat:
         return self.connection is not None and self.connection.in_transaction
 
 
-def say_who_holds(seats: list[Seat], name: str, *, paused: bool, rival: Callable[[], str]) -> str:
-    """Say who holds the connections of a lane, the longest one by name; `rival` says who holds the
-    file's lock, if it waits for that."""
-    held = [holding for seat in seats if (holding := seat.holding()) is not None]
-    if not held:
-        return f"{'a barrier' if paused else 'nobody'} holds the {name}"
-    longest = max(held, key=lambda holding: holding.age)
-    which = f"the {name}" if len(seats) == 1 else f"{len(held)} {name}s at work"
-    waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
-    return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"
-
-
 def warn_of_long(seat: Seat, limit: float) -> None:
     """Log who has been lent the connection for longer than `limit` seconds, once for each."""
     lease = seat.work
@@ -218,3 +206,8 @@ def warn_of_long(seat: Seat, limit: float) -> None:
             if seat.account.name.startswith("writer")
             else "the write-ahead log can't be reset before its end",
         )
+
+
+def closed() -> PoolClosedError:
+    """Return what is told to those who are stopped because the database is closed."""
+    return PoolClosedError("the database was closed")

@@ -222,6 +222,8 @@ class Transaction(_Writing):
         fence: Callable[[Session], None] | None = None,
     ) -> None:
         super().__init__(pool, label)
+        if mode not in ("immediate", "exclusive"):
+            raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
         self._mode = mode.upper()
         self._fence = fence
         self._limit = timeout
@@ -229,7 +231,6 @@ class Transaction(_Writing):
         """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
         limit."""
         self._timer: asyncio.TimerHandle | None = None
-        self._savepoints: list[Savepoint] = []
 
     async def __aenter__(self) -> Self:
         lease = await self._pool.lend_writer(self._label, at=self.until)
@@ -356,7 +357,7 @@ class Stream(Generic[T]):
                 raise TransactionStateError("a stream is read inside its `async with` block")
             if self._interrupted:
                 raise TransactionStateError(
-                    f"the {self._handle._label} was stopped while it read; rows would be missing"
+                    f"{self._handle._label} was stopped while it read; rows would be missing"
                 )
             self._interrupted = True
             rows = await self._handle._run(self._statement.query.name, self._next, self._timeout)

@@ -1,17 +1,13 @@
-"""Work for a lane: a *job* is a function, a *lease* lends the connection; and how they wait.
-
-What is taken next, and who would wait for ever, are plain functions of the state, without I/O.
-"""
+"""Work for a lane: a *job* is a function, a *lease* lends the connection."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from time import monotonic
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from .channel import Channel
 from .connection import Connection, RaisedError
@@ -21,12 +17,9 @@ from .holders import Holding
 from .query import Query
 from .session import StoppedError
 
-__all__ = ["Job", "Lease", "Limits", "Queue", "Wait", "Waits", "Work", "name_of", "waits_for_ever"]
+__all__ = ["Job", "Lease", "Limits", "Work", "name_of"]
 
 T = TypeVar("T")
-
-AGEING = 1.0
-"""Seconds of waiting that are worth one step of priority."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,149 +275,6 @@ class Lease:
 
 
 Work = Job[Any] | Lease
-
-
-class Queue:
-    """Work that waits: higher priority first, first come first served within one priority.
-
-    A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
-    """
-
-    __slots__ = ("_left", "_levels", "live")
-
-    def __init__(self) -> None:
-        self._levels: dict[int, deque[Work]] = {}
-        self.live = 0
-        """How many wait."""
-        # Those who leave stay in the line, marked, until it is their turn or there are too many:
-        # nobody can be taken out of the middle of a deque at once.
-        self._left = 0
-
-    def __iter__(self) -> Iterator[Work]:
-        for level in self._levels.values():
-            for work in level:
-                if work.queued:
-                    yield work
-
-    def add(self, work: Work) -> None:
-        level = self._levels.get(work.priority)
-        if level is None:
-            level = self._levels[work.priority] = deque()
-        level.append(work)
-        work.queued = True
-        self.live += 1
-
-    def put_back(self, work: Work) -> None:
-        """Add what was taken out, before all others of its priority."""
-        self._levels.setdefault(work.priority, deque()).appendleft(work)
-        work.queued = True
-        self.live += 1
-
-    def discard(self, work: Work) -> bool:
-        """Take `work` out; return whether it was in."""
-        if not work.queued:
-            return False
-        work.queued = False
-        self.live -= 1
-        self._left += 1
-        if self._left > self.live + 100:
-            self._left = 0
-            self._levels = {
-                priority: level
-                for priority, all_ in self._levels.items()
-                if (level := deque(work for work in all_ if work.queued))
-            }
-        return True
-
-    def take(
-        self, now: float, most: int = 1, may_share: Callable[[Work], bool] = lambda work: False
-    ) -> list[Work]:
-        """Take out what is served next: one, or up to `most` that follow each other and can share.
-
-        What does not share is never overtaken by what does. Of what did not when it came,
-        `may_share` is asked once more.
-        """
-        taken: list[Work] = []
-        while len(taken) < most and (level := self._next_level(now)) is not None:
-            work = level[0]
-            shares = work.shares or may_share(work)
-            if taken and not (shares and _alike(work, taken[0])):
-                break
-            level.popleft()
-            work.queued = False
-            taken.append(work)
-            if not shares:
-                break
-            work.shares = True
-        self.live -= len(taken)
-        return taken
-
-    def _next_level(self, now: float) -> deque[Work] | None:
-        """The line whose first is the most urgent of all; none of those who left is first in it."""
-        first = None
-        for priority, level in [*self._levels.items()]:
-            while level and not level[0].queued:
-                level.popleft()
-                self._left -= 1
-            if not level:
-                del self._levels[priority]
-            elif first is None or _urgency(level[0], now) > _urgency(first[0], now):
-                first = level
-        return first
-
-
-def _alike(work: Work, other: Work) -> bool:
-    return isinstance(work, Job) and isinstance(other, Job) and work.writes == other.writes
-
-
-def _urgency(work: Work, now: float) -> float:
-    return work.priority + (now - work.since) / AGEING
-
-
-class Held(Protocol):
-    """A lane, as far as it matters to those who wait."""
-
-    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
-        """The tasks that have to do something before one connection, or all, come free.
-
-        None stands for what comes free without anybody's doing.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """What a task waits for: one connection of a lane, or (a barrier) all of them."""
-
-    lane: Held
-    for_all: bool = False
-
-
-class Waits(dict["asyncio.Task[Any] | None", Wait]):
-    """What the tasks wait for that hold something themselves; for all lanes of a pool."""
-
-    __slots__ = ("held",)
-
-    def __init__(self) -> None:
-        self.held = 0
-        """How many leases and barriers there are. Without any, nobody can wait for ever."""
-
-
-def waits_for_ever(
-    task: asyncio.Task[Any] | None, wait: Wait, waits: Waits, seen: frozenset[object]
-) -> bool:
-    """Whether what `task` waits for comes free only by `task` itself, or by others in that fix."""
-
-    def stuck(holder: asyncio.Task[Any] | None) -> bool:
-        if holder is None or holder in seen:
-            return False
-        if holder is task:
-            return True
-        their = waits.get(holder)
-        return their is not None and waits_for_ever(task, their, waits, seen | {holder})
-
-    holders = wait.lane.holders(for_all=wait.for_all)
-    return (any if wait.for_all else all)(map(stuck, holders))
 
 
 def name_of(function: Callable[..., object]) -> str:

@@ -53,7 +53,7 @@ class TestRecord:
     def test_it_says_where_to_look(self, run: Run) -> None:
         done = run("record", "--project", "app", "--", "echo", "hi")
         assert re.fullmatch(
-            r"abt-db: app#1 success, 1 lines in \d+\.\d s; see them with: abt-db logs app#1\n",
+            r"abt-db: app#1 success, 1 line in \d+\.\d s; see them with: abt-db logs app#1\n",
             done.stderr,
         )
 

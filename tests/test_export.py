@@ -272,7 +272,7 @@ class TestCommands:
     def test_through_a_pipe_and_packed(self, tmp_path: Path) -> None:
         source = write(tmp_path / "source", project("maps"), build("maps", log=["a", "b"]))
         for pack, told in (
-            (gzip.compress, b"1 projects, 1 builds, 2 lines added"),
+            (gzip.compress, b"1 project, 1 build, 2 lines added"),
             (lzma.compress, b"0 projects, 0 builds, 0 lines added; 2 were there already"),
             (bytes, b"0 projects, 0 builds, 0 lines added; 2 were there already"),
         ):
@@ -281,7 +281,7 @@ class TestCommands:
             assert done.stderr == b"abt-db: -: " + told + b"\n"
         done = abt_db("export", cwd=tmp_path)
         assert (done.returncode, done.stdout.count(b'"message"')) == (0, 2)
-        assert done.stderr == b"abt-db: 1 projects, 1 builds, 2 lines written\n"
+        assert done.stderr == b"abt-db: 1 project, 1 build, 2 lines written\n"
 
     def test_bad_lines_are_told_and_the_exit_code_says_so(self, tmp_path: Path) -> None:
         write(tmp_path / "bad", b"{", project("maps"), *[b"{"] * 101)
@@ -292,8 +292,8 @@ class TestCommands:
         assert told[0].startswith("abt-db: bad line 1 is not JSON: ")
         assert told[-3:] == [
             "abt-db: bad has 2 more such lines",
-            "abt-db: bad: 1 projects, 0 builds, 0 lines added; 102 bad lines left out",
-            "abt-db: good: 1 projects, 0 builds, 0 lines added",
+            "abt-db: bad: 1 project, 0 builds, 0 lines added; 102 bad lines left out",
+            "abt-db: good: 1 project, 0 builds, 0 lines added",
         ]
         reports = [json.loads(line) for line in done.stdout.splitlines()]
         assert [(report["file"], report["bad"]) for report in reports] == [

@@ -239,6 +239,22 @@ class TestInterrupted:
         assert builds == last
 
     @pytest.mark.usefixtures("no_leaks")
+    def test_its_lines_are_put_into_the_search_index_if_asked(self, some: Path, path: Path) -> None:
+        """Those of an import before it as well."""
+
+        def indexed() -> tuple[int, int]:
+            [(lines, there)] = ask(
+                path,
+                "SELECT (SELECT count(*) FROM build_logs), (SELECT count(*) FROM"
+                " build_logs_fts_docsize)",
+            )
+            return lines, there
+
+        assert abt_db("import", "--db", path, some).returncode == 0
+        assert indexed()[1] == 0
+        assert abt_db("import", "--db", path, some, "--index").returncode == 0
+        assert indexed()[0] == indexed()[1] > 1_000
+
     async def test_cancelled(self, some: Path, path: Path) -> None:
         async with await BuildStore.open(path, config=Config(readers=1)) as store:
             seen = asyncio.Event()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from time import monotonic
 from typing import Any, cast
@@ -42,7 +43,8 @@ from abt_db import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from abt_db.work import AGEING, Queue, Work
+from abt_db.queue import AGEING, Queue
+from abt_db.work import Work
 
 
 @dataclass(eq=False)
@@ -53,6 +55,7 @@ class Waiting:
     since: float
     shares: bool = False
     queued: bool = False
+    at: float | None = None
 
     def urgency(self, now: float) -> float:
         return self.priority + (now - self.since) / AGEING
@@ -108,6 +111,23 @@ class TestQueue:
         taken = [work for _ in left for work in queue.take(0.0)]
         assert {id(work) for work in taken} == {id(work) for work in left}
         assert not queue.take(0.0)
+
+    @given(arrivals(), st.floats(0, 10), st.floats(0.1, 10), st.randoms(use_true_random=False))
+    def test_who_is_late_has_waited_long_enough_and_the_others_not_yet(
+        self, waiting: list[Waiting], later: float, patience: float, random: Any
+    ) -> None:
+        for work in waiting:
+            if random.random() < 0.5:
+                work.at = work.since + random.uniform(0, 10)
+        now = later + max((work.since for work in waiting), default=0.0)
+        ends = {
+            id(work): min(work.since + patience, inf if work.at is None else work.at)
+            for work in waiting
+        }
+        late, next_one = queued(waiting).late(now, patience)
+        assert {id(work) for work in late} == {of for of, end in ends.items() if end <= now}
+        left = [end - now for end in ends.values() if end > now]
+        assert next_one == min(left, default=inf)
 
     def test_a_low_priority_has_its_turn_among_newcomers_of_a_high_one(self) -> None:
         low = Waiting(-3, since=0.0)

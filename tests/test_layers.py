@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
     ("errors",),
-    ("config", "values", "deadline", "events", "tables", "filelocks"),
-    ("stats", "busy", "holders", "wal"),
+    ("config", "values", "deadline", "events", "tables", "filelocks", "outline"),
+    ("stats", "busy", "holders", "wal", "waits"),
     ("rows",),
     ("query",),
     ("permissions",),
@@ -23,8 +23,9 @@ LAYERS = [
     ("opening",),
     ("connection", "copying"),
     ("work",),
-    ("batch",),
+    ("batch", "queue"),
     ("seat",),
+    ("seats",),
     ("lane",),
     ("pool",),
     ("locks", "grants", "bulk"),

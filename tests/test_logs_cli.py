@@ -133,7 +133,7 @@ class TestPrune:
 
     def test_it_removes_what_the_dry_run_said(self, run: Run) -> None:
         age = ("--older-than", "12w")
-        assert run("prune", *age, "--dry-run") == (0, "would remove 3 lines of 1 builds\n", "")
+        assert run("prune", *age, "--dry-run") == (0, "would remove 3 lines of 1 build\n", "")
         assert run("logs", "maps#1")[1].count("\n") == 3
         answer = run("prune", *age, "--json")
         assert (answer[0], json.loads(answer[1]), answer[2]) == (0, {"builds": 1, "lines": 3}, "")

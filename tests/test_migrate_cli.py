@@ -106,7 +106,7 @@ class TestVerbs:
         assert done.stdout.splitlines() == [
             "up 2 indexes (in a transaction, exact)",
             "    CREATE INDEX i ON t (x);",
-            "1 steps; they need SQLite 3.0",
+            "1 step, for SQLite 3.0 and later",
         ]
         assert run("validate").returncode == 0
         (schema / "0003_third.up.sql").write_text("VACUUM;")

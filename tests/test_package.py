@@ -56,7 +56,10 @@ class TestPackage:
             [entry_points] = [name for name in names if name.endswith("entry_points.txt")]
             assert "abt-db = abt_db.tools.cli:main" in archive.read(entry_points).decode()
         assert {f"abt_db/schema/{name}" for name in SQL} <= names
-        assert {"abt_db/py.typed", "abt_db/tools/record.py", "abt_db/builds/store.py"} <= names
+        modules = {
+            file.relative_to(checkout).as_posix() for file in checkout.glob("abt_db/**/*.py")
+        }
+        assert {"abt_db/py.typed", "abt_db/tools/record.py", *modules} <= names
         assert not [name for name in names if name.startswith(("schema/", "tools/", "tests/"))]
 
     def test_the_sdist_builds_the_same_package(self, checkout: Path, tmp_path: Path) -> None:

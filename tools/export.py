@@ -7,6 +7,7 @@ import sys
 from functools import partial
 
 from abt_db.builds import ExportReport
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import CliError, open_store, run_tool
 from abt_db.tools.progress import Bar
 
@@ -40,15 +41,15 @@ async def run(arguments: argparse.Namespace) -> int:
         except OSError as error:
             raise CliError(f"{arguments.output} can't be written: {error.strerror}") from None
     print(
-        f"abt-db: {report.projects:,} projects, {report.builds:,} builds,"
-        f" {report.log_lines:,} lines written",
+        f"abt-db: {plural(report.projects, 'project')}, {plural(report.builds, 'build')},"
+        f" {plural(report.log_lines, 'line')} written",
         file=sys.stderr,
     )
     return 0
 
 
 def _show(bar: Bar, report: ExportReport) -> None:
-    text = f"{report.builds:,} builds, {report.log_lines:,} lines"
+    text = f"{plural(report.builds, 'build')}, {plural(report.log_lines, 'line')}"
     bar.show(report.builds, report.total_builds, text, report.log_lines)
 
 

@@ -6,8 +6,9 @@ import argparse
 import sys
 from functools import partial
 
-from abt_db.builds import ImportReport, history
+from abt_db.builds import BuildStore, ImportReport, history
 from abt_db.builds.importer import MAX_LINE
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import CliError, open_store, positive, run_tool
 from abt_db.tools.output import print_json
 from abt_db.tools.progress import Bar
@@ -24,11 +25,17 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         metavar="BYTES",
         help=f"leave out lines that are longer (default {MAX_LINE:,})",
     )
+    parser.add_argument(
+        "--index",
+        action="store_true",
+        help="put the lines into the index of `logs --search`, which takes longer than the import;"
+        " until then, or until builds that are recorded do it, a search reads them one by one",
+    )
     parser.add_argument("--json", action="store_true", help="a JSON object a file: what was done")
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    bad = 0
+    bad = added = 0
     async with await open_store(arguments.db, create=True, busy_timeout=60.0) as store:
         for file in arguments.files:
             try:
@@ -39,14 +46,27 @@ async def run(arguments: argparse.Namespace) -> int:
             except OSError as error:
                 raise CliError(f"{file} can't be read: {error.strerror}") from None
             bad += report.bad
+            added += report.log_lines
             _tell(report)
             if arguments.json:
                 print_json(report)
+        if arguments.index:
+            await _index(store, added)
     return 1 if bad else 0
 
 
+async def _index(store: BuildStore, added: int) -> None:
+    """Put the lines that were added, and any that were not in it yet, into the search index."""
+    with Bar("lines") as bar:
+        await store.logs.index(
+            progress=lambda done: bar.show(
+                done, max(done, added), f"{done:,} lines in the search index", done
+            )
+        )
+
+
 def _show(bar: Bar, report: ImportReport) -> None:
-    text = f"{report.builds:,} builds, {report.log_lines:,} lines"
+    text = f"{plural(report.builds, 'build')}, {plural(report.log_lines, 'line')}"
     bar.show(report.read, report.size, text, report.log_lines)
 
 
@@ -55,12 +75,13 @@ def _tell(report: ImportReport) -> None:
     for line in report.bad_lines:
         print(f"abt-db: {line}", file=sys.stderr)
     if (more := report.bad - len(report.bad_lines)) > 0:
-        print(f"abt-db: {report.file} has {more:,} more such lines", file=sys.stderr)
+        print(f"abt-db: {report.file} has {plural(more, 'more such line')}", file=sys.stderr)
     there = f"; {report.present:,} were there already" if report.present else ""
-    bad = f"; {report.bad:,} bad lines left out" if report.bad else ""
+    bad = f"; {plural(report.bad, 'bad line')} left out" if report.bad else ""
     print(
-        f"abt-db: {report.file}: {report.projects:,} projects, {report.builds:,} builds,"
-        f" {report.log_lines:,} lines added{there}{bad}",
+        f"abt-db: {report.file}: {plural(report.projects, 'project')},"
+        f" {plural(report.builds, 'build')}, {plural(report.log_lines, 'line')} added"
+        f"{there}{bad}",
         file=sys.stderr,
     )
 

@@ -8,7 +8,15 @@ import sys
 from abt_db.builds import Build, BuildStore, Level, LogLine
 from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
-from abt_db.tools.cli import CliError, UsageError, find_build, open_store, positive, run_tool
+from abt_db.tools.cli import (
+    CliError,
+    UsageError,
+    find_build,
+    find_project,
+    open_store,
+    positive,
+    run_tool,
+)
 from abt_db.tools.output import colour, print_json, printable
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
@@ -108,10 +116,7 @@ async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
     if arguments.build is not None:
         build_id = (await find_build(store, arguments.build)).id
     if arguments.project is not None:
-        project = await store.projects.get_by_name(arguments.project)
-        if project is None:
-            raise CliError(f"there is no project {arguments.project!r}; see: abt-db projects")
-        project_id = project.id
+        project_id = (await find_project(store, arguments.project)).id
     limit = arguments.limit or 50
     matches = await store.logs.search(
         arguments.search,

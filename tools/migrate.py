@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from abt_db.builds.report.wording import plural
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, MigrationError
 from abt_db.migrations import (
@@ -194,7 +195,7 @@ async def _plan(arguments: argparse.Namespace) -> int:
             _print_finding(finding)
         for sql in step.statements:
             print("    " + sql.replace("\n", "\n    "))
-    print(f"{len(plan.steps)} steps; they need SQLite {plan.minimum_sqlite}")
+    print(f"{plural(len(plan.steps), 'step')}, for SQLite {plan.minimum_sqlite} and later")
     return int(bool(plan.errors))
 
 
@@ -258,7 +259,8 @@ async def _validate(arguments: argparse.Namespace) -> int:
     else:
         for finding in validation.findings:
             _print_finding(finding, "")
-        print(f"{len(validation.trials)} migrations, {len(validation.findings)} findings")
+        tried, found = len(validation.trials), len(validation.findings)
+        print(f"{plural(tried, 'migration')}, {plural(found, 'finding')}")
     return int(not validation.valid)
 
 
@@ -298,8 +300,8 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
         if seeded.problem:
             print(f"{seeded.table} got only {seeded.rows} made-up rows: {seeded.problem}")
     print(
-        f"{len(report.steps)} steps on a copy of {report.bytes_copied:,} bytes; they need SQLite"
-        f" {report.minimum_sqlite}; {len(report.applied)} applied"
+        f"{plural(len(report.steps), 'step')}, for SQLite {report.minimum_sqlite} and later, on a"
+        f" copy of {report.bytes_copied:,} bytes; {len(report.applied)} applied"
     )
     return int(not report.passed)
 

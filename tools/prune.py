@@ -8,6 +8,7 @@ import sys
 from datetime import timedelta
 
 from abt_db.builds import Pruned
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import open_store, run_tool
 from abt_db.tools.output import print_json
 
@@ -53,7 +54,7 @@ async def run(arguments: argparse.Namespace) -> int:
         print_json(pruned)
     else:
         verb = "would remove" if arguments.dry_run else "removed"
-        print(f"{verb} {pruned.lines:,} lines of {pruned.builds:,} builds")
+        print(f"{verb} {plural(pruned.lines, 'line')} of {plural(pruned.builds, 'build')}")
     return 0
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 
 from abt_db.builds import StopReason
+from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import UsageError, name, open_store, run_tool, seconds
 from abt_db.tools.output import duration
 
@@ -65,7 +66,7 @@ async def run(arguments: argparse.Namespace) -> int:
             sys.stdout.flush()
             print(
                 f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
-                f" {recorder.lines:,} lines in {duration(outcome.duration)};"
+                f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
                 f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
                 file=sys.stderr,
             )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
-import secrets
 import sys
 from pathlib import Path
 
+from abt_db.copying import replacing
 from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
 
 
@@ -39,7 +38,8 @@ async def run(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         return 0
     try:
-        _replace(output, content)
+        with replacing(output) as file:
+            file.write(content)
     except OSError as error:
         raise CliError(f"{output} can't be written: {error.strerror}") from error
     print(f"abt-db: {output}, {len(content) / 1000:,.0f} kB", file=sys.stderr)
@@ -56,24 +56,6 @@ def _require_writable(output: Path, database: str) -> None:
         own = Path(f"{database}{ending}")
         if output.exists() and own.exists() and output.samefile(own):
             raise CliError(f"{output} is the database; name another file for the page")
-
-
-def _replace(output: Path, content: bytes) -> None:
-    """Write a file whole or not at all: whoever opens it sees the old page or the new one."""
-    if output.exists() and not output.is_file():
-        output.write_bytes(content)  # a terminal, a pipe: nothing there to be kept
-        return
-    output = output.resolve()  # a link goes on to be one
-    part = output.with_name(f".{output.name}.{secrets.token_hex(4)}")
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(output)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 if __name__ == "__main__":

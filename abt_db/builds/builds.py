@@ -93,7 +93,6 @@ class Builds(Repository[Build]):
 
         Raises `BuildEndedError` when the build has ended: it does not run, or end, again.
         """
-
         # What does not fit is refused before the writer is asked for.
         queries.BUILDS.update(id, {"status": status, **changes})
 

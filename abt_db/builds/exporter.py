@@ -16,6 +16,7 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from abt_db.copying import replacing
 from abt_db.database import Database
 from abt_db.deadline import finish
 from abt_db.errors import MappingError
@@ -156,29 +157,15 @@ _encode = json.JSONEncoder(
 
 @contextmanager
 def _written(path: str | os.PathLike[str]) -> Iterator[_File]:
-    """Open what packs into the file. It takes the file's place when the block is left without an
-    error; otherwise nothing is left of it."""
-    target = Path(path)
+    """Open what packs into the file; it is there whole or not at all."""
     if path == "-":
         sys.stdout.flush()
         with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as stdout:
             yield stdout
         return
-    if target.exists() and not target.is_file():  # a pipe, /dev/null: nothing to take the place of
-        with target.open("wb") as file, _packed(file, target.suffix) as packed:
-            yield packed
-        return
-    target = target.resolve()
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            with _packed(file, target.suffix) as packed:
-                yield packed
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    target = Path(path)
+    with replacing(target) as file, _packed(file, target.suffix) as packed:
+        yield packed
 
 
 @contextmanager

@@ -326,7 +326,7 @@ def _log_rows(build_id: int, build: BuildRecord) -> Iterator[dict[str, object]]:
             yield {
                 "build_id": build_id,
                 "sequence_number": last,
-                "level": level.value,
+                "level": str(level),
                 "timestamp": at,
                 "message": item,
                 "source": source,
@@ -348,7 +348,7 @@ def _log_rows(build_id: int, build: BuildRecord) -> Iterator[dict[str, object]]:
         yield {
             "build_id": build_id,
             "sequence_number": last,
-            "level": level.value,
+            "level": str(level),
             "timestamp": at,
             "message": line.message,
             "source": source,

@@ -144,16 +144,21 @@ class Logs(Repository[LogLine]):
 
         return await self._db.read(find)
 
-    async def index(self, most: int | None = None) -> int:
+    async def index(
+        self, most: int | None = None, *, progress: Callable[[int], object] | None = None
+    ) -> int:
         """Put the lines that are not in the index yet into it, about `most`; return how many.
 
-        In short transactions, between which others have their turn. Cancelling keeps what is done.
+        In short transactions, between which others have their turn: `progress` is called after
+        each with how many are done. Cancelling keeps them.
         """
         done = 0
         while (most is None or done < most) and (
             count := await self._step(queries.INDEX_LINES(**STEP))
         ):
             done += count
+            if progress is not None:
+                progress(done)
         return done
 
     # -- pruning ---------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def _rows(
         yield {
             "build_id": build_id,
             "sequence_number": number,
-            "level": level.value,
+            "level": str(level),
             "timestamp": line.at,
             "message": line.message,
             "source": source,

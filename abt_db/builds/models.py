@@ -37,6 +37,8 @@ def now() -> datetime:
 
 
 class BuildStatus(StrEnum):
+    """Where a build stands: the first two may change, the last three are its end."""
+
     PENDING = "pending"
     RUNNING = "running"
     SUCCESS = "success"

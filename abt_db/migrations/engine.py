@@ -160,8 +160,8 @@ class Engine:
         of the steps has no down script, otherwise as `up`. Rows that a DROP would take along,
         values of columns that would go, and steps that the history calls lossy or irreversible
         raise `MigrationLossError`, unless `allow_data_loss`; what was taken back before that stays
-        so. With `use_history` migrations that
-        only a newer program has are taken back by the script that the history keeps.
+        so. With `use_history` migrations that only a newer program has are taken back by the script
+        that the history keeps.
         """
         records = await self.history()
         chain = self._chain.with_stored(records) if use_history else self._chain

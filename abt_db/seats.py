@@ -1,0 +1,121 @@
+"""The seats of a lane: how they are made and given up, and what they are in use for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from .deadline import Deadline
+from .holders import Holding
+from .seat import Seat
+from .work import Lease
+
+__all__ = ["Seats"]
+
+Sit = Callable[[Seat, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
+"""What a seat's task does. It opens the connection first and sets the future, to None or to the
+error; it takes the seat out of the list when it ends, unless the lane is closed."""
+
+
+class Seats(list[Seat]):
+    """All seats of one lane, among them those that are to be given up when they come free."""
+
+    __slots__ = ("_made", "_make", "_name", "_sit", "idle")
+
+    def __init__(self, name: str, make: Callable[[str], Seat], sit: Sit) -> None:
+        self._name = name
+        self._make = make
+        self._sit = sit
+        self._made = 0
+        self.idle: list[Seat] = []
+        """The one used last is at the end and taken first: its cache is warm."""
+
+    async def resize(self, size: int) -> None:
+        """Have that many: new ones have their connection when this returns, those that are too many
+        are given up as they come free. If one can't be opened nothing changes."""
+        staying = [seat for seat in self if not seat.leaving]
+        self._dismiss(staying[size:])
+        await self._add(size - len(staying))
+
+    def _dismiss(self, seats: list[Seat]) -> None:
+        for seat in seats:
+            seat.leaving = True
+            if seat in self.idle:
+                self.idle.remove(seat)
+                seat.rouse()
+
+    async def _add(self, count: int) -> None:
+        loop = asyncio.get_running_loop()
+        added: list[Seat] = []
+        opened: list[asyncio.Future[None]] = []
+        for _ in range(count):
+            self._made += 1
+            name = f"{self._name} {self._made}"
+            seat = self._make(name)
+            self.append(seat)
+            added.append(seat)
+            opened.append(loop.create_future())
+            seat.task = loop.create_task(self._sit(seat, opened[-1]), name=f"abt_db {name}")
+        try:
+            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        except BaseException:
+            self._dismiss(added)
+            raise
+
+    async def close(self, deadline: Deadline) -> None:
+        """Give all of them up: let running work end until `deadline`, then stop it.
+
+        Returns when their tasks, threads and files are gone. Must not be cancelled.
+        """
+        self._dismiss(self)
+        tasks = [seat.task for seat in self if seat.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
+            if late:
+                for seat in self:
+                    seat.stop()
+                await asyncio.wait(late)
+
+    def abandon(self) -> None:
+        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        for seat in self:
+            seat.abandon()
+
+    # -- what they are in use for ----------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        """How many are at work; from any thread."""
+        return sum(seat.work is not None for seat in self)
+
+    def holdings(self) -> list[Holding]:
+        """Return what each of those is in use for."""
+        return [holding for seat in self if (holding := seat.holding()) is not None]
+
+    def writing(self) -> Holding | None:
+        """Return what is being done in a transaction, if anything is; from any thread."""
+        for seat in self:
+            if seat.writing:
+                return seat.holding()
+        return None
+
+    def leases(self) -> list[Lease]:
+        """Return what is lent."""
+        works = [seat.work for seat in self]
+        return [work for work in works if isinstance(work, Lease) and not work.returned]
+
+    def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:
+        """Say who holds them, the longest one by name; `rival` says who holds the file's lock, if
+        it waits for that."""
+        name, held = self._name, self.holdings()
+        if not held:
+            return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+        longest = max(held, key=lambda holding: holding.age)
+        which = f"the {name}" if len(self) == 1 else f"{len(held)} {name}s at work"
+        waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
+        return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"
