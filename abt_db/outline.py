@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .errors import QueryDefinitionError
 
-__all__ = ["TELLING_PRAGMAS", "Outline", "outline"]
+__all__ = ["TELLING_PRAGMAS", "Outline", "outline", "quoted"]
 
 # SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
 # ASCII space is space to it, and every character beyond ASCII can stand in a name.
@@ -166,6 +166,11 @@ def _tokens(sql: str) -> Iterator[tuple[str, str]]:
     for match in _TOKEN.finditer(sql):
         assert match.lastgroup is not None
         yield match.lastgroup, match[0]
+
+
+def quoted(name: str) -> str:
+    """Return the name of a table, a column or an index as it can stand in SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 # -- rows that are added together ----------------------------------------------------------------

@@ -9,6 +9,7 @@ from abt_db.channel import BeginBusyError, Channel
 from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import MaintenanceError
+from abt_db.outline import quoted
 from abt_db.upkeep import Health, examine, gather_statistics
 
 __all__ = ["analyze", "check", "optimize", "reindex"]
@@ -37,8 +38,8 @@ async def reindex(db: Database, name: str | None = None) -> None:
             names = [row[0] for row in channel.control("SELECT name FROM sqlite_schema")]
             if name is not None and name not in names:
                 raise MaintenanceError(f"{db.path} has no table or index of that name to reindex")
-            quoted = "" if name is None else ' "' + name.replace('"', '""') + '"'
-            channel.run_sql(f"REINDEX{quoted}", doing="REINDEX", privileged=True)
+            what = "" if name is None else f" {quoted(name)}"
+            channel.run_sql(f"REINDEX{what}", doing="REINDEX", privileged=True)
 
     await _written(db, "reindex", run)
 

@@ -6,10 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from abt_db.errors import CorruptError, MappingError, QueryError
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
-
-from .metrics import quoted
 
 __all__ = ["Damage", "damaged_tables"]
 

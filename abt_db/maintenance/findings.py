@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from enum import Enum
 
 from abt_db.config import Config
+from abt_db.outline import quoted
 
 from .damage import Damage
 from .faults import faults_of
 from .file import DatabaseFile
 from .indexes import Index, Plan, create_index
-from .metrics import Metrics, quoted, readable
+from .metrics import Metrics, readable
 from .processes import Process
 
 __all__ = [

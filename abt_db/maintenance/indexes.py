@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
-
-from .metrics import quoted
 
 __all__ = [
     "Index",

@@ -14,6 +14,7 @@ from typing import Any
 from abt_db.database import Database
 from abt_db.errors import StatementError
 from abt_db.opening import MEMORY
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
 
@@ -23,7 +24,6 @@ __all__ = [
     "TableFigures",
     "analysed",
     "metrics",
-    "quoted",
     "readable",
 ]
 
@@ -218,11 +218,6 @@ def _span(session: Session, table: str) -> int | None:
         return session.fetch_one(Query(f"metrics.span of {table}", sql, int)())
     except StatementError:
         return None  # a table WITHOUT ROWID
-
-
-def quoted(name: str) -> str:
-    """Return the name of a table or an index as it can stand in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def readable(size: int) -> str:

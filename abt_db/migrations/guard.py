@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from abt_db.errors import MigrationFailedError, StatementError
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
 
 from . import schema
-from .schema import quoted
 from .script import folded, split, words
 
 __all__ = [

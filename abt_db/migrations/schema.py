@@ -14,6 +14,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
 
@@ -29,7 +30,6 @@ __all__ = [
     "contents",
     "dump",
     "fingerprint",
-    "quoted",
     "snapshot",
     "tables",
 ]
@@ -134,11 +134,6 @@ _SHADOWS = (
     *("segdir", "segments", "stat", "node", "parent", "rowid"),
 )
 _FOREIGN = re.compile(r"(?:sqlite|_litestream)_.*", re.IGNORECASE | re.DOTALL)
-
-
-def quoted(name: str) -> str:
-    """Return the name of a table or column as it can stand in SQL."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def snapshot(session: Session) -> Schema:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from abt_db.errors import QueryError
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
 
-from .schema import quoted, tables
+from .schema import tables
 from .script import brackets, folded, words
 
 __all__ = ["Seeded", "seed"]
