@@ -56,7 +56,7 @@ MANY = 256
 
 # As no query can be written, for it runs with privilege.
 _REFERS_TO_ITSELF = """
-    SELECT count(*) FROM pragma_foreign_key_list(?1) WHERE "table" = ?1 COLLATE NOCASE
+    SELECT count(*) FROM pragma_foreign_key_list($name) WHERE "table" = $name COLLATE NOCASE
 """
 
 
@@ -265,7 +265,7 @@ class Session:
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
     def _refers_to_itself(self, table: str) -> bool:
-        [(keys,)] = self._control(_REFERS_TO_ITSELF, [table])
+        [(keys,)] = self._control(_REFERS_TO_ITSELF, {"name": table})
         return bool(keys)
 
     def _check(self, query: Query[Any]) -> float:
