@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import sys
 from pathlib import Path
@@ -81,10 +82,13 @@ async def opening(trial: Trial) -> Measures:
 
 async def _python(*arguments: str) -> dict[str, float]:
     """Run this Python in a process of its own; return what it prints, a JSON object."""
+    # As installed packages have it, there is bytecode from the second time on.
+    settings = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # the installed package, not what stands in the working directory
         *arguments,
+        env=settings,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
