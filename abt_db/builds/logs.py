@@ -150,15 +150,17 @@ class Logs(Repository[LogLine]):
         """Put the lines that are not in the index yet into it, about `most`; return how many.
 
         In short transactions, between which others have their turn: `progress` is called after
-        each with how many are done. Cancelling keeps them.
+        each with how many are done. Cancelling keeps them, and from `progress` begins no other.
         """
         done = 0
+        began = monotonic()
         while (most is None or done < most) and (
-            count := await self._step(queries.INDEX_LINES(**STEP))
+            count := (await self._db.execute(queries.INDEX_LINES(**STEP))).rowcount
         ):
             done += count
             if progress is not None:
                 progress(done)
+            began = await _let_others(began)
         return done
 
     # -- pruning ---------------------------------------------------------------------------------
@@ -170,8 +172,8 @@ class Logs(Repository[LogLine]):
 
         The builds themselves are kept. In short transactions, between which others have their
         turn: `progress` is called after each with what is gone so far. Cancelled or killed, it has
-        done a part, and the next call goes on there. The file does not get smaller, its room is
-        used again.
+        done a part, and the next call goes on there; cancelled from `progress`, it begins no other
+        transaction. The file does not get smaller, its room is used again.
         """
         before = datetime.now(UTC) - older_than
         builds = lines = build_id = 0
@@ -182,10 +184,13 @@ class Logs(Repository[LogLine]):
             or 0
         ):
             builds += 1
-            while count := await self._step(queries.PRUNE_LINES(build_id=build_id, **STEP)):
+            began = monotonic()
+            prune = queries.PRUNE_LINES(build_id=build_id, **STEP)
+            while count := (await self._db.execute(prune)).rowcount:
                 lines += count
                 if progress is not None:
                     progress(Pruned(builds, lines))
+                began = await _let_others(began)
         return Pruned(builds, lines)
 
     async def prunable(self, older_than: timedelta) -> Pruned:
@@ -193,16 +198,15 @@ class Logs(Repository[LogLine]):
         before = datetime.now(UTC) - older_than
         return await self._db.fetch_one(queries.PRUNABLE(before=before)) or Pruned(0, 0)
 
-    async def _step(self, statement: Statement[object]) -> int:
-        """Run a statement that does a part of the work, and return how many rows it changed.
 
-        In this process whoever waits for the writer comes before the next part. Another one looks
-        for the lock now and then, so that it has to be free for a while.
-        """
-        began = monotonic()
-        changed = (await self._db.execute(statement)).rowcount
-        await asyncio.sleep((monotonic() - began) / 2)
-        return changed
+async def _let_others(began: float) -> float:
+    """Wait between a transaction that began then and the next one; return when that one begins.
+
+    In this process whoever waits for the writer comes first anyway. Another one looks for the lock
+    now and then, so that it has to be free for a while.
+    """
+    await asyncio.sleep((monotonic() - began) / 2)
+    return monotonic()
 
 
 def _rows(

@@ -20,6 +20,7 @@ from abt_db.errors import (
     StatementError,
 )
 from abt_db.opening import MEMORY
+from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
 
@@ -189,7 +190,8 @@ async def _of_keys(db: Database) -> list[Finding]:
             Severity.ERROR,
             "foreign keys",
             f"rows of {table} that refer to one of {parent} which is not there: {count:,}",
-            f'PRAGMA foreign_key_check("{table}") lists them; delete them, or add what is missing',
+            f"PRAGMA foreign_key_check({quoted(table)}) lists them; delete them, or add what is"
+            " missing",
         )
         for table, parent, count in violations
     ]

@@ -59,6 +59,7 @@ class Severity(Enum):
     WARNING = "warning"
     """It works, and costs more than it has to, or is at risk."""
     NOTE = "note"
+    """Worth knowing; nothing has to be done."""
 
 
 @dataclass(frozen=True, slots=True)
