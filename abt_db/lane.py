@@ -365,6 +365,8 @@ class Lane:
     def _rest(self, seat: Seat) -> None:
         work, seat.work = seat.work, None
         self._idle.append(seat)
+        if seat.account.events:
+            seat.account.tell()  # of a commit whose caller was cancelled
         if isinstance(work, Lease):
             work.on_settled()
         self._tell_drained()
@@ -415,6 +417,7 @@ class Lane:
             if seat in self._idle:
                 self._idle.remove(seat)  # nobody may take it any more
             await seat.leave()
+            seat.account.tell()
             if not self._closed:
                 self._forget(seat)
                 self._stir()  # those who were to travel with this one
