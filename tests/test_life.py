@@ -231,6 +231,12 @@ class TestOpen:
                     await asyncio.wait([refused])
                     assert isinstance(refused.exception(), TransactionStateError)
                 assert await db.fetch_all(NAMES()) == list("abcd")
+                async with asyncio.timeout(SOON):
+                    watch = db.watch(NAMES())
+                    assert await anext(watch) == list("abcd")
+                    with closing(sqlite3.connect(path)) as other, other:
+                        other.execute("DELETE FROM items")
+                    assert await anext(watch) == []
 
         asyncio.run(use())
 
