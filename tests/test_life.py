@@ -40,6 +40,7 @@ from abt_db import (
     PoolClosedError,
     TransactionStateError,
 )
+from abt_db.grants import LOCKS_TABLE
 
 
 class TestClose:
@@ -250,6 +251,25 @@ class TestOpen:
             await closing
             await opening
             assert await db.fetch_one(COUNT()) == 0
+
+    async def test_what_was_asked_for_while_it_closed_is_not_in_the_way(
+        self, path: Path, no_leaks: None
+    ) -> None:
+        async with items(path) as db:
+            await db.execute(LOCKS_TABLE())
+            async with Holder(db.snapshot()):
+                closing = asyncio.create_task(db.close())
+                await asyncio.sleep(0)
+                assert db.stats()["locks"]["held"] == 0
+                with pytest.raises(PoolClosedError):
+                    await db.lock("a").__aenter__()
+                with pytest.raises(PoolClosedError):
+                    db.watch(NAMES())
+            await closing
+            await db.open()
+            async with db.lock("a") as lease:
+                assert lease.token == 1
+            assert await anext(db.watch(NAMES())) == []
 
     @pytest.mark.parametrize("turns", range(8))
     async def test_closed_while_it_opens_leaves_nothing(

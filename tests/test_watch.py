@@ -538,4 +538,4 @@ class TestTheEnd:
                     break
             await db.execute(Query("apart", "UPDATE apart SET x = 1")())
             await until(lambda: not watchers())
-            assert not db._watching._lives  # type: ignore[union-attr]
+            assert not db._watching._lives
