@@ -84,7 +84,6 @@ class Lane:
         self._costs = costs
         self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
-        self._wait_for_one = Wait(self)
         self._size = size
         self.seats = Seats(
             name,
@@ -227,7 +226,7 @@ class Lane:
         self._queue.add(work)
         self._tally.waits += 1
         if waits.held:
-            waits[work.task] = self._wait_for_one
+            waits[work.task] = Wait(self, future=future)
 
         gathering = work.shares and self._sharing
         if gathering:
@@ -253,7 +252,7 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if waits_for_ever(work.task, self._wait_for_one, self._waits, frozenset()):
+        if waits_for_ever(work.task, Wait(self), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
@@ -580,7 +579,7 @@ class Lane:
         waits for this task.
         """
         task = asyncio.current_task()
-        if waits_for_ever(task, Wait(self, for_all=True), self._waits, frozenset()):
+        if waits_for_ever(task, Wait(self, for_all=True), self._waits):
             raise TransactionStateError(
                 f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
                 " for it"
