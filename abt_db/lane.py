@@ -181,6 +181,12 @@ class Lane:
 
     async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
         """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
+        # `Database` has looked when the block was made, which may be entered elsewhere.
+        if asyncio.get_running_loop() is not self._loop:
+            raise PoolClosedError(
+                f"{label} was made in another event loop or process; open a Database of its own in"
+                " each"
+            )
         lease = Lease(label, priority, at)
         if self._may_start(lease):
             self._lend(self._idle.pop(), lease)

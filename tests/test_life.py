@@ -305,6 +305,26 @@ class TestElsewhere:
             assert "another event loop" in await asyncio.to_thread(elsewhere)
             assert await db.fetch_one(COUNT()) == 0
 
+    @pytest.mark.parametrize(
+        "block",
+        [
+            lambda db: db.transaction(),
+            lambda db: db.snapshot(),
+            lambda db: db.stream(NAMES()),
+            lambda db: db.barrier(),
+            lambda db: db.writer(label="mine"),
+        ],
+        ids=["transaction", "snapshot", "stream", "barrier", "writer"],
+    )
+    async def test_a_block_that_is_entered_there(
+        self, path: Path, block: Callable[[Database], Any]
+    ) -> None:
+        async with items(path) as db:
+            made = block(db)
+            with pytest.raises(PoolClosedError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, entered(made))
+            await entered(block(db))
+
     async def test_in_another_thread_without_a_loop(self, path: Path) -> None:
         def elsewhere() -> None:
             for use in db.transaction, db.snapshot, db.barrier, db.stats:
