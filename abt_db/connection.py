@@ -168,12 +168,14 @@ class Connection:
         account: Account,
         role: Role,
         connect: Connect | None,
+        limit: Deadline,
         identity: Identity | None = None,
     ) -> Connection:
         """Open the file `path` (or `MEMORY`) and set everything that `config` says.
 
         Must not be cancelled: the driver would leak the file descriptor. (Lanes open their
-        connections in tasks of their own, which callers can't cancel.) Raises `CantOpenError`,
+        connections in tasks of their own, which callers can't cancel; to cancel `limit` ends the
+        waiting for another process's lock.) Raises `CantOpenError`,
         `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
         (invariant 22).
         """
@@ -197,13 +199,13 @@ class Connection:
         try:
             if identity is not None:
                 identity.note()
-            await self._configure(path)
+            await self._configure(path, limit)
         except BaseException:
             await self.close()
             raise
         return self
 
-    async def _configure(self, path: str) -> None:
+    async def _configure(self, path: str, limit: Deadline) -> None:
         config = self.config
 
         def configure(channel: Channel) -> None:
@@ -215,7 +217,7 @@ class Connection:
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
-        limit = Deadline.after(config.busy_timeout)
+        limit.limited(config.busy_timeout)
         who = partial(who_holds, path)
         try:
             await while_busy(lambda: self.run(configure, Deadline()), limit, who=who)

@@ -438,7 +438,8 @@ class Lane:
         try:
             await seat.connected()
         except Exception as error:
-            for unserved in self._queue.take(monotonic()):
+            # Who is dismissed has stopped waiting; others will serve.
+            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:

@@ -77,9 +77,15 @@ class Pool:
         self._costs = Costs()
 
         def lane(name: Role, size: int) -> Lane:
-            async def open_one(account: Account) -> Connection:
+            async def open_one(account: Account, limit: Deadline) -> Connection:
                 return await Connection.open(
-                    path, config, account=account, role=name, connect=connect, identity=identity
+                    path,
+                    config,
+                    account=account,
+                    role=name,
+                    connect=connect,
+                    limit=limit,
+                    identity=identity,
                 )
 
             return Lane(
