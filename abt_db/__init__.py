@@ -9,6 +9,7 @@ Where things are, each building on those above it:
     events       what listeners are told
     tables       which tables a statement reads and writes
     filelocks    the locks on a file, as Linux lists them
+    identity     which file it is that a path leads to
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     outline      what can be known of a statement from its text alone

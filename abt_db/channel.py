@@ -16,6 +16,7 @@ from typing import Any
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError, translate
 from .events import Checkpointed
+from .identity import Identity
 from .query import Query
 from .session import Session
 from .stats import Account
@@ -43,6 +44,7 @@ class Channel(Session):
     __slots__ = (
         "_busy_timeout",
         "_free",
+        "_identity",
         "_met",
         "_schema",
         "_since",
@@ -59,10 +61,12 @@ class Channel(Session):
         writable: bool,
         busy_timeout: float,
         wal: Wal | None = None,
+        identity: Identity | None = None,
     ) -> None:
         super().__init__(raw, account, writable=writable)
         self._busy_timeout = busy_timeout
         self._wal = wal  # None: it is left alone
+        self._identity = identity
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys
         self._version: int | None = None  # of the data, see `others_committed`
@@ -81,12 +85,15 @@ class Channel(Session):
     def begin(self, mode: str) -> None:
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
 
-        Raises `BeginBusyError` when another process holds the lock.
+        Raises `BeginBusyError` when another process holds the lock, and `CorruptError` when what is
+        written would be lost, for the file is not the one that its path leads to.
 
         Others look for it every few milliseconds. Who is done with long work and begins again at
         once would hardly ever be met without it, so he waits a little if there are others; and that
         there are he knows by their lock, which he has met himself.
         """
+        if self._identity is not None and mode != "SNAPSHOT":
+            self._identity.require()
         if self._met:
             self._let_others_in()
         try:

@@ -29,6 +29,7 @@ from .config import Config
 from .deadline import NEVER, Deadline
 from .errors import AbtDbError, BusyError, CantOpenError, QueryError, ReadOnlyError, translate
 from .holders import who_holds
+from .identity import Identity
 from .opening import MEMORY, Role, check_path, pragmas, require_let_go, set_journal, unreadable, uri
 from .session import StoppedError
 from .stats import Account
@@ -81,6 +82,7 @@ class _Driver(sqlite3.Connection):
             writable=owner.role == "writer",
             busy_timeout=owner.config.busy_timeout,
             wal=owner.wal,
+            identity=owner.identity,
         )
 
     def close(self) -> None:
@@ -130,6 +132,7 @@ class Connection:
         "_waiter",
         "account",
         "config",
+        "identity",
         "name",
         "role",
         "thread",
@@ -154,18 +157,30 @@ class Connection:
         self.name = account.name
         self.role = role
         self.wal: Wal | None = None
+        self.identity: Identity | None = None
 
     @classmethod
     async def open(
-        cls, path: str, config: Config, *, account: Account, role: Role, connect: Connect | None
+        cls,
+        path: str,
+        config: Config,
+        *,
+        account: Account,
+        role: Role,
+        connect: Connect | None,
+        limit: Deadline,
+        identity: Identity | None = None,
     ) -> Connection:
         """Open the file `path` (or `MEMORY`) and set everything that `config` says.
 
         Must not be cancelled: the driver would leak the file descriptor. (Lanes open their
-        connections in tasks of their own, which callers can't cancel.) Raises `CantOpenError`,
+        connections in tasks of their own, which callers can't cancel; to cancel `limit` ends the
+        waiting for another process's lock.) Raises `CantOpenError`,
         `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
         (invariant 22).
         """
+        if identity is not None:
+            identity.require()
         check_path(path, config, role)
 
         class Driver(_Driver):
@@ -173,6 +188,7 @@ class Connection:
 
         aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
         Driver.owner = self = cls(aio, config, account, role)
+        self.identity = identity
         if role == "writer" and path != MEMORY and config.journal_mode == "wal":
             self.wal = Wal(path, config.wal_limit) if config.wal_limit else None
         try:
@@ -181,13 +197,15 @@ class Connection:
             self._join()
             raise translate(error, doing=f"opening {path}") from error
         try:
-            await self._configure(path)
+            if identity is not None:
+                identity.note()
+            await self._configure(path, limit)
         except BaseException:
             await self.close()
             raise
         return self
 
-    async def _configure(self, path: str) -> None:
+    async def _configure(self, path: str, limit: Deadline) -> None:
         config = self.config
 
         def configure(channel: Channel) -> None:
@@ -199,7 +217,7 @@ class Connection:
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
-        limit = Deadline.after(config.busy_timeout)
+        limit.limited(config.busy_timeout)
         who = partial(who_holds, path)
         try:
             await while_busy(lambda: self.run(configure, Deadline()), limit, who=who)

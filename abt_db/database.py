@@ -86,9 +86,10 @@ class Database:
         self.read_only = read_only
         self._connect = connect
         self._pool: Pool | None = None
-        self._watching: Watching | None = None
-        self._upkeep: Upkeep | None = None
-        self._leases: Leases | None = None
+        # Of the pool, and as old:
+        self._watching: Watching
+        self._upkeep: Upkeep
+        self._leases: Leases
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
@@ -148,6 +149,7 @@ class Database:
         )
         await pool.open()
         self._pool, self._upkeep = pool, Upkeep(pool)
+        self._watching, self._leases = Watching(pool), Leases(pool)
         self._upkeep.start()
         # Unlike __del__ it also runs for what is still there when the program ends.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
@@ -158,15 +160,10 @@ class Database:
             if opening:
                 pool = self._pool
             if pool is not None and pool is self._pool:
-                if self._watching is not None:
-                    await self._watching.close()
-                    self._watching = None
-                if self._upkeep is not None:
-                    await self._upkeep.close()
-                if self._leases is not None:
-                    await self._leases.close()
-                    self._leases = None
+                await self._watching.close()
+                await self._upkeep.close()
                 await pool.close()
+                await self._leases.close()  # also those that were granted meanwhile
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
                     self._finalizer.detach()
@@ -407,9 +404,9 @@ class Database:
         """
         if statement.query.writes:
             raise _writes(statement.query, "only what reads can be watched")
-        pool = self._opened()
-        if self._watching is None:
-            self._watching = Watching(pool)
+        self._opened()
+        if self._closing:
+            raise PoolClosedError(f"{self.path} is being closed")
         return self._watching.watch(statement)
 
     # -- locks among processes -------------------------------------------------------------------
@@ -556,9 +553,7 @@ class Database:
         return self.path if self.path == MEMORY else Path(self.path).name
 
     def _locks(self) -> Leases:
-        pool = self._opened()
-        if self._leases is None:
-            self._leases = Leases(pool)
+        self._opened()
         return self._leases
 
     def _opened(self) -> Pool:

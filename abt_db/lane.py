@@ -84,7 +84,6 @@ class Lane:
         self._costs = costs
         self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
-        self._wait_for_one = Wait(self)
         self._size = size
         self.seats = Seats(
             name,
@@ -182,6 +181,12 @@ class Lane:
 
     async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
         """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
+        # `Database` has looked when the block was made, which may be entered elsewhere.
+        if asyncio.get_running_loop() is not self._loop:
+            raise PoolClosedError(
+                f"{label} was made in another event loop or process; open a Database of its own in"
+                " each"
+            )
         lease = Lease(label, priority, at)
         if self._may_start(lease):
             self._lend(self._idle.pop(), lease)
@@ -227,7 +232,7 @@ class Lane:
         self._queue.add(work)
         self._tally.waits += 1
         if waits.held:
-            waits[work.task] = self._wait_for_one
+            waits[work.task] = Wait(self, future=future)
 
         gathering = work.shares and self._sharing
         if gathering:
@@ -253,7 +258,7 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if waits_for_ever(work.task, self._wait_for_one, self._waits, frozenset()):
+        if waits_for_ever(work.task, Wait(self), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
@@ -365,6 +370,8 @@ class Lane:
     def _rest(self, seat: Seat) -> None:
         work, seat.work = seat.work, None
         self._idle.append(seat)
+        if seat.account.events:
+            seat.account.tell()  # of a commit whose caller was cancelled
         if isinstance(work, Lease):
             work.on_settled()
         self._tell_drained()
@@ -415,6 +422,7 @@ class Lane:
             if seat in self._idle:
                 self._idle.remove(seat)  # nobody may take it any more
             await seat.leave()
+            seat.account.tell()
             if not self._closed:
                 self._forget(seat)
                 self._stir()  # those who were to travel with this one
@@ -430,7 +438,8 @@ class Lane:
         try:
             await seat.connected()
         except Exception as error:
-            for unserved in self._queue.take(monotonic()):
+            # Who is dismissed has stopped waiting; others will serve.
+            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
@@ -577,7 +586,7 @@ class Lane:
         waits for this task.
         """
         task = asyncio.current_task()
-        if waits_for_ever(task, Wait(self, for_all=True), self._waits, frozenset()):
+        if waits_for_ever(task, Wait(self, for_all=True), self._waits):
             raise TransactionStateError(
                 f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
                 " for it"

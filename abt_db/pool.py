@@ -24,6 +24,7 @@ from .deadline import Deadline, finish
 from .errors import AbtDbError, ReadOnlyError, TransactionStateError
 from .events import Checkpointed, Committed, Listeners
 from .holders import Holding, enlist, strike_off, who_holds
+from .identity import Identity
 from .lane import Lane
 from .opening import MEMORY, Role
 from .query import Query
@@ -70,13 +71,21 @@ class Pool:
         self.listeners = listeners
         self.who = partial(who_holds, path)
         """Says who holds the write lock of the file."""
+        # A follower is for files that others may put in place anew.
+        identity = None if read_only or path == MEMORY else Identity(path)
         waits = Waits()
         self._costs = Costs()
 
         def lane(name: Role, size: int) -> Lane:
-            async def open_one(account: Account) -> Connection:
+            async def open_one(account: Account, limit: Deadline) -> Connection:
                 return await Connection.open(
-                    path, config, account=account, role=name, connect=connect
+                    path,
+                    config,
+                    account=account,
+                    role=name,
+                    connect=connect,
+                    limit=limit,
+                    identity=identity,
                 )
 
             return Lane(

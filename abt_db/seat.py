@@ -14,7 +14,7 @@ from typing import Any
 
 from .batch import Batch
 from .connection import Connection
-from .deadline import finish
+from .deadline import Deadline, finish
 from .errors import PoolClosedError
 from .holders import Holding
 from .stats import Account
@@ -24,7 +24,8 @@ __all__ = ["Open", "Seat", "closed", "warn_of_long"]
 
 LOG = logging.getLogger("abt_db")
 
-Open = Callable[[Account], Awaitable[Connection]]
+Open = Callable[[Account, Deadline], Awaitable[Connection]]
+"""Waits for another process's lock until the deadline at most."""
 
 
 class Seat:
@@ -37,6 +38,7 @@ class Seat:
         "_expires",
         "_lifetime",
         "_open",
+        "_opening",
         "account",
         "blocked",
         "connection",
@@ -53,6 +55,7 @@ class Seat:
         self._lifetime = lifetime
         self._expires: float | None = None
         self.account = account
+        self._opening = Deadline()
         self.connection: Connection | None = None  # None: lost, to be opened again
         self.work: Job[Any] | Batch | Lease | None = None
         self.blocked = 0.0
@@ -77,6 +80,11 @@ class Seat:
             and connection.alive
             and (self._expires is None or monotonic() < self._expires)
         )
+
+    def dismiss(self) -> None:
+        """Have the seat given up when it comes free; what waits to be opened waits no longer."""
+        self.leaving = True
+        self._opening.cancel()
 
     def rouse(self) -> None:
         """Have the task go on."""
@@ -105,7 +113,9 @@ class Seat:
         return self.connection
 
     async def _occupy(self) -> None:
-        self.connection = await self._open(self.account)
+        if not self.leaving:
+            self._opening = Deadline()
+        self.connection = await self._open(self.account, self._opening)
         self.account.opened += 1
         if self._lifetime is not None:
             # Not all at the same moment.
@@ -137,7 +147,8 @@ class Seat:
         try:
             await finish(self._occupy())
         except Exception as error:
-            LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
+            if not self.leaving:
+                LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
             self._expires = monotonic() + 1.0
         else:
             self.account.replaced += 1

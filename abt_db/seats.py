@@ -40,7 +40,7 @@ class Seats(list[Seat]):
 
     def _dismiss(self, seats: list[Seat]) -> None:
         for seat in seats:
-            seat.leaving = True
+            seat.dismiss()
             if seat in self.idle:
                 self.idle.remove(seat)
                 seat.rouse()

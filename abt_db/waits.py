@@ -26,6 +26,11 @@ class Wait:
 
     lane: Held
     for_all: bool = False
+    future: asyncio.Future[None] | None = None
+    """Done when the wait has ended, of which the task itself hears a little later."""
+
+    def holders(self) -> list[asyncio.Task[Any] | None]:
+        return self.lane.holders(for_all=self.for_all)
 
 
 class Waits(dict["asyncio.Task[Any] | None", Wait]):
@@ -37,19 +42,28 @@ class Waits(dict["asyncio.Task[Any] | None", Wait]):
         self.held = 0
         """How many leases and barriers there are. Without any, nobody can wait for ever."""
 
+    def of(self, task: asyncio.Task[Any] | None) -> Wait | None:
+        """What a task waits for at this moment."""
+        wait = None if task is None else self.get(task)
+        return wait if wait is None or wait.future is None or not wait.future.done() else None
 
-def waits_for_ever(
-    task: asyncio.Task[Any] | None, wait: Wait, waits: Waits, seen: frozenset[object]
-) -> bool:
-    """Whether what `task` waits for comes free only by `task` itself, or by others in that fix."""
 
-    def stuck(holder: asyncio.Task[Any] | None) -> bool:
-        if holder is None or holder in seen:
-            return False
-        if holder is task:
-            return True
-        their = waits.get(holder)
-        return their is not None and waits_for_ever(task, their, waits, seen | {holder})
+def waits_for_ever(task: asyncio.Task[Any] | None, wait: Wait, waits: Waits) -> bool:
+    """Whether what `task` is to wait for comes free only by those who wait for each other then."""
+    stuck = {task: wait}
+    found = [wait]
+    for each in found:
+        for holder in each.holders():
+            if holder not in stuck and (their := waits.of(holder)) is not None:
+                stuck[holder] = their
+                found.append(their)
 
-    holders = wait.lane.holders(for_all=wait.for_all)
-    return (any if wait.for_all else all)(map(stuck, holders))
+    def gets_on(wait: Wait) -> bool:
+        held = [holder is not None and holder in stuck for holder in wait.holders()]
+        return not (any if wait.for_all else all)(held)
+
+    # Who gets on lets others get on.
+    while free := [waiter for waiter, their in stuck.items() if gets_on(their)]:
+        for waiter in free:
+            del stuck[waiter]
+    return task in stuck

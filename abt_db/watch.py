@@ -106,18 +106,11 @@ class Watching:
     def watch(self, statement: Statement[T]) -> Watch[T]:
         """Begin to watch a statement."""
         key = _key(statement)
-        live = self._lives.get(key)
-        if live is None:
-            if not self._lives:
-                self._pool.listeners.add(self._committed, frozenset({Committed}))
-            live = self._lives[key] = _Live(statement)
-            self._start(self._keep(key, live), f"abt_db watch {statement.query.name}")
-            if self._looking is None and self._pool.config.watch_interval is not None:
-                self._looking = self._start(
-                    self._look(self._pool.config.watch_interval), "abt_db watch"
-                )
+        live = self._lives.get(key) or _Live(statement)
         watch = Watch(live)
         live.touch()
+        if key not in self._lives:
+            self._begin(key, live)  # now that it is watched: eager tasks look at once
         return watch
 
     async def close(self) -> None:
@@ -129,6 +122,15 @@ class Watching:
             await asyncio.wait(self._tasks)
         for live in lives:
             live.fail(PoolClosedError("the database was closed"))
+
+    def _begin(self, key: object, live: _Live[Any]) -> None:
+        if not self._lives:
+            self._pool.listeners.add(self._committed, frozenset({Committed}))
+        self._lives[key] = live
+        interval = self._pool.config.watch_interval
+        if self._looking is None and interval is not None:
+            self._looking = self._start(self._look(interval), "abt_db watch")
+        self._start(self._keep(key, live), f"abt_db watch {live.statement.query.name}")
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)

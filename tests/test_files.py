@@ -301,6 +301,46 @@ class TestProtected:
         assert (path.read_bytes(), Path(f"{path}-wal").read_bytes()) == (data, log)
 
 
+class TestLostFile:
+    """A database that is deleted or replaced while it is open takes no more writes, which would go
+    into a file that nobody can find, and no other is opened in its place (faults.md 46)."""
+
+    @pytest.mark.parametrize("other", [None, "another database"])
+    @pytest.mark.parametrize("max_lifetime", [None, 0.0])
+    async def test_is_noticed(
+        self, path: Path, other: str | None, max_lifetime: float | None
+    ) -> None:
+        async with items(path, "a", max_lifetime=max_lifetime) as db:
+            assert await db.fetch_one(COUNT()) == 1
+            for ending in "-wal", "-shm", "":
+                Path(f"{path}{ending}").unlink()
+            if other is not None:
+                make(path, "wal", rows=3)
+            for write in (
+                lambda: db.execute(ADD(name="b")),
+                lambda: db.execute_many(ADD, [{"name": "b"}]),
+                lambda: db.transaction().__aenter__(),
+                lambda: db.write(lambda cx: None),
+            ):
+                with pytest.raises(CorruptError, match="deleted or replaced"):
+                    await write()
+            assert await db.fetch_all(NAMES()) == ["a"]
+            with pytest.raises(CorruptError, match="deleted or replaced"):
+                await db.resize(readers=3)
+        assert path.exists() is (other is not None)
+        if other is not None:
+            assert await look(path) == 3
+
+    async def test_put_back_it_is_as_before(self, path: Path) -> None:
+        async with items(path, "a") as db:
+            path.rename(f"{path}.away")
+            with pytest.raises(CorruptError):
+                await db.execute(ADD(name="b"))
+            Path(f"{path}.away").rename(path)
+            await db.execute(ADD(name="c"))
+            assert await db.fetch_all(NAMES()) == ["a", "c"]
+
+
 class TestLostLog:
     """The write-ahead log belongs to the database. Without it what was committed last is gone, but
     nothing else is, and nothing is made worse (faults.md 47)."""

@@ -349,6 +349,41 @@ class TestDeadlocks:
             assert [type(error) for error in errors] == [TransactionStateError]
             await witness.whole()
 
+    @pytest.mark.parametrize("tasks", [2, 8])
+    async def test_many_tasks_that_hold_all_and_ask_for_one_more(
+        self, path: Path, tasks: int
+    ) -> None:
+        """The last to ask is refused, and by letting go lets all others get on."""
+
+        async def reader() -> None:
+            async with db.snapshot():
+                await all_hold.wait()
+                await db.fetch_one(COUNT())
+
+        async with items(path, readers=tasks) as db, Witness(db) as witness:
+            all_hold = asyncio.Barrier(tasks)
+            async with asyncio.timeout(SOON):
+                ends = await asyncio.gather(
+                    *(reader() for _ in range(tasks)), return_exceptions=True
+                )
+            assert [type(end) for end in ends if end] == [TransactionStateError]
+            await witness.whole()
+
+    async def test_who_has_just_been_served_does_not_wait(self, path: Path) -> None:
+        """Who comes in the turn in which all connections are lent to others, who do not know yet,
+        waits for them: they get on."""
+        async with items(path, readers=2) as db:
+            assert db._pool is not None
+            leases = [await db._pool.lend_reader("first") for _ in range(2)]
+            others = [asyncio.create_task(entered(db.snapshot())) for _ in range(2)]
+            await until(lambda: db.stats()["readers"]["waiting"] == 2)
+            for lease in leases:
+                lease.give_back()
+            await asyncio.sleep(0)
+            assert db.stats()["readers"]["leases"] == 4
+            assert await db.fetch_one(COUNT()) == 0
+            await asyncio.gather(*others)
+
     async def test_around_three_tasks(self, path: Path) -> None:
         """The one that closes the circle is refused, and the others get on."""
 

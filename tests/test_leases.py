@@ -266,6 +266,23 @@ class TestLoss:
             await self.lost(db.lock("a"), "closed", db.close)
             assert len(asyncio.all_tasks()) == 1
 
+    async def test_that_was_granted_while_the_database_closes(self, path: Path) -> None:
+        driver = Driver()
+        async with opened(path, connect=driver.connect) as db:
+            gate = Gate(driver)
+            gate.stop_at("COMMIT")
+            lease = db.lock("a")
+            entering = asyncio.create_task(lease.__aenter__())
+            await gate.reached.wait()
+            closing = asyncio.create_task(db.close())
+            await asyncio.sleep(0)
+            gate.open()
+            await closing
+            assert await entering is lease
+            assert len(asyncio.all_tasks()) == 1
+            with pytest.raises(LockLostError, match="closed"):
+                lease.check()
+
     async def test_when_it_was_released_by_force(self, path: Path) -> None:
         async with two(path) as (one, other):
 

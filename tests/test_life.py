@@ -40,6 +40,7 @@ from abt_db import (
     PoolClosedError,
     TransactionStateError,
 )
+from abt_db.grants import LOCKS_TABLE
 
 
 class TestClose:
@@ -231,6 +232,12 @@ class TestOpen:
                     await asyncio.wait([refused])
                     assert isinstance(refused.exception(), TransactionStateError)
                 assert await db.fetch_all(NAMES()) == list("abcd")
+                async with asyncio.timeout(SOON):
+                    watch = db.watch(NAMES())
+                    assert await anext(watch) == list("abcd")
+                    with closing(sqlite3.connect(path)) as other, other:
+                        other.execute("DELETE FROM items")
+                    assert await anext(watch) == []
 
         asyncio.run(use())
 
@@ -244,6 +251,25 @@ class TestOpen:
             await closing
             await opening
             assert await db.fetch_one(COUNT()) == 0
+
+    async def test_what_was_asked_for_while_it_closed_is_not_in_the_way(
+        self, path: Path, no_leaks: None
+    ) -> None:
+        async with items(path) as db:
+            await db.execute(LOCKS_TABLE())
+            async with Holder(db.snapshot()):
+                closing = asyncio.create_task(db.close())
+                await asyncio.sleep(0)
+                assert db.stats()["locks"]["held"] == 0
+                with pytest.raises(PoolClosedError):
+                    await db.lock("a").__aenter__()
+                with pytest.raises(PoolClosedError):
+                    db.watch(NAMES())
+            await closing
+            await db.open()
+            async with db.lock("a") as lease:
+                assert lease.token == 1
+            assert await anext(db.watch(NAMES())) == []
 
     @pytest.mark.parametrize("turns", range(8))
     async def test_closed_while_it_opens_leaves_nothing(
@@ -278,6 +304,26 @@ class TestElsewhere:
         async with items(path) as db:
             assert "another event loop" in await asyncio.to_thread(elsewhere)
             assert await db.fetch_one(COUNT()) == 0
+
+    @pytest.mark.parametrize(
+        "block",
+        [
+            lambda db: db.transaction(),
+            lambda db: db.snapshot(),
+            lambda db: db.stream(NAMES()),
+            lambda db: db.barrier(),
+            lambda db: db.writer(label="mine"),
+        ],
+        ids=["transaction", "snapshot", "stream", "barrier", "writer"],
+    )
+    async def test_a_block_that_is_entered_there(
+        self, path: Path, block: Callable[[Database], Any]
+    ) -> None:
+        async with items(path) as db:
+            made = block(db)
+            with pytest.raises(PoolClosedError, match="another event loop"):
+                await asyncio.to_thread(asyncio.run, entered(made))
+            await entered(block(db))
 
     async def test_in_another_thread_without_a_loop(self, path: Path) -> None:
         def elsewhere() -> None:

@@ -634,6 +634,15 @@ class TestOpening:
             await opening
             await db.close()
 
+    async def test_who_waits_for_that_can_stop_waiting(self, path: Path, no_leaks: None) -> None:
+        """faults.md 12"""
+        with LockingProcess(path, "CREATE TABLE x (y)", "BEGIN EXCLUSIVE"):
+            began = monotonic()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await Database(path, config=Config(busy_timeout=SOON)).open()
+            assert monotonic() - began < SOON / 2
+
     async def test_a_file_locked_for_too_long_is_busy(self, path: Path, no_leaks: None) -> None:
         with LockingProcess(path, "CREATE TABLE x (y)", "BEGIN EXCLUSIVE"):
             began = monotonic()

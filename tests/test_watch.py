@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -313,6 +315,25 @@ class TestNothingIsMissed:
             gate.open()
             assert await soon(watch) == ["a", "b"]
 
+    async def test_a_commit_that_ends_as_its_caller_is_cancelled(self, path: Path) -> None:
+        """Its thread is done with it, and nobody who waits is left to be told."""
+        async with items(path, "a", watch_interval=None) as db:
+            watch = db.watch(NAMES())
+            await soon(watch)
+            assert db._pool is not None
+            assert db._pool.writer is not None
+            [seat] = db._pool.writer.seats
+            task = asyncio.create_task(db.execute(ADD(name="b")))
+            await asyncio.sleep(0)
+            limit = monotonic() + SOON
+            while seat.connection is None or not seat.connection.settled:
+                assert monotonic() < limit
+                time.sleep(0.001)  # the loop must not hear of it
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            assert await soon(watch) == ["a", "b"]
+
     async def test_cancelled_it_takes_nothing_away(self, path: Path) -> None:
         async with items(path, "a") as db:
             watch = db.watch(NAMES())
@@ -517,4 +538,4 @@ class TestTheEnd:
                     break
             await db.execute(Query("apart", "UPDATE apart SET x = 1")())
             await until(lambda: not watchers())
-            assert not db._watching._lives  # type: ignore[union-attr]
+            assert not db._watching._lives
