@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
@@ -149,13 +149,14 @@ class Recorder:
             except CommandError as error:
                 self._exit_code = error.exit_code
                 raise
-            storing = asyncio.create_task(self._store_lines(spool))
+            portions = self._portions(spool)
+            storing = asyncio.create_task(self._store_lines(portions))
             try:
                 await self._command.wait()
             finally:
                 self._outcome = self._command.outcome
                 self._ended.set()
-                failure = await finish(self._stored(storing, spool))
+                failure = await finish(self._stored(storing, portions))
             if failure is not None:
                 raise failure
         assert self._outcome is not None
@@ -208,24 +209,25 @@ class Recorder:
 
     # -- storing ---------------------------------------------------------------------------------
 
-    async def _store_lines(self, spool: Spool) -> None:
+    async def _portions(self, spool: Spool) -> AsyncIterator[list[Line]]:
+        """Yield the lines as they come, those together that are to be stored together."""
         splitters = {stream: Splitter() for stream in Stream}
-        classifiers = {stream: Classifier() for stream in Stream}
+        while chunks := await spool.take(PORTION):
+            yield [line for chunk in chunks for line in splitters[chunk.stream].feed(chunk)]
+            if sum(len(chunk.data) for chunk in chunks) < PORTION // 2:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(PAUSE):
+                        await self._ended.wait()
+        yield [line for splitter in splitters.values() for line in splitter.finish()]
 
-        async def append(lines: list[Line]) -> None:
+    async def _store_lines(self, portions: AsyncIterator[list[Line]]) -> None:
+        classifiers = {stream: Classifier() for stream in Stream}
+        async for lines in portions:
             self._unstored = lines
             told = [(line, *classifiers[line.stream].classify(line.message)) for line in lines]
             if told:
                 await self._append(told)
             self._unstored = []
-
-        while chunks := await spool.take(PORTION):
-            await append([line for chunk in chunks for line in splitters[chunk.stream].feed(chunk)])
-            if sum(len(chunk.data) for chunk in chunks) < PORTION // 2:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(PAUSE):
-                        await self._ended.wait()
-        await append([line for splitter in splitters.values() for line in splitter.finish()])
 
     async def _append(self, lines: list[tuple[Line, Level, str | None]]) -> None:
         """Store lines, trying as long as the build runs and for a minute after it."""
@@ -242,7 +244,9 @@ class Recorder:
                 LOG.warning("abt_db: log lines wait until they can be stored: %s", error)
                 await asyncio.sleep(1.0)
 
-    async def _stored(self, storing: asyncio.Task[None], spool: Spool) -> Exception | None:
+    async def _stored(
+        self, storing: asyncio.Task[None], portions: AsyncIterator[list[Line]]
+    ) -> Exception | None:
         """Wait until all lines are stored; if they can't be, save them and return the error."""
         try:
             await storing
@@ -252,8 +256,8 @@ class Recorder:
             # The build has ended and nobody is served from here: blocking calls are fine.
             with file.open("wb") as unstored:
                 unstored.writelines(map(to_bytes, self._unstored))
-                while chunks := await spool.take():
-                    unstored.writelines(chunk.data for chunk in chunks)
+                async for lines in portions:
+                    unstored.writelines(map(to_bytes, lines))
             error.add_note(f"The output from line {self.lines + 1} on is in {file}")
             return error
 
