@@ -37,6 +37,14 @@ def printed(lines: list[LogLine], stream: Stream = Stream.STDOUT) -> bytes:
     return b"".join(line.data for line in lines if line.stream is stream)
 
 
+def refuse(path: Path, what: str, why: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(
+            f"CREATE TRIGGER no_{len(what)} BEFORE {what} BEGIN SELECT RAISE(ABORT, '{why}'); END"
+        )
+    db.close()
+
+
 class TestOutcome:
     """A build's row says how it ended, and every line that it printed is kept."""
 
@@ -262,6 +270,30 @@ other.start(); write(sys.stdout, "out"); other.join()
         [note] = [note for note in caught.value.__notes__ if "output" in note]
         saved = Path(note.rpartition(" ")[2])
         assert saved.read_bytes() == b"".join(b"%d\n" % n for n in range(1, 100_001))
+
+    async def test_it_is_told_where_they_are_when_nothing_else_can_be_stored_either(
+        self, path: Path
+    ) -> None:
+        async with await BuildStore.open(path) as store:
+            with pytest.raises(sqlite3.IntegrityError, match="no more lines") as caught:
+                async with store.recorder("app") as build:
+                    refuse(path, "INSERT ON build_logs", "no more lines")
+                    refuse(path, "UPDATE ON builds", "no more builds")
+                    await build.run(["echo", "one"])
+        lines, end = caught.value.__notes__[-2:]
+        assert lines == f"The output from line 1 on is in {path}.build-1.log"
+        assert end.startswith("How the build ended is not stored either") and "no more b" in end
+        assert Path(f"{path}.build-1.log").read_bytes() == b"one\n"
+
+    async def test_lines_that_can_not_be_saved_either_are_told(self, path: Path) -> None:
+        Path(f"{path}.build-1.log").mkdir()  # as a full disk would, this refuses the file
+        async with await BuildStore.open(path) as store:
+            with pytest.raises(sqlite3.IntegrityError, match="no more lines") as caught:
+                async with store.recorder("app") as build:
+                    refuse(path, "INSERT ON build_logs", "no more lines")
+                    await build.run(["echo", "one"])
+            assert build.build.status is BuildStatus.SUCCESS
+        assert "is lost" in caught.value.__notes__[-1]
 
 
 class TestKilledRecorder:

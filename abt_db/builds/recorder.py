@@ -173,7 +173,13 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await finish(self._end(error))
+        try:
+            await finish(self._end(error))
+        except AbtDbError as problem:
+            if error is None:
+                raise
+            # The first error tells the cause, and where the lines are (invariant 10).
+            error.add_note(f"How the build ended is not stored either: {problem}")
 
     async def _end(self, error: BaseException | None) -> None:
         outcome = self._outcome
@@ -253,12 +259,17 @@ class Recorder:
             return None
         except Exception as error:
             file = Path(f"{self._store.db.path}.build-{self.build.id}.log").absolute()
+            output = f"The output from line {self.lines + 1} on"
             # The build has ended and nobody is served from here: blocking calls are fine.
-            with file.open("wb") as unstored:
-                unstored.writelines(map(to_bytes, self._unstored))
-                async for lines in portions:
-                    unstored.writelines(map(to_bytes, lines))
-            error.add_note(f"The output from line {self.lines + 1} on is in {file}")
+            try:
+                with file.open("wb") as unstored:
+                    unstored.writelines(map(to_bytes, self._unstored))
+                    async for lines in portions:
+                        unstored.writelines(map(to_bytes, lines))
+            except OSError as problem:  # the disk that is full for the one is so for the other
+                error.add_note(f"{output} is lost: {file} can't be written: {problem.strerror}")
+            else:
+                error.add_note(f"{output} is in {file}")
             return error
 
 
