@@ -19,6 +19,7 @@ from conftest import descriptors, eventually, threads
 
 from abt_db.builds import Build, BuildStatus, BuildStore, CommandError, Level, LogLine, Stream
 from abt_db.builds.usage import processes
+from abt_db.config import Config
 
 PYTHON = sys.executable
 
@@ -255,6 +256,16 @@ other.start(); write(sys.stdout, "out"); other.join()
             assert printed(await log_of(store, build.build)) == b"".join(
                 b"%d\n" % n for n in range(1, 50_001)
             )
+
+    async def test_a_database_that_is_locked_at_the_end_loses_no_outcome(self, path: Path) -> None:
+        async with await BuildStore.open(path, config=Config(busy_timeout=0.01)) as store:
+            async with store.recorder("app") as build:
+                lock = sqlite3.connect(path, isolation_level=None)
+                lock.execute("BEGIN IMMEDIATE")
+                await build.run(["sh", "-c", "exit 3"])
+                # Long after its own time limit. It was tried by then.
+                asyncio.get_running_loop().call_later(0.3, lock.close)
+            assert (build.build.status, build.build.exit_code) == ("failed", 3)
 
     async def test_lines_that_can_not_be_stored_are_saved_in_a_file(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:

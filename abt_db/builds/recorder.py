@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from abt_db.deadline import finish
 from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
 
 from .builds import BuildEndedError
-from .classify import Classifier, Level
+from .classify import Classifier
 from .command import Command, CommandError, Outcome, StopReason
 from .holder import Holder
 from .models import Build, BuildStatus, Project
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
+T = TypeVar("T")
+
 LOG = logging.getLogger("abt_db")
 
 MIB = 1024 * 1024
@@ -40,7 +44,7 @@ PORTION = MIB // 4
 PAUSE = 0.05
 """Seconds; lines that come together are stored together."""
 PATIENCE = 60.0
-"""Seconds after the end of the build in which its last lines can still be stored."""
+"""Seconds after the end of the build in which its last lines, and its end, can still be stored."""
 
 INDEXED = 20_000
 """Lines that are put into the index at the end of a build: a quarter of a second."""
@@ -82,6 +86,7 @@ class Recorder:
         self._exit_code: int | None = None
         self._ended = asyncio.Event()
         self._unstored: list[Line] = []
+        self._give_up_at = math.inf
         self.lines = 0
         """How many lines have been stored."""
 
@@ -196,17 +201,19 @@ class Recorder:
             "stopped": outcome and outcome.stopped,
             "signal": outcome and outcome.signal,
         }
+        note = partial(
+            self._store.builds.update_status,
+            self.build.id,
+            status,
+            exit_code=outcome.exit_code if outcome else self._exit_code,
+            artifact_path=None if self._artifact is None else str(self._artifact),
+            artifact_size=_size(self._artifact),
+            **(_figures(outcome) if outcome else {}),
+            notes=notes,
+        )
+        self._ended.set()  # also where nothing was run
         with suppress(BuildEndedError):  # somebody else has noted it as failed
-            ended = await self._store.builds.update_status(
-                self.build.id,
-                status,
-                exit_code=outcome.exit_code if outcome else self._exit_code,
-                artifact_path=None if self._artifact is None else str(self._artifact),
-                artifact_size=_size(self._artifact),
-                **(_figures(outcome) if outcome else {}),
-                notes=notes,
-            )
-            self._build = ended or self._build
+            self._build = await self._patiently(note) or self._build
         try:
             await self._store.logs.index(INDEXED)
         except AbtDbError as error:
@@ -232,23 +239,25 @@ class Recorder:
             self._unstored = lines
             told = [(line, *classifiers[line.stream].classify(line.message)) for line in lines]
             if told:
-                await self._append(told)
+                append = partial(self._store.logs.append, self.build.id, told)
+                self.lines += await self._patiently(append)
             self._unstored = []
 
-    async def _append(self, lines: list[tuple[Line, Level, str | None]]) -> None:
-        """Store lines, trying as long as the build runs and for a minute after it."""
-        ended: float | None = None
+    async def _patiently(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Store something, trying as long as the build runs and for a minute after it."""
         while True:
             try:
-                self.lines += await self._store.logs.append(self.build.id, lines)
-                return
+                stored = await store()
             except _PASSING as error:
                 if self._ended.is_set():
-                    ended = ended or monotonic()
-                    if monotonic() - ended > PATIENCE:
+                    self._give_up_at = min(self._give_up_at, monotonic() + PATIENCE)
+                    if monotonic() > self._give_up_at:
                         raise
-                LOG.warning("abt_db: log lines wait until they can be stored: %s", error)
+                LOG.warning("abt_db: what is recorded waits until it can be stored: %s", error)
                 await asyncio.sleep(1.0)
+            else:
+                self._give_up_at = math.inf
+                return stored
 
     async def _stored(
         self, storing: asyncio.Task[None], portions: AsyncIterator[list[Line]]
