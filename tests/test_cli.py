@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -34,6 +35,21 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def recording(
+    directory: Path, build: str, number: signal.Signals, action: signal.Handlers
+) -> subprocess.Popen[str]:
+    """Start to record a shell's build, with this action for a signal when it starts."""
+    start = f"import os, signal, sys; signal.signal({number:d}, signal.{action.name}); "
+    return subprocess.Popen(
+        [sys.executable, "-c", start + "os.execvp(sys.argv[1], sys.argv[1:])",
+         "abt-db", "record", "--project", "app", "--", "sh", "-c", build],
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
 
 
 class TestRecord:
@@ -65,14 +81,8 @@ class TestRecord:
     def test_a_signal_stops_the_whole_group_and_keeps_the_log(
         self, run: Run, tmp_path: Path, how: signal.Signals
     ) -> None:
-        recorder = subprocess.Popen(
-            ["abt-db", "record", "--project", "app", "--", "sh", "-c",
-             "sleep 1000 & echo $!; wait"],  # dash loses a SIGINT that comes while it forks
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        with recorder:
+        # dash loses a SIGINT that comes while it forks
+        with recording(tmp_path, "sleep 1000 & echo $!; wait", how, signal.SIG_DFL) as recorder:
             assert recorder.stdout is not None
             sleeper = int(recorder.stdout.readline())
             recorder.send_signal(how)
@@ -80,6 +90,42 @@ class TestRecord:
         assert not any(p.pid == sleeper and not p.zombie for p in processes())
         [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert (build["status"], build["log_lines"]) == ("cancelled", 1)
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+    def test_a_signal_that_is_ignored_from_the_start_stays_so(
+        self, tmp_path: Path, how: signal.Signals
+    ) -> None:
+        """nohup does so with SIGHUP, and a shell script with SIGINT for what it runs in the
+        background."""
+        build = f"echo up; read go; kill -{how.value} $$; exit 5"
+        with recording(tmp_path, build, how, signal.SIG_IGN) as recorder:
+            assert recorder.stdout is not None
+            assert recorder.stdout.readline() == "up\n"
+            recorder.send_signal(how)
+            recorder.communicate("go\n", timeout=20)
+        assert recorder.returncode == 5
+
+    def test_a_signal_after_the_end_does_not_keep_it_from_being_noted(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        with recording(tmp_path, "echo $$; read go", signal.SIGTERM, signal.SIG_DFL) as recorder:
+            assert recorder.stdout is not None and recorder.stdin is not None
+            build = int(recorder.stdout.readline())
+            lock = sqlite3.connect(tmp_path / "android_build_tool.db", isolation_level=None)
+            stored = "SELECT count(*) FROM build_logs"
+            asyncio.run(eventually(lambda: lock.execute(stored).fetchone() == (1,)))
+            lock.execute("BEGIN IMMEDIATE")
+            recorder.stdin.write("go\n")
+            recorder.stdin.flush()
+            asyncio.run(eventually(lambda: not list(processes(build))))
+            until = time.monotonic() + 0.3
+            while recorder.poll() is None and time.monotonic() < until:
+                recorder.send_signal(signal.SIGTERM)
+                time.sleep(0.01)
+            lock.close()
+            assert recorder.wait(timeout=20) == 0
+        [row] = map(json.loads, run("builds", "--json").stdout.splitlines())
+        assert row["status"] == "success"
 
     def test_a_time_limit_fails_the_build(self, run: Run) -> None:
         done = run("record", "--timeout", "0.3", "--project", "app", "--", "sleep", "1000")

@@ -53,14 +53,16 @@ async def run(arguments: argparse.Namespace) -> int:
             artifact=arguments.artifact,
         )
         loop = asyncio.get_running_loop()
-        async with recorder:
-            for number, reason in _SIGNALS.items():
-                loop.add_signal_handler(number, recorder.stop, reason)
-            try:
+        try:
+            async with recorder:
+                for number, reason in _SIGNALS.items():
+                    # Those that we were started to ignore, as by nohup, stay ignored.
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        loop.add_signal_handler(number, recorder.stop, reason)
                 outcome = await recorder.run(command, echo=True, timeout=arguments.timeout)
-            finally:
-                for number in _SIGNALS:
-                    loop.remove_signal_handler(number)
+        finally:  # not before it is noted how the build ended
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
         if not arguments.quiet:
             build = recorder.build
             sys.stdout.flush()
