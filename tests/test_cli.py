@@ -127,6 +127,20 @@ class TestRecord:
         [row] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert row["status"] == "success"
 
+    def test_the_exit_code_is_the_commands_when_nobody_reads_what_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        with subprocess.Popen(
+            ["abt-db", "record", "--project", "app", "--", "sh", "-c", "read go; exit 5"],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as recorder:
+            assert recorder.stderr is not None
+            recorder.stderr.close()
+            recorder.communicate(b"go\n", timeout=20)
+        assert recorder.returncode == 5
+
     def test_a_time_limit_fails_the_build(self, run: Run) -> None:
         done = run("record", "--timeout", "0.3", "--project", "app", "--", "sleep", "1000")
         assert done.returncode == 128 + signal.SIGTERM
@@ -293,6 +307,29 @@ class TestLooking:
         assert run("logs", "app", ABT_DB="a.db").stdout == "a\n"
         assert run("logs", "--db", "b.db", "app").stdout == "b\n"
         assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
+
+
+def shell(directory: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", command], cwd=directory, capture_output=True, text=True)
+
+
+class TestClosedStreams:
+    """What the shell has closed before the start is as good as /dev/null."""
+
+    def test_a_build_without_any_is_recorded_and_messages_do_not_go_among_the_data(
+        self, tmp_path: Path
+    ) -> None:
+        build = "sh -c 'echo a; echo b >&2; exit 5'"
+        done = shell(tmp_path, f"abt-db record --project app -- {build} <&- >&- 2>&-")
+        assert done.returncode == 5
+        _project, recorded = map(
+            json.loads, shell(tmp_path, "abt-db export 2>&-").stdout.splitlines()
+        )
+        assert sorted(line["message"] for line in recorded["build"]["log"]) == ["a", "b"]
+
+    def test_importing_nothing_and_exporting_to_nobody_are_fine(self, tmp_path: Path) -> None:
+        done = shell(tmp_path, "abt-db import - <&- && abt-db export >&-")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
 
 
 class TestBadInput:

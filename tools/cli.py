@@ -114,6 +114,7 @@ def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    _open_streams()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -132,6 +133,15 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _open_streams() -> None:
+    """Open what the shell has closed, with `2>&-` for one. Otherwise Python has None there, and
+    what is printed to it goes to standard output."""
+    for stream, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, stream) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, stream, os.fdopen(nowhere, mode, encoding="utf-8"))
 
 
 def positive(number: str) -> int:

@@ -10,6 +10,7 @@ import asyncio
 import getpass
 import signal
 import sys
+from contextlib import suppress
 
 from abt_db.builds import StopReason
 from abt_db.builds.report.wording import plural
@@ -65,13 +66,13 @@ async def run(arguments: argparse.Namespace) -> int:
                 loop.remove_signal_handler(number)
         if not arguments.quiet:
             build = recorder.build
-            sys.stdout.flush()
-            print(
-                f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
-                f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
-                f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
-                file=sys.stderr,
-            )
+            with suppress(BrokenPipeError):  # the exit code is the command's, whoever reads this
+                print(
+                    f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
+                    f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
+                    f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
+                    file=sys.stderr,
+                )
         return outcome.exit_code
 
 
