@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import pwd
 import re
 import signal
 import sqlite3
@@ -19,6 +20,7 @@ import pytest
 from conftest import ROOT, eventually
 
 from abt_db.builds.usage import processes
+from abt_db.tools.cli import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -76,6 +78,15 @@ class TestRecord:
     def test_options_of_the_command_are_left_to_it(self, run: Run) -> None:
         done = run("record", "--quiet", "--project", "app", "--", "echo", "--project", "--", "-x")
         assert done.stdout == "--project -- -x\n"
+
+    def test_a_user_without_a_name_can_record(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+        database = str(tmp_path / "app.db")
+        assert main(["record", "--quiet", "--db", database, "--project", "app", "--", "true"]) == 0
 
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_stops_the_whole_group_and_keeps_the_log(

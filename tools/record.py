@@ -50,7 +50,7 @@ async def run(arguments: argparse.Namespace) -> int:
         recorder = store.recorder(
             arguments.project,
             build_type=arguments.build_type,
-            triggered_by=getpass.getuser(),
+            triggered_by=_user(),
             artifact=arguments.artifact,
         )
         loop = asyncio.get_running_loop()
@@ -74,6 +74,14 @@ async def run(arguments: argparse.Namespace) -> int:
                     file=sys.stderr,
                 )
         return outcome.exit_code
+
+
+def _user() -> str | None:
+    """Who runs this; None where nobody has given the number a name, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        return None
 
 
 if __name__ == "__main__":
