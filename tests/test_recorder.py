@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import lzma
+import os
 import resource
 import signal
 import sqlite3
@@ -127,6 +128,19 @@ class TestOutcome:
                 await build.run(["sh", "-c", "printf 12345 > app.apk"])
             assert build.build.artifact_path == str(tmp_path / "app.apk")
             assert build.build.artifact_size == 5
+
+    async def test_paths_that_are_not_utf_8_are_told_with_their_bytes(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        directory = tmp_path / os.fsdecode(b"caf\xe9")
+        directory.mkdir()
+        async with await BuildStore.open(path) as store:
+            artifact = os.fsdecode(b"\xff.apk")
+            async with store.recorder("app", directory=directory, artifact=artifact) as build:
+                await build.run(["touch", artifact])
+            assert build.project.local_path.endswith("/caf\\xe9")
+            assert (build.build.artifact_path or "").endswith("/caf\\xe9/\\xff.apk")
+            assert (build.build.status, build.build.artifact_size) == ("success", 0)
 
     async def test_commit_and_branch_come_from_the_checkout(
         self, path: Path, tmp_path: Path

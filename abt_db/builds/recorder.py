@@ -113,7 +113,7 @@ class Recorder:
                 self._name,
                 project_type=_project_type(self._directory),
                 repository_url=await _git(self._directory, "remote", "get-url", "origin") or "",
-                local_path=str(self._directory),
+                local_path=_told(self._directory),
                 branch=branch or "main",
             )
         self._build = await self._store.builds.start(
@@ -206,7 +206,7 @@ class Recorder:
             self.build.id,
             status,
             exit_code=outcome.exit_code if outcome else self._exit_code,
-            artifact_path=None if self._artifact is None else str(self._artifact),
+            artifact_path=None if self._artifact is None else _told(self._artifact),
             artifact_size=_size(self._artifact),
             **(_figures(outcome) if outcome else {}),
             notes=notes,
@@ -291,6 +291,11 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
         "memory_usage_mb": round(usage.peak_memory / MIB, 1),
         "cpu_usage_percent": round(100 * usage.cpu_seconds / seconds, 1) if seconds else None,
     }
+
+
+def _told(path: Path) -> str:
+    """The path as text; bytes of it that are not UTF-8 as in a line, `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _size(artifact: Path | None) -> int | None:
