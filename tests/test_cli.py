@@ -358,7 +358,7 @@ class TestBadInput:
             (["builds", "--db", "other.db"], 1, "belongs to another program"),
             (["logs", "--db", "good.db", "nope"], 1, "there is no build 'nope'"),
             (["logs", "--db", "good.db", "app#9"], 1, "there is no build 'app#9'"),
-            (["logs", "--db", "good.db", "99999999999999999999"], 1, "there is no build"),
+            (["logs", "--db", "good.db", "9" * 5_000], 1, "there is no build"),
             (["builds", "--db", "good.db", "nope"], 1, "there is no project 'nope'"),
             (["builds", "--db", "good.db", "--limit", "0"], 2, "--limit"),
             (["builds", "--db", "good.db", "--status", "ok"], 2, "--status"),

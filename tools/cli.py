@@ -195,7 +195,7 @@ async def find_build(store: BuildStore, name: str) -> Build:
     """
     project_name, _, number = name.rpartition("#")
     build = None
-    if not number.isdecimal() or int(number) >= 2**63:
+    if not number.isdecimal() or len(number) > 19 or int(number) >= 2**63:
         number = ""
     if project_name and number:
         project = await store.projects.get_by_name(project_name)
