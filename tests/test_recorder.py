@@ -19,6 +19,7 @@ import pytest
 from conftest import descriptors, eventually, threads
 
 from abt_db.builds import Build, BuildStatus, BuildStore, CommandError, Level, LogLine, Stream
+from abt_db.builds.holder import Holder
 from abt_db.builds.usage import processes
 from abt_db.config import Config
 
@@ -353,6 +354,18 @@ class TestKilledRecorder:
                 assert await store.fail_abandoned() == []
                 await build.run(["true"])
             assert build.build.status is BuildStatus.SUCCESS
+
+    @pytest.mark.parametrize("pid", ["x", None, 1.5, 10**20])
+    async def test_a_note_that_names_no_process_stops_nobody(self, path: Path, pid: object) -> None:
+        """It may have been imported, like any other note."""
+        here = Holder.this_process().as_metadata()["recorder"]
+        async with await BuildStore.open(path) as store:
+            async with store.recorder("app") as build:
+                note = {"recorder": {**here, "pid": pid}}
+                await store.builds.update(build.build.id, build_metadata=note)
+                # A process of such a number there can't be, so the one that is meant has gone.
+                failed = [build.build.id] if pid == 10**20 else []
+                assert [gone.id for gone in await store.fail_abandoned()] == failed
 
 
 class TestMemory:
