@@ -394,6 +394,14 @@ class TestBadInput:
             assert done.stdout == ""
             assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("abt-db: ")
 
+    def test_a_working_directory_that_is_gone_is_told(self, tmp_path: Path) -> None:
+        gone = "mkdir gone && cd gone && rmdir ../gone"
+        done = shell(tmp_path, f"{gone} && abt-db record --project app -- true")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "abt-db: the working directory has been removed; change to another one\n"
+        )
+
     def test_a_missing_database_is_not_made_by_looking(self, run: Run, tmp_path: Path) -> None:
         run("builds")
         assert list(tmp_path.iterdir()) == []

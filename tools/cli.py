@@ -178,6 +178,10 @@ async def open_store(
             f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
             " another"
         )
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise CliError("the working directory has been removed; change to another one") from None
     return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
 
 
