@@ -25,6 +25,7 @@ from .errors import CorruptError, MaintenanceError, QueryError, translate
 from .opening import MEMORY, check_path, uri
 
 __all__ = [
+    "BESIDE",
     "Look",
     "Tell",
     "check_file",
@@ -33,6 +34,7 @@ __all__ = [
     "copy_pages",
     "explained",
     "in_thread",
+    "is_part_of",
     "length_of",
     "part_of",
     "put_in_place",
@@ -50,6 +52,9 @@ Look = Callable[[], None]
 
 PAGES = 1_000
 """Copied between two looks at whether to go on."""
+
+BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite keeps beside a database; read with another one, it would destroy that."""
 
 STEPS = 100_000
 """Of SQLite's virtual machine, between two such looks."""
@@ -196,6 +201,15 @@ def _is_alive(process: int) -> bool:
     except OSError:
         return True  # somebody else's
     return True
+
+
+def is_part_of(database: str | os.PathLike[str], file: Path) -> bool:
+    """Whether a file is that of a database, or one of those beside it."""
+    own = Path(database).resolve()
+    return file.exists() and any(
+        part.exists() and file.samefile(part)
+        for part in [own, *(own.with_name(f"{own.name}{ending}") for ending in BESIDE)]
+    )
 
 
 @contextmanager

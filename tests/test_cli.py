@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import pty
+import pwd
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ import pytest
 from conftest import ROOT, eventually
 
 from abt_db.builds.usage import processes
+from abt_db.tools.cli import main
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -34,6 +37,21 @@ def run(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+def recording(
+    directory: Path, build: str, number: signal.Signals, action: signal.Handlers
+) -> subprocess.Popen[str]:
+    """Start to record a shell's build, with this action for a signal when it starts."""
+    start = f"import os, signal, sys; signal.signal({number:d}, signal.{action.name}); "
+    return subprocess.Popen(
+        [sys.executable, "-c", start + "os.execvp(sys.argv[1], sys.argv[1:])",
+         "abt-db", "record", "--project", "app", "--", "sh", "-c", build],
+        cwd=directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
 
 
 class TestRecord:
@@ -61,18 +79,21 @@ class TestRecord:
         done = run("record", "--quiet", "--project", "app", "--", "echo", "--project", "--", "-x")
         assert done.stdout == "--project -- -x\n"
 
+    def test_a_user_without_a_name_can_record(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+        database = str(tmp_path / "app.db")
+        assert main(["record", "--quiet", "--db", database, "--project", "app", "--", "true"]) == 0
+
     @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     def test_a_signal_stops_the_whole_group_and_keeps_the_log(
         self, run: Run, tmp_path: Path, how: signal.Signals
     ) -> None:
-        recorder = subprocess.Popen(
-            ["abt-db", "record", "--project", "app", "--", "sh", "-c",
-             "sleep 1000 & echo $!; wait"],  # dash loses a SIGINT that comes while it forks
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
-        with recorder:
+        # dash loses a SIGINT that comes while it forks
+        with recording(tmp_path, "sleep 1000 & echo $!; wait", how, signal.SIG_DFL) as recorder:
             assert recorder.stdout is not None
             sleeper = int(recorder.stdout.readline())
             recorder.send_signal(how)
@@ -80,6 +101,56 @@ class TestRecord:
         assert not any(p.pid == sleeper and not p.zombie for p in processes())
         [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert (build["status"], build["log_lines"]) == ("cancelled", 1)
+
+    @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGHUP])
+    def test_a_signal_that_is_ignored_from_the_start_stays_so(
+        self, tmp_path: Path, how: signal.Signals
+    ) -> None:
+        """nohup does so with SIGHUP, and a shell script with SIGINT for what it runs in the
+        background."""
+        build = f"echo up; read go; kill -{how.value} $$; exit 5"
+        with recording(tmp_path, build, how, signal.SIG_IGN) as recorder:
+            assert recorder.stdout is not None
+            assert recorder.stdout.readline() == "up\n"
+            recorder.send_signal(how)
+            recorder.communicate("go\n", timeout=20)
+        assert recorder.returncode == 5
+
+    def test_a_signal_after_the_end_does_not_keep_it_from_being_noted(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        with recording(tmp_path, "echo $$; read go", signal.SIGTERM, signal.SIG_DFL) as recorder:
+            assert recorder.stdout is not None and recorder.stdin is not None
+            build = int(recorder.stdout.readline())
+            lock = sqlite3.connect(tmp_path / "android_build_tool.db", isolation_level=None)
+            stored = "SELECT count(*) FROM build_logs"
+            asyncio.run(eventually(lambda: lock.execute(stored).fetchone() == (1,)))
+            lock.execute("BEGIN IMMEDIATE")
+            recorder.stdin.write("go\n")
+            recorder.stdin.flush()
+            asyncio.run(eventually(lambda: not list(processes(build))))
+            until = time.monotonic() + 0.3
+            while recorder.poll() is None and time.monotonic() < until:
+                recorder.send_signal(signal.SIGTERM)
+                time.sleep(0.01)
+            lock.close()
+            assert recorder.wait(timeout=20) == 0
+        [row] = map(json.loads, run("builds", "--json").stdout.splitlines())
+        assert row["status"] == "success"
+
+    def test_the_exit_code_is_the_commands_when_nobody_reads_what_is_said(
+        self, tmp_path: Path
+    ) -> None:
+        with subprocess.Popen(
+            ["abt-db", "record", "--project", "app", "--", "sh", "-c", "read go; exit 5"],
+            cwd=tmp_path,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as recorder:
+            assert recorder.stderr is not None
+            recorder.stderr.close()
+            recorder.communicate(b"go\n", timeout=20)
+        assert recorder.returncode == 5
 
     def test_a_time_limit_fails_the_build(self, run: Run) -> None:
         done = run("record", "--timeout", "0.3", "--project", "app", "--", "sleep", "1000")
@@ -249,6 +320,29 @@ class TestLooking:
         assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
 
 
+def shell(directory: Path, command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["sh", "-c", command], cwd=directory, capture_output=True, text=True)
+
+
+class TestClosedStreams:
+    """What the shell has closed before the start is as good as /dev/null."""
+
+    def test_a_build_without_any_is_recorded_and_messages_do_not_go_among_the_data(
+        self, tmp_path: Path
+    ) -> None:
+        build = "sh -c 'echo a; echo b >&2; exit 5'"
+        done = shell(tmp_path, f"abt-db record --project app -- {build} <&- >&- 2>&-")
+        assert done.returncode == 5
+        _project, recorded = map(
+            json.loads, shell(tmp_path, "abt-db export 2>&-").stdout.splitlines()
+        )
+        assert sorted(line["message"] for line in recorded["build"]["log"]) == ["a", "b"]
+
+    def test_importing_nothing_and_exporting_to_nobody_are_fine(self, tmp_path: Path) -> None:
+        done = shell(tmp_path, "abt-db import - <&- && abt-db export >&-")
+        assert (done.returncode, "Traceback" in done.stderr) == (0, False)
+
+
 class TestBadInput:
     """One clear sentence on stderr, exit code 1; usage errors 2; never a traceback."""
 
@@ -264,7 +358,7 @@ class TestBadInput:
             (["builds", "--db", "other.db"], 1, "belongs to another program"),
             (["logs", "--db", "good.db", "nope"], 1, "there is no build 'nope'"),
             (["logs", "--db", "good.db", "app#9"], 1, "there is no build 'app#9'"),
-            (["logs", "--db", "good.db", "99999999999999999999"], 1, "there is no build"),
+            (["logs", "--db", "good.db", "9" * 5_000], 1, "there is no build"),
             (["builds", "--db", "good.db", "nope"], 1, "there is no project 'nope'"),
             (["builds", "--db", "good.db", "--limit", "0"], 2, "--limit"),
             (["builds", "--db", "good.db", "--status", "ok"], 2, "--status"),
@@ -299,6 +393,14 @@ class TestBadInput:
         if code == 1:
             assert done.stdout == ""
             assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("abt-db: ")
+
+    def test_a_working_directory_that_is_gone_is_told(self, tmp_path: Path) -> None:
+        gone = "mkdir gone && cd gone && rmdir ../gone"
+        done = shell(tmp_path, f"{gone} && abt-db record --project app -- true")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == (
+            "abt-db: the working directory has been removed; change to another one\n"
+        )
 
     def test_a_missing_database_is_not_made_by_looking(self, run: Run, tmp_path: Path) -> None:
         run("builds")

@@ -316,6 +316,8 @@ class TestCommands:
                 "there is no project 'no'; see: abt-db projects",
             ),
             (["export", "--db", "good.db", "-o", "none/file"], 1, "none/file can't be written: No"),
+            (["export", "--db", "good.db", "-o", "./good.db"], 1, "good.db is the database; name"),
+            (["export", "--db", "good.db", "-o", "good.db-wal"], 1, "is the database; name"),
         ],
     )
     def test_errors_are_one_sentence(

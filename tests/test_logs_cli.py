@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -140,3 +141,44 @@ class TestPrune:
         assert run("logs", "maps#1") == (0, "", "")
         assert run("prune", *age)[1] == "removed 0 lines of 0 builds\n"
         assert run("logs", "maps#2")[1].count("\n") == 4
+
+
+class TestForeignHistory:
+    """What was imported may be anything: it is shown, and neither stops nor steers a terminal."""
+
+    @pytest.fixture
+    def show(self, directory: Path, run: Run) -> Callable[..., str]:
+        """Import a build, and return what a command prints about it."""
+
+        def show(build: dict[str, object], *command: str) -> str:
+            Path("history").write_text(json.dumps({"build": build}))
+            assert run("import", "history")[0] == 0
+            code, out, err = run(*command)
+            assert (code, err) == (0, "")
+            return out
+
+        return show
+
+    def test_the_names_of_projects_are_no_escapes(self, show: Callable[..., str]) -> None:
+        build = {"project": "a\x1b]0;title\x07b", "log": ["needle"]}
+        assert show(build, "logs", "--search", "needle") == "a ]0;title b#1:1: needle\n"
+
+    @pytest.mark.parametrize("zone", ["EST+5", "JST-9"])
+    @pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+    def test_times_may_be_the_first_and_the_last_there_are(
+        self, show: Callable[..., str], monkeypatch: pytest.MonkeyPatch, zone: str, at: str
+    ) -> None:
+        """ "0001-01-01T00:00:00Z" is how programs in Go say that there is none."""
+        with monkeypatch.context() as settings:
+            settings.setenv("TZ", zone)
+            time.tzset()
+            build = {"project": "app", "started_at": at, "log": ["line"]}
+            assert "app#1" in show(build, "builds", "app")
+            assert show(build, "logs", "app", "--times").endswith(" line\n")
+        time.tzset()
+
+    def test_a_very_long_name_is_cut_at_once(
+        self, directory: Path, show: Callable[..., str]
+    ) -> None:
+        show({"project": "long" * 10_000}, "projects", "--json")
+        assert "longlonglongl…" in on_terminal(directory, "projects", NO_COLOR="1", COLUMNS="60")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import lzma
+import os
 import resource
 import signal
 import sqlite3
@@ -18,7 +19,9 @@ import pytest
 from conftest import descriptors, eventually, threads
 
 from abt_db.builds import Build, BuildStatus, BuildStore, CommandError, Level, LogLine, Stream
+from abt_db.builds.holder import Holder
 from abt_db.builds.usage import processes
+from abt_db.config import Config
 
 PYTHON = sys.executable
 
@@ -35,6 +38,14 @@ async def log_of(store: BuildStore, build: Build) -> list[LogLine]:
 
 def printed(lines: list[LogLine], stream: Stream = Stream.STDOUT) -> bytes:
     return b"".join(line.data for line in lines if line.stream is stream)
+
+
+def refuse(path: Path, what: str, why: str) -> None:
+    with sqlite3.connect(path) as db:
+        db.execute(
+            f"CREATE TRIGGER no_{len(what)} BEFORE {what} BEGIN SELECT RAISE(ABORT, '{why}'); END"
+        )
+    db.close()
 
 
 class TestOutcome:
@@ -118,6 +129,19 @@ class TestOutcome:
                 await build.run(["sh", "-c", "printf 12345 > app.apk"])
             assert build.build.artifact_path == str(tmp_path / "app.apk")
             assert build.build.artifact_size == 5
+
+    async def test_paths_that_are_not_utf_8_are_told_with_their_bytes(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        directory = tmp_path / os.fsdecode(b"caf\xe9")
+        directory.mkdir()
+        async with await BuildStore.open(path) as store:
+            artifact = os.fsdecode(b"\xff.apk")
+            async with store.recorder("app", directory=directory, artifact=artifact) as build:
+                await build.run(["touch", artifact])
+            assert build.project.local_path.endswith("/caf\\xe9")
+            assert (build.build.artifact_path or "").endswith("/caf\\xe9/\\xff.apk")
+            assert (build.build.status, build.build.artifact_size) == ("success", 0)
 
     async def test_commit_and_branch_come_from_the_checkout(
         self, path: Path, tmp_path: Path
@@ -248,9 +272,17 @@ other.start(); write(sys.stdout, "out"); other.join()
                 b"%d\n" % n for n in range(1, 50_001)
             )
 
-    async def test_lines_that_can_not_be_stored_are_saved_in_a_file(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_a_database_that_is_locked_at_the_end_loses_no_outcome(self, path: Path) -> None:
+        async with await BuildStore.open(path, config=Config(busy_timeout=0.01)) as store:
+            async with store.recorder("app") as build:
+                lock = sqlite3.connect(path, isolation_level=None)
+                lock.execute("BEGIN IMMEDIATE")
+                await build.run(["sh", "-c", "exit 3"])
+                # Long after its own time limit. It was tried by then.
+                asyncio.get_running_loop().call_later(0.3, lock.close)
+            assert (build.build.status, build.build.exit_code) == ("failed", 3)
+
+    async def test_lines_that_can_not_be_stored_are_saved_in_a_file(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:
             with pytest.raises(sqlite3.IntegrityError) as caught:
                 async with store.recorder("app") as build:
@@ -259,10 +291,35 @@ other.start(); write(sys.stdout, "out"); other.join()
                         other.execute("PRAGMA foreign_keys = 1")
                         other.execute("DELETE FROM projects")
                     other.close()
-                    await build.run(["seq", "1", "1000"])
+                    # So many that they are read in pieces, which end in the middle of a line.
+                    await build.run(["seq", "1", "100000"])
         [note] = [note for note in caught.value.__notes__ if "output" in note]
         saved = Path(note.rpartition(" ")[2])
-        assert saved.read_bytes() == b"".join(b"%d\n" % n for n in range(1, 1001))
+        assert saved.read_bytes() == b"".join(b"%d\n" % n for n in range(1, 100_001))
+
+    async def test_it_is_told_where_they_are_when_nothing_else_can_be_stored_either(
+        self, path: Path
+    ) -> None:
+        async with await BuildStore.open(path) as store:
+            with pytest.raises(sqlite3.IntegrityError, match="no more lines") as caught:
+                async with store.recorder("app") as build:
+                    refuse(path, "INSERT ON build_logs", "no more lines")
+                    refuse(path, "UPDATE ON builds", "no more builds")
+                    await build.run(["echo", "one"])
+        lines, end = caught.value.__notes__[-2:]
+        assert lines == f"The output from line 1 on is in {path}.build-1.log"
+        assert end.startswith("How the build ended is not stored either") and "no more b" in end
+        assert Path(f"{path}.build-1.log").read_bytes() == b"one\n"
+
+    async def test_lines_that_can_not_be_saved_either_are_told(self, path: Path) -> None:
+        Path(f"{path}.build-1.log").mkdir()  # as a full disk would, this refuses the file
+        async with await BuildStore.open(path) as store:
+            with pytest.raises(sqlite3.IntegrityError, match="no more lines") as caught:
+                async with store.recorder("app") as build:
+                    refuse(path, "INSERT ON build_logs", "no more lines")
+                    await build.run(["echo", "one"])
+            assert build.build.status is BuildStatus.SUCCESS
+        assert "is lost" in caught.value.__notes__[-1]
 
 
 class TestKilledRecorder:
@@ -297,6 +354,18 @@ class TestKilledRecorder:
                 assert await store.fail_abandoned() == []
                 await build.run(["true"])
             assert build.build.status is BuildStatus.SUCCESS
+
+    @pytest.mark.parametrize("pid", ["x", None, 1.5, 10**20])
+    async def test_a_note_that_names_no_process_stops_nobody(self, path: Path, pid: object) -> None:
+        """It may have been imported, like any other note."""
+        here = Holder.this_process().as_metadata()["recorder"]
+        async with await BuildStore.open(path) as store:
+            async with store.recorder("app") as build:
+                note = {"recorder": {**here, "pid": pid}}
+                await store.builds.update(build.build.id, build_metadata=note)
+                # A process of such a number there can't be, so the one that is meant has gone.
+                failed = [build.build.id] if pid == 10**20 else []
+                assert [gone.id for gone in await store.fail_abandoned()] == failed
 
 
 class TestMemory:

@@ -114,6 +114,7 @@ def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
+    _open_streams()
     arguments = parser.parse_args(argv)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -132,6 +133,15 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+def _open_streams() -> None:
+    """Open what the shell has closed, with `2>&-` for one. Otherwise Python has None there, and
+    what is printed to it goes to standard output."""
+    for stream, mode in {"stdin": "r", "stdout": "w", "stderr": "w"}.items():
+        if getattr(sys, stream) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, stream, os.fdopen(nowhere, mode, encoding="utf-8"))
 
 
 def positive(number: str) -> int:
@@ -168,6 +178,10 @@ async def open_store(
             f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
             " another"
         )
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise CliError("the working directory has been removed; change to another one") from None
     return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
 
 
@@ -185,7 +199,7 @@ async def find_build(store: BuildStore, name: str) -> Build:
     """
     project_name, _, number = name.rpartition("#")
     build = None
-    if not number.isdecimal() or int(number) >= 2**63:
+    if not number.isdecimal() or len(number) > 19 or int(number) >= 2**63:
         number = ""
     if project_name and number:
         project = await store.projects.get_by_name(project_name)

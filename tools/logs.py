@@ -17,7 +17,7 @@ from abt_db.tools.cli import (
     positive,
     run_tool,
 )
-from abt_db.tools.output import colour, print_json, printable
+from abt_db.tools.output import colour, local, print_json, printable
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
 
@@ -133,7 +133,8 @@ async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
             text = sought.sub(
                 lambda found: colour(found[0], "red"), printable(without_escapes(match.message))
             )
-            print(f"{match.project_name}#{match.build_number}:{match.sequence_number}: {text}")
+            project = printable(match.project_name)
+            print(f"{project}#{match.build_number}:{match.sequence_number}: {text}")
     if len(matches) == limit and sys.stderr.isatty():
         print(f"abt-db: the newest {limit:,}; --limit N shows more", file=sys.stderr)
 
@@ -153,7 +154,7 @@ def _show(line: LogLine, arguments: argparse.Namespace) -> None:
         text = _shown(line.message)
         if arguments.times:
             source = f" {line.source}" if line.source else ""
-            text = f"{line.timestamp.astimezone():%H:%M:%S.%f}"[:-3] + (
+            text = f"{local(line.timestamp):%H:%M:%S.%f}"[:-3] + (
                 f" {line.level:<7}{source} {text}"
             )
         print(colour(text, _COLOURS.get(line.level)))

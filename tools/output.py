@@ -8,12 +8,14 @@ import os
 import shutil
 import sys
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
+from itertools import accumulate
 from typing import Any
 
-__all__ = ["age", "colour", "duration", "print_json", "print_table", "printable"]
+__all__ = ["age", "colour", "duration", "local", "print_json", "print_table", "printable"]
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
 
@@ -93,9 +95,8 @@ def _width(text: str) -> int:
 
 def _padded(text: str, width: int, *, right: bool) -> str:
     if _width(text) > width:
-        while _width(text) > width - 1:
-            text = text[:-1]
-        text += "…"
+        ends = [*accumulate(map(_width, text))]
+        text = text[: bisect_left(ends, width)] + "…"
     space = " " * (width - _width(text))
     return space + text if right else text + space
 
@@ -113,4 +114,12 @@ def duration(seconds: float | None) -> str:
 
 def age(moment: datetime | None) -> str:
     """A moment in local time, to the minute."""
-    return "" if moment is None else f"{moment.astimezone():%Y-%m-%d %H:%M}"
+    return "" if moment is None else f"{local(moment):%Y-%m-%d %H:%M}"
+
+
+def local(moment: datetime) -> datetime:
+    """A moment in local time; in UTC where that would be before the year 1 or after 9999."""
+    try:
+        return moment.astimezone()
+    except (OverflowError, ValueError):
+        return moment

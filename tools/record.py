@@ -10,6 +10,7 @@ import asyncio
 import getpass
 import signal
 import sys
+from contextlib import suppress
 
 from abt_db.builds import StopReason
 from abt_db.builds.report.wording import plural
@@ -49,28 +50,38 @@ async def run(arguments: argparse.Namespace) -> int:
         recorder = store.recorder(
             arguments.project,
             build_type=arguments.build_type,
-            triggered_by=getpass.getuser(),
+            triggered_by=_user(),
             artifact=arguments.artifact,
         )
         loop = asyncio.get_running_loop()
-        async with recorder:
-            for number, reason in _SIGNALS.items():
-                loop.add_signal_handler(number, recorder.stop, reason)
-            try:
+        try:
+            async with recorder:
+                for number, reason in _SIGNALS.items():
+                    # Those that we were started to ignore, as by nohup, stay ignored.
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        loop.add_signal_handler(number, recorder.stop, reason)
                 outcome = await recorder.run(command, echo=True, timeout=arguments.timeout)
-            finally:
-                for number in _SIGNALS:
-                    loop.remove_signal_handler(number)
+        finally:  # not before it is noted how the build ended
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
         if not arguments.quiet:
             build = recorder.build
-            sys.stdout.flush()
-            print(
-                f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
-                f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
-                f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
-                file=sys.stderr,
-            )
+            with suppress(BrokenPipeError):  # the exit code is the command's, whoever reads this
+                print(
+                    f"abt-db: {recorder.project.name}#{build.build_number} {build.status},"
+                    f" {plural(recorder.lines, 'line')} in {duration(outcome.duration)};"
+                    f" see them with: abt-db logs {recorder.project.name}#{build.build_number}",
+                    file=sys.stderr,
+                )
         return outcome.exit_code
+
+
+def _user() -> str | None:
+    """Who runs this; None where nobody has given the number a name, as in many a container."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # the latter since Python 3.13
+        return None
 
 
 if __name__ == "__main__":

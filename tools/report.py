@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from abt_db.copying import replacing
+from abt_db.copying import is_part_of, replacing
 from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
 
 
@@ -52,10 +52,8 @@ def _require_writable(output: Path, database: str) -> None:
         raise CliError(f"{output} is a directory; name a file in it")
     if not output.parent.is_dir():
         raise CliError(f"there is no directory {output.parent} to write {output.name} into")
-    for ending in ("", "-wal", "-shm", "-journal"):
-        own = Path(f"{database}{ending}")
-        if output.exists() and own.exists() and output.samefile(own):
-            raise CliError(f"{output} is the database; name another file for the page")
+    if is_part_of(database, output):
+        raise CliError(f"{output} is the database; name another file for the page")
 
 
 if __name__ == "__main__":

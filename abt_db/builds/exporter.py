@@ -16,10 +16,10 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from abt_db.copying import replacing
+from abt_db.copying import is_part_of, replacing
 from abt_db.database import Database
 from abt_db.deadline import finish
-from abt_db.errors import MappingError
+from abt_db.errors import MappingError, ParameterError
 from abt_db.transaction import Snapshot
 from abt_db.values import encode
 
@@ -56,6 +56,8 @@ async def export_file(
     progress: Callable[[ExportReport], object] | None = None,
 ) -> ExportReport:
     """Write projects and builds into a history file; see `BuildStore.export_file`."""
+    if is_part_of(db.path, Path(path)):
+        raise ParameterError(f"{path} is the database; name another file for the export")
     async with db.snapshot(label="export") as snapshot:
         total = await snapshot.fetch_one(queries.COUNT_BUILDS()) or 0
         report = ExportReport(os.fspath(path), total)

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from abt_db.values import json_reader
+
 from .usage import processes
 
 __all__ = ["Holder"]
@@ -38,9 +40,10 @@ class Holder:
     def from_metadata(cls, metadata: Mapping[str, Any] | None) -> Self | None:
         """Read what `as_metadata` wrote; None where there is nothing of the kind."""
         try:
-            return cls(**(metadata or {})["recorder"])
-        except (KeyError, TypeError):
+            holder: Self = json_reader(cls)((metadata or {})["recorder"])
+        except (KeyError, ValueError):
             return None
+        return holder
 
     def as_metadata(self) -> dict[str, Any]:
         return {"recorder": asdict(self)}
@@ -70,7 +73,7 @@ def _started(pid: int) -> int:
         return -1 if process.zombie else process.started
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return -1
     except PermissionError:
         pass  # it is there, and somebody else's

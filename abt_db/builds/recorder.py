@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from abt_db.deadline import finish
 from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
 
 from .builds import BuildEndedError
-from .classify import Classifier, Level
+from .classify import Classifier
 from .command import Command, CommandError, Outcome, StopReason
 from .holder import Holder
 from .models import Build, BuildStatus, Project
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
+T = TypeVar("T")
+
 LOG = logging.getLogger("abt_db")
 
 MIB = 1024 * 1024
@@ -40,7 +44,7 @@ PORTION = MIB // 4
 PAUSE = 0.05
 """Seconds; lines that come together are stored together."""
 PATIENCE = 60.0
-"""Seconds after the end of the build in which its last lines can still be stored."""
+"""Seconds after the end of the build in which its last lines, and its end, can still be stored."""
 
 INDEXED = 20_000
 """Lines that are put into the index at the end of a build: a quarter of a second."""
@@ -82,6 +86,7 @@ class Recorder:
         self._exit_code: int | None = None
         self._ended = asyncio.Event()
         self._unstored: list[Line] = []
+        self._give_up_at = math.inf
         self.lines = 0
         """How many lines have been stored."""
 
@@ -108,7 +113,7 @@ class Recorder:
                 self._name,
                 project_type=_project_type(self._directory),
                 repository_url=await _git(self._directory, "remote", "get-url", "origin") or "",
-                local_path=str(self._directory),
+                local_path=_told(self._directory),
                 branch=branch or "main",
             )
         self._build = await self._store.builds.start(
@@ -149,13 +154,14 @@ class Recorder:
             except CommandError as error:
                 self._exit_code = error.exit_code
                 raise
-            storing = asyncio.create_task(self._store_lines(spool))
+            portions = self._portions(spool)
+            storing = asyncio.create_task(self._store_lines(portions))
             try:
                 await self._command.wait()
             finally:
                 self._outcome = self._command.outcome
                 self._ended.set()
-                failure = await finish(self._stored(storing, spool))
+                failure = await finish(self._stored(storing, portions))
             if failure is not None:
                 raise failure
         assert self._outcome is not None
@@ -172,7 +178,13 @@ class Recorder:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await finish(self._end(error))
+        try:
+            await finish(self._end(error))
+        except AbtDbError as problem:
+            if error is None:
+                raise
+            # The first error tells the cause, and where the lines are (invariant 10).
+            error.add_note(f"How the build ended is not stored either: {problem}")
 
     async def _end(self, error: BaseException | None) -> None:
         outcome = self._outcome
@@ -189,17 +201,19 @@ class Recorder:
             "stopped": outcome and outcome.stopped,
             "signal": outcome and outcome.signal,
         }
+        note = partial(
+            self._store.builds.update_status,
+            self.build.id,
+            status,
+            exit_code=outcome.exit_code if outcome else self._exit_code,
+            artifact_path=None if self._artifact is None else _told(self._artifact),
+            artifact_size=_size(self._artifact),
+            **(_figures(outcome) if outcome else {}),
+            notes=notes,
+        )
+        self._ended.set()  # also where nothing was run
         with suppress(BuildEndedError):  # somebody else has noted it as failed
-            ended = await self._store.builds.update_status(
-                self.build.id,
-                status,
-                exit_code=outcome.exit_code if outcome else self._exit_code,
-                artifact_path=None if self._artifact is None else str(self._artifact),
-                artifact_size=_size(self._artifact),
-                **(_figures(outcome) if outcome else {}),
-                notes=notes,
-            )
-            self._build = ended or self._build
+            self._build = await self._patiently(note) or self._build
         try:
             await self._store.logs.index(INDEXED)
         except AbtDbError as error:
@@ -208,53 +222,63 @@ class Recorder:
 
     # -- storing ---------------------------------------------------------------------------------
 
-    async def _store_lines(self, spool: Spool) -> None:
+    async def _portions(self, spool: Spool) -> AsyncIterator[list[Line]]:
+        """Yield the lines as they come, those together that are to be stored together."""
         splitters = {stream: Splitter() for stream in Stream}
-        classifiers = {stream: Classifier() for stream in Stream}
-
-        async def append(lines: list[Line]) -> None:
-            self._unstored = lines
-            told = [(line, *classifiers[line.stream].classify(line.message)) for line in lines]
-            if told:
-                await self._append(told)
-            self._unstored = []
-
         while chunks := await spool.take(PORTION):
-            await append([line for chunk in chunks for line in splitters[chunk.stream].feed(chunk)])
+            yield [line for chunk in chunks for line in splitters[chunk.stream].feed(chunk)]
             if sum(len(chunk.data) for chunk in chunks) < PORTION // 2:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(PAUSE):
                         await self._ended.wait()
-        await append([line for splitter in splitters.values() for line in splitter.finish()])
+        yield [line for splitter in splitters.values() for line in splitter.finish()]
 
-    async def _append(self, lines: list[tuple[Line, Level, str | None]]) -> None:
-        """Store lines, trying as long as the build runs and for a minute after it."""
-        ended: float | None = None
+    async def _store_lines(self, portions: AsyncIterator[list[Line]]) -> None:
+        classifiers = {stream: Classifier() for stream in Stream}
+        async for lines in portions:
+            self._unstored = lines
+            told = [(line, *classifiers[line.stream].classify(line.message)) for line in lines]
+            if told:
+                append = partial(self._store.logs.append, self.build.id, told)
+                self.lines += await self._patiently(append)
+            self._unstored = []
+
+    async def _patiently(self, store: Callable[[], Awaitable[T]]) -> T:
+        """Store something, trying as long as the build runs and for a minute after it."""
         while True:
             try:
-                self.lines += await self._store.logs.append(self.build.id, lines)
-                return
+                stored = await store()
             except _PASSING as error:
                 if self._ended.is_set():
-                    ended = ended or monotonic()
-                    if monotonic() - ended > PATIENCE:
+                    self._give_up_at = min(self._give_up_at, monotonic() + PATIENCE)
+                    if monotonic() > self._give_up_at:
                         raise
-                LOG.warning("abt_db: log lines wait until they can be stored: %s", error)
+                LOG.warning("abt_db: what is recorded waits until it can be stored: %s", error)
                 await asyncio.sleep(1.0)
+            else:
+                self._give_up_at = math.inf
+                return stored
 
-    async def _stored(self, storing: asyncio.Task[None], spool: Spool) -> Exception | None:
+    async def _stored(
+        self, storing: asyncio.Task[None], portions: AsyncIterator[list[Line]]
+    ) -> Exception | None:
         """Wait until all lines are stored; if they can't be, save them and return the error."""
         try:
             await storing
             return None
         except Exception as error:
             file = Path(f"{self._store.db.path}.build-{self.build.id}.log").absolute()
+            output = f"The output from line {self.lines + 1} on"
             # The build has ended and nobody is served from here: blocking calls are fine.
-            with file.open("wb") as unstored:
-                unstored.writelines(map(to_bytes, self._unstored))
-                while chunks := await spool.take():
-                    unstored.writelines(chunk.data for chunk in chunks)
-            error.add_note(f"The output from line {self.lines + 1} on is in {file}")
+            try:
+                with file.open("wb") as unstored:
+                    unstored.writelines(map(to_bytes, self._unstored))
+                    async for lines in portions:
+                        unstored.writelines(map(to_bytes, lines))
+            except OSError as problem:  # the disk that is full for the one is so for the other
+                error.add_note(f"{output} is lost: {file} can't be written: {problem.strerror}")
+            else:
+                error.add_note(f"{output} is in {file}")
             return error
 
 
@@ -267,6 +291,11 @@ def _figures(outcome: Outcome) -> dict[str, Any]:
         "memory_usage_mb": round(usage.peak_memory / MIB, 1),
         "cpu_usage_percent": round(100 * usage.cpu_seconds / seconds, 1) if seconds else None,
     }
+
+
+def _told(path: Path) -> str:
+    """The path as text; bytes of it that are not UTF-8 as in a line, `\\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _size(artifact: Path | None) -> int | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 from abt_db.copying import (
+    BESIDE,
     Look,
     Tell,
     check_file,
@@ -29,9 +30,6 @@ from abt_db.errors import CorruptError, MaintenanceError
 from .backup import PACKED, blocks_of, opened_packed
 
 __all__ = ["Restored", "restore"]
-
-BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database; read with another one, it would destroy that."""
 
 
 @dataclass(frozen=True, slots=True)
