@@ -289,6 +289,17 @@ class TestLooking:
         assert on_terminal(tmp_path, "logs", "app") == "\x1b[31merror: broken\x1b[0m\r\n"
         assert on_terminal(tmp_path, "logs", "app", NO_COLOR="1") == "error: broken\r\n"
 
+    def test_of_what_a_log_would_tell_the_terminal_only_colours_get_there(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        line = r"\033[1;32mok\033[0m\033]0;a title\007\033[2J\033[H of\t1\b2\033P\n"
+        run("record", "--project", "app", "--", "printf", line)
+        shown = "\x1b[1;32mok\x1b[0m of\t1 2\x1b[0m\r\n"
+        assert on_terminal(tmp_path, "logs", "app") == shown
+        assert on_terminal(tmp_path, "logs", "app", NO_COLOR="1") == "ok of\t1 2\r\n"
+        raw = "\x1b[1;32mok\x1b[0m\x1b]0;a title\x07\x1b[2J\x1b[H of\t1\b2\x1bP\n"
+        assert run("logs", "app").stdout == raw
+
     def test_a_table_fits_the_terminal(self, run: Run, tmp_path: Path) -> None:
         run("record", "--project", "a-project-with-a-very-long-name-indeed", "--", "true")
         for command in ("builds", "projects", "stats"):

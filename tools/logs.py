@@ -17,7 +17,7 @@ from abt_db.tools.cli import (
     positive,
     run_tool,
 )
-from abt_db.tools.output import colour, local, print_json, printable
+from abt_db.tools.output import colour, local, logged, print_json, printable
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
 
@@ -162,7 +162,7 @@ def _show(line: LogLine, arguments: argparse.Namespace) -> None:
 
 def _shown(message: str) -> str:
     """What a terminal was left with: progress bars write over themselves with "\\r"."""
-    return message.rstrip("\r").rpartition("\r")[2]
+    return logged(message.rstrip("\r").rpartition("\r")[2])
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -15,9 +16,12 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any
 
-__all__ = ["age", "colour", "duration", "local", "print_json", "print_table", "printable"]
+from abt_db.builds.classify import without_escapes
+
+__all__ = ["age", "colour", "duration", "local", "logged", "print_json", "print_table", "printable"]
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
+_SETS_COLOUR = re.compile(r"(\x1b\[[\d;:]*m)")
 
 
 def print_json(value: object) -> None:
@@ -81,6 +85,21 @@ def print_table(
 def printable(text: str) -> str:
     """The text without what would move the cursor or colour the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def logged(text: str) -> str:
+    """A line of a log as it is; for a terminal without what would steer that, but for colours."""
+    if not sys.stdout.isatty():
+        return text
+    if os.environ.get("NO_COLOR"):
+        return _inert(text)
+    pieces = _SETS_COLOUR.split(text)  # every second one sets a colour
+    pieces[::2] = map(_inert, pieces[::2])
+    return "".join(pieces) + ("\x1b[0m" if len(pieces) > 1 else "")
+
+
+def _inert(text: str) -> str:
+    return "\t".join(map(printable, without_escapes(text).split("\t")))
 
 
 def _width(text: str) -> int:
