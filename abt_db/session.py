@@ -54,9 +54,26 @@ CHUNK = 200
 MANY = 256
 """Rows that `execute_many` binds and writes at a time."""
 
-# As no query can be written, for it runs with privilege.
-_REFERS_TO_ITSELF = """
-    SELECT count(*) FROM pragma_foreign_key_list($name) WHERE "table" = $name COLLATE NOCASE
+# Whether it makes a difference to a table if its rows share a statement. SQLite looks at foreign
+# keys when one ends, so a row can make up for another: where the table both refers and is referred
+# to, and where rows are updated or replaced if it does either. A trigger can do anything, and what
+# changes() tells is of the statement before. Any other use of these words costs some time, no more.
+# (Written as no query can be, for it runs with privilege.)
+_TELLS_ROWS_APART = """
+    SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)
+        OR EXISTS (
+            SELECT 1 FROM sqlite_schema
+            WHERE tbl_name = $name COLLATE NOCASE AND (
+                type = 'trigger' AND ($updates OR sql LIKE '%insert%begin%')
+                OR sql LIKE '%replace%' OR sql LIKE '%changes%'
+            )
+        )
+        OR EXISTS (SELECT 1 FROM pragma_foreign_key_list($name))
+        + EXISTS (
+            SELECT 1 FROM sqlite_schema AS child, pragma_foreign_key_list(child.name) AS key
+            WHERE child.sql LIKE '%references%' || $name || '%' AND child.type = 'table'
+                AND key."table" = $name COLLATE NOCASE
+        ) > 1 - $updates
 """
 
 
@@ -162,9 +179,7 @@ class Session:
         with self.atomic():
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
-            # SQLite looks at foreign keys when a statement ends: within one, a row may refer to a
-            # later one. Which rows share one must not make the difference.
-            together = query.table is not None and not self._refers_to_itself(query.table)
+            together = self._adds_together(query)
             began = monotonic()
             count, rows = 0, iter(rows)
             cursor = self._raw.cursor()
@@ -264,9 +279,15 @@ class Session:
         self._account.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
-    def _refers_to_itself(self, table: str) -> bool:
-        [(keys,)] = self._control(_REFERS_TO_ITSELF, {"name": table})
-        return bool(keys)
+    def _adds_together(self, query: Query[Any]) -> bool:
+        """Whether several rows can be added by one statement, and nobody can tell."""
+        table, (_, longest) = query.table, query.texts[0]
+        limit = self._raw.getlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH)
+        if table is None or len(longest.encode()) > limit:
+            return False
+        updates = "UPDATE" in query.text.upper()
+        [(apart,)] = self._control(_TELLS_ROWS_APART, {"name": table, "updates": updates})
+        return not apart
 
     def _check(self, query: Query[Any]) -> float:
         """Raise what keeps the query from running here and now; return the time, when it begins."""
