@@ -51,8 +51,9 @@ takes Python's global lock, for which two scans at the same time would have to w
 CHUNK = 200
 """Rows that are fetched and mapped at a time: what they were made of is in the cache still."""
 
-MANY = 256
-"""Rows that `execute_many` binds and writes at a time."""
+FEW, MANY, PIECE = 8, 256, 0.05
+"""Rows that `execute_many` takes, binds and writes at a time: as many as take so many seconds, for
+they may be slow to come, or large, and then it looks at its deadline."""
 
 # Whether it makes a difference to a table if its rows share a statement. SQLite looks at foreign
 # keys when one ends, so a row can make up for another: where the table both refers and is referred
@@ -180,15 +181,18 @@ class Session:
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
             together = self._adds_together(query)
-            began = monotonic()
-            count, rows = 0, iter(rows)
+            began = since = monotonic()
+            count, size, rows = 0, FEW, iter(rows)
             cursor = self._raw.cursor()
             try:
-                while chunk := list(islice(rows, MANY)):
+                while chunk := list(islice(rows, size)):
+                    self._check(query)  # where rows come from may have used the connection, too
                     for text, values in query.bind_many(chunk, together=together):
                         cursor.executemany(text, values)
                         count += cursor.rowcount
                     self._account.give_way()
+                    before, since = since, monotonic()
+                    size = max(FEW, min(MANY, int(size * PIECE / (since - before + 1e-9))))
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._fail(error, query, began)
             finally:

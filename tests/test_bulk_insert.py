@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from abt_db import Config, Database, IntegrityError, ParameterError, Query
+from abt_db import (
+    Config,
+    Database,
+    IntegrityError,
+    ParameterError,
+    Query,
+    Session,
+    StatementTimeoutError,
+    TransactionAbortedError,
+)
 
 CREATE = """
     CREATE TABLE things (
@@ -24,6 +36,7 @@ CREATE = """
     )
 """
 ALL = Query("things.all", "SELECT *, typeof(size) FROM things ORDER BY id")
+COUNT = Query("t.count", "SELECT count(*) FROM t", int)
 CLEAR = Query("things.clear", "DELETE FROM things")
 RESTART = Query("things.restart", "UPDATE sqlite_sequence SET seq = 0")
 
@@ -258,6 +271,84 @@ class TestApart:
             await db.execute(Query("create", PLAIN)())
             add = Query("t.add", f"INSERT INTO t VALUES (:a, '{'é' * 100}')")
             assert await db.execute_many(add, [{"a": a} for a in range(100)]) == 100
+
+
+class TestSource:
+    """Where rows come from may be slow, may be stopped for, and may use the connection itself."""
+
+    async def test_slow_rows_are_stopped_at_the_time_limit(self, path: Path) -> None:
+        taken = 0
+
+        def slow() -> Iterator[dict[str, int]]:
+            nonlocal taken
+            for taken in range(250):
+                sleep(0.004)
+                yield {"a": taken, "b": 1}
+
+        async with Database(path) as db:
+            await db.execute(Query("create", PLAIN)())
+            with pytest.raises(StatementTimeoutError):
+                await db.execute_many(Query("t.add", ADD_T), slow(), timeout=0.1)
+            assert await db.fetch_one(COUNT()) == 0
+        assert taken < 100
+
+    async def test_few_of_slow_rows_are_held_back(self, path: Path) -> None:
+        """So are few of large ones, which are slow to write: not all are in memory."""
+        held_back: set[int] = set()
+
+        def add(cx: Session) -> int:
+            def slow() -> Iterator[dict[str, int]]:
+                for number in range(60):
+                    held_back.add(number - (cx.fetch_one(COUNT()) or 0))
+                    sleep(0.005)
+                    yield {"a": number, "b": 1}
+
+            return cx.execute_many(Query("t.add", ADD_T), slow())
+
+        async with Database(path) as db:
+            await db.execute(Query("create", PLAIN)())
+            assert await db.write(add) == 60
+        assert max(held_back) < 20
+
+    async def test_cancelled_while_it_waits_for_rows_it_adds_none(self, path: Path) -> None:
+        loop, asked, cancelled = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def late() -> Iterator[dict[str, int]]:
+            loop.call_soon_threadsafe(asked.set)
+            assert cancelled.wait(10)
+            yield from ({"a": number, "b": 1} for number in range(100))
+
+        async with Database(path) as db:
+            await db.execute(Query("create", PLAIN)())
+            adding = asyncio.create_task(db.execute_many(Query("t.add", ADD_T), late()))
+            await asked.wait()
+            adding.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await adding
+            cancelled.set()
+            assert (await db.execute(Query("t.add", ADD_T)(a=1, b=1))).rowcount == 1
+            assert await db.fetch_one(COUNT()) == 1
+
+    async def test_nothing_is_added_once_the_source_has_ended_the_transaction(
+        self, path: Path
+    ) -> None:
+        """faults.md 21: each row would be committed on its own."""
+        add_or_end = Query("t.add_or_end", "INSERT OR ROLLBACK INTO t VALUES (1, 1)")
+
+        def add(cx: Session) -> None:
+            def source() -> Iterator[dict[str, int]]:
+                cx.execute(add_or_end())
+                with pytest.raises(IntegrityError):
+                    cx.execute(add_or_end())
+                yield from ({"a": number, "b": 1} for number in range(2, 20))
+
+            cx.execute_many(Query("t.add", ADD_T), source())
+
+        async with Database(path) as db:
+            await db.execute(Query("create", PLAIN)())
+            with pytest.raises(TransactionAbortedError):
+                await db.write(add)
+            assert await db.fetch_one(COUNT()) == 0
 
 
 class TestWhichQueries:
