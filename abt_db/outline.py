@@ -154,7 +154,7 @@ def outline(name: str, sql: str) -> Outline:
     writes = verb not in _READING or (verb == "PRAGMA" and argued and not telling)
     names = tuple(dict.fromkeys(parameters))
     once = len(names) == len(parameters)
-    text = "".join(piece[once] for piece in pieces).strip()
+    text = "".join(piece[once] for piece in pieces).rstrip(" ")
     returns = "RETURNING" in words
     table, texts = (None, ((1, text),)) if returns else _together(text, len(names))
     alters = writes and verb not in _WRITING
