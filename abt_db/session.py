@@ -84,7 +84,8 @@ class Result:
 
     `rowcount` is the number of rows changed (-1 where SQLite counts none, as for CREATE TABLE).
     `lastrowid` is the rowid of the row that an INSERT added, None for anything else. (An upsert
-    that updates adds none, and SQLite does not tell: use RETURNING there.)
+    that updates adds none, a row of a table WITHOUT ROWID has none, and SQLite does not tell, but
+    gives that of an earlier row: use RETURNING there.)
     """
 
     rowcount: int
