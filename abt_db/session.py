@@ -24,7 +24,6 @@ from .errors import (
     CorruptError,
     DeniedError,
     DiskIOError,
-    MappingError,
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
@@ -262,7 +261,8 @@ class Session:
                 rows += query.map_rows(cursor.description, found, len(rows) + 1)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._fail(error, query, began)
-        except MappingError as error:
+        except BaseException as error:
+            self._let_go()  # half-read, as above
             self._account.ran(query.name, monotonic() - began, 0, self._thousands, error)
             raise
         self._account.ran(query.name, monotonic() - began, len(rows), self._thousands)
