@@ -67,7 +67,6 @@ class Query(Generic[T_co]):
         "_names",
         "_pick",
         "_positional",
-        "_texts",
         "alters",
         "counted",
         "inserts",
@@ -78,6 +77,7 @@ class Query(Generic[T_co]):
         "sql",
         "table",
         "text",
+        "texts",
         "writes",
     )
 
@@ -106,7 +106,8 @@ class Query(Generic[T_co]):
         """The SQL as SQLite gets it, with `?` for each parameter: see `outline`."""
         self.table = found.table
         """The table to which rows can be added together, several by one statement, or None."""
-        self._texts = found.texts
+        self.texts = found.texts
+        """See `Outline.texts`."""
         self.mapper = mapper(row)
         self._bound: tuple[object, MapRows[Any] | None] = (None, None)  # replaced as a whole
         self._positional = found.positional
@@ -155,7 +156,7 @@ class Query(Generic[T_co]):
             return
         values = self._bind_flat(rows)
         start = 0
-        for count, text in self._texts if together else self._texts[-1:]:
+        for count, text in self.texts if together else self.texts[-1:]:
             step = count * width
             end = len(values) - (len(values) - start) % step
             if start < end:

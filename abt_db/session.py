@@ -24,7 +24,6 @@ from .errors import (
     CorruptError,
     DeniedError,
     DiskIOError,
-    MappingError,
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
@@ -51,12 +50,30 @@ takes Python's global lock, for which two scans at the same time would have to w
 CHUNK = 200
 """Rows that are fetched and mapped at a time: what they were made of is in the cache still."""
 
-MANY = 256
-"""Rows that `execute_many` binds and writes at a time."""
+FEW, MANY, PIECE = 8, 256, 0.05
+"""Rows that `execute_many` takes, binds and writes at a time: as many as take so many seconds, for
+they may be slow to come, or large, and then it looks at its deadline."""
 
-# As no query can be written, for it runs with privilege.
-_REFERS_TO_ITSELF = """
-    SELECT count(*) FROM pragma_foreign_key_list($name) WHERE "table" = $name COLLATE NOCASE
+# Whether it makes a difference to a table if its rows share a statement. SQLite looks at foreign
+# keys when one ends, so a row can make up for another: where the table both refers and is referred
+# to, and where rows are updated or replaced if it does either. A trigger can do anything, and what
+# changes() tells is of the statement before. Any other use of these words costs some time, no more.
+# (Written as no query can be, for it runs with privilege.)
+_TELLS_ROWS_APART = """
+    SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)
+        OR EXISTS (
+            SELECT 1 FROM sqlite_schema
+            WHERE tbl_name = $name COLLATE NOCASE AND (
+                type = 'trigger' AND ($updates OR sql LIKE '%insert%begin%')
+                OR sql LIKE '%replace%' OR sql LIKE '%changes%'
+            )
+        )
+        OR EXISTS (SELECT 1 FROM pragma_foreign_key_list($name))
+        + EXISTS (
+            SELECT 1 FROM sqlite_schema AS child, pragma_foreign_key_list(child.name) AS key
+            WHERE child.sql LIKE '%references%' || $name || '%' AND child.type = 'table'
+                AND key."table" = $name COLLATE NOCASE
+        ) > 1 - $updates
 """
 
 
@@ -66,7 +83,8 @@ class Result:
 
     `rowcount` is the number of rows changed (-1 where SQLite counts none, as for CREATE TABLE).
     `lastrowid` is the rowid of the row that an INSERT added, None for anything else. (An upsert
-    that updates adds none, and SQLite does not tell: use RETURNING there.)
+    that updates adds none, a row of a table WITHOUT ROWID has none, and SQLite does not tell, but
+    gives that of an earlier row: use RETURNING there.)
     """
 
     rowcount: int
@@ -162,18 +180,19 @@ class Session:
         with self.atomic():
             if not query.counted:
                 return sum(self._write(query, values).rowcount for values in map(query.bind, rows))
-            # SQLite looks at foreign keys when a statement ends: within one, a row may refer to a
-            # later one. Which rows share one must not make the difference.
-            together = query.table is not None and not self._refers_to_itself(query.table)
-            began = monotonic()
-            count, rows = 0, iter(rows)
+            together = self._adds_together(query)
+            began = since = monotonic()
+            count, size, rows = 0, FEW, iter(rows)
             cursor = self._raw.cursor()
             try:
-                while chunk := list(islice(rows, MANY)):
+                while chunk := list(islice(rows, size)):
+                    self._check(query)  # where rows come from may have used the connection, too
                     for text, values in query.bind_many(chunk, together=together):
                         cursor.executemany(text, values)
                         count += cursor.rowcount
                     self._account.give_way()
+                    before, since = since, monotonic()
+                    size = max(FEW, min(MANY, int(size * PIECE / (since - before + 1e-9))))
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._fail(error, query, began)
             finally:
@@ -242,7 +261,8 @@ class Session:
                 rows += query.map_rows(cursor.description, found, len(rows) + 1)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._fail(error, query, began)
-        except MappingError as error:
+        except BaseException as error:
+            self._let_go()  # half-read, as above
             self._account.ran(query.name, monotonic() - began, 0, self._thousands, error)
             raise
         self._account.ran(query.name, monotonic() - began, len(rows), self._thousands)
@@ -264,9 +284,15 @@ class Session:
         self._account.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
-    def _refers_to_itself(self, table: str) -> bool:
-        [(keys,)] = self._control(_REFERS_TO_ITSELF, {"name": table})
-        return bool(keys)
+    def _adds_together(self, query: Query[Any]) -> bool:
+        """Whether several rows can be added by one statement, and nobody can tell."""
+        table, (_, longest) = query.table, query.texts[0]
+        limit = self._raw.getlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH)
+        if table is None or len(longest.encode()) > limit:
+            return False
+        updates = "UPDATE" in query.text.upper()
+        [(apart,)] = self._control(_TELLS_ROWS_APART, {"name": table, "updates": updates})
+        return not apart
 
     def _check(self, query: Query[Any]) -> float:
         """Raise what keeps the query from running here and now; return the time, when it begins."""

@@ -359,6 +359,9 @@ class TestParameters:
         with closing(sqlite3.connect(":memory:")) as raw, suppress(sqlite3.OperationalError):
             raw.execute(query.sql, Asked()).fetchall()
 
+    def test_only_what_is_space_to_sqlite_is_left_off_its_end(self) -> None:
+        assert Query("q", "SELECT a FROM t\xa0 \n").text == "SELECT a FROM t\xa0"
+
     @given(selects())
     @example("SELECT :a, :a, '?'")
     @example("SELECT :b, :a, :b, '?'")

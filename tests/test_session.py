@@ -191,6 +191,44 @@ class TestRows:
                     [row async for row in rows]
 
 
+class TestHalfRead:
+    """A list that could not be mapped is let go of: nothing later sees the database as it was
+    then, and no checkpoint waits for it (invariant 20)."""
+
+    @dataclass(frozen=True, slots=True)
+    class Refusing:
+        name: str
+
+        def __post_init__(self) -> None:
+            if self.name == "500":
+                raise KeyboardInterrupt
+
+    @pytest.mark.parametrize(
+        ("row", "error"),
+        [(datetime, MappingError), (Item, MappingError), (Refusing, KeyboardInterrupt)],
+    )
+    @pytest.mark.parametrize("look", ["read", "snapshot", "stream", "checkpoint"])
+    async def test_what_comes_next_sees_what_is_there(
+        self, path: Path, row: Any, error: type[BaseException], look: str
+    ) -> None:
+        many = Query("names.many", "SELECT name FROM items ORDER BY id", row)
+        async with items(path, *map(str, range(1_000)), readers=1) as db:
+            with pytest.raises(error):
+                await db.fetch_all(many())
+            await db.execute(ADD(name="new"))
+            match look:
+                case "read":
+                    assert await db.read(lambda cx: cx.fetch_one(COUNT())) == 1_001
+                case "snapshot":
+                    async with db.snapshot() as snapshot:
+                        assert await snapshot.fetch_one(COUNT()) == 1_001
+                case "stream":
+                    async with db.stream(NAMES()) as rows:
+                        assert len([name async for name in rows]) == 1_001
+                case "checkpoint":
+                    assert not (await db.checkpoint("truncate")).busy
+
+
 class TestUndecodable:
     """Text that is not UTF-8 is an error that names its column; the connection works on
     (faults.md 33)."""
