@@ -281,6 +281,28 @@ class TestLooking:
         assert (follower.wait(timeout=20), recorder.wait(timeout=20)) == (0, 0)
         follower.stdout.close()
 
+    def test_follow_ends_when_the_recorder_is_killed(self, run: Run, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        os.mkfifo(go)
+        recorder = subprocess.Popen(
+            ["abt-db", "record", "--quiet", "--project", "app", "--", "sh", "-c",
+             f"echo first; cat {go}"],
+            cwd=tmp_path,
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        asyncio.run(eventually(lambda: run("logs", "app").stdout == "first\n"))
+        follower = subprocess.Popen(
+            ["abt-db", "logs", "app", "--follow"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+        )
+        assert follower.stdout is not None
+        assert follower.stdout.readline() == "first\n"
+        recorder.kill()
+        recorder.wait()
+        assert (follower.stdout.read(), follower.wait(timeout=20)) == ("", 0)
+        assert json.loads(run("builds", "--json").stdout)["status"] == "failed"
+        go.write_text("")  # the command is still there
+        follower.stdout.close()
+
     def test_colours_only_on_a_terminal_and_only_if_nobody_minds(
         self, run: Run, tmp_path: Path
     ) -> None:

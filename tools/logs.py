@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import logging
 import sys
 
+from abt_db import AbtDbError
 from abt_db.builds import Build, BuildStore, Level, LogLine
 from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
@@ -18,6 +21,11 @@ from abt_db.tools.cli import (
     run_tool,
 )
 from abt_db.tools.output import colour, local, logged, print_json, printable
+
+LOG = logging.getLogger("abt_db")
+
+LOOK = 2.0
+"""Seconds between two looks whether a recorder has died."""
 
 _COLOURS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.DEBUG: "dim"}
 
@@ -102,6 +110,7 @@ async def _follow(
 ) -> None:
     """Show the lines that come behind number `last`, until the build has ended."""
     sys.stdout.flush()
+    looking = asyncio.create_task(_notice_deaths(store))
     try:
         async for line in store.logs.follow(build.id, after=last):
             if _wanted(line, arguments):
@@ -109,6 +118,19 @@ async def _follow(
                 sys.stdout.flush()
     except LookupError as error:
         raise CliError(f"{error} any more") from None
+    finally:
+        looking.cancel()
+        await asyncio.wait([looking])
+
+
+async def _notice_deaths(store: BuildStore) -> None:
+    """Now and then note as failed what is recorded by nobody any more: it would never end."""
+    try:
+        while True:
+            await store.fail_abandoned()
+            await asyncio.sleep(LOOK)
+    except AbtDbError as error:
+        LOG.warning("abt-db: whether the recorder is still there can't be noted: %s", error)
 
 
 async def _search(store: BuildStore, arguments: argparse.Namespace) -> None:
