@@ -37,7 +37,7 @@ from .grants import LockInfo
 from .leases import Leases, LockLease
 from .opening import MEMORY
 from .pool import Pool
-from .query import Query, Statement
+from .query import Query, Statement, query_of
 from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
@@ -203,7 +203,7 @@ class Database:
         sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
         the database, whatever has become of the others.
         """
-        query = statement.query
+        query = query_of(statement)
         return await self._opened().write(
             query, Session.execute, (statement,), timeout, priority, shares=not query.alters
         )
@@ -218,12 +218,12 @@ class Database:
         """Run several statements that write in one transaction: all of them or none."""
         batch = list(statements)
         return await self._opened().write(
-            batch[0].query.name if batch else "an empty batch",
+            query_of(batch[0]).name if batch else "an empty batch",
             Session.execute_batch,
             (batch,),
             timeout,
             priority,
-            shares=not any(statement.query.alters for statement in batch),
+            shares=not any(query_of(statement).alters for statement in batch),
             savepoint=True,
         )
 
@@ -383,9 +383,10 @@ class Database:
         read in one hop, each within `timeout` seconds. It has a reader for itself, and sees the
         database as it was at its beginning.
         """
-        if statement.query.writes:
-            raise _writes(statement.query, "a stream only reads")
-        snapshot = Snapshot(self._opened(), f"stream of {statement.query.name}")
+        query = query_of(statement)
+        if query.writes:
+            raise _writes(query, "a stream only reads")
+        snapshot = Snapshot(self._opened(), f"stream of {query.name}")
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
     def watch(self, statement: Statement[T]) -> Watch[T]:
@@ -402,8 +403,9 @@ class Database:
         (by leaving the loop), and raises what running the statement raises; `PoolClosedError` when
         the database is closed.
         """
-        if statement.query.writes:
-            raise _writes(statement.query, "only what reads can be watched")
+        query = query_of(statement)
+        if query.writes:
+            raise _writes(query, "only what reads can be watched")
         self._opened()
         if self._closing:
             raise PoolClosedError(f"{self.path} is being closed")
@@ -582,10 +584,10 @@ class Database:
         priority: int,
     ) -> Coroutine[Any, Any, T]:
         """Have one statement that returns rows run where it belongs."""
-        pool = self._opened()
-        if statement.query.writes:
-            return pool.write(statement.query, verb, (statement,), timeout, priority, shares=True)
-        return pool.read(statement.query, verb, (statement,), timeout, priority)
+        pool, query = self._opened(), query_of(statement)
+        if query.writes:
+            return pool.write(query, verb, (statement,), timeout, priority, shares=True)
+        return pool.read(query, verb, (statement,), timeout, priority)
 
 
 class _Forks:

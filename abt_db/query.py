@@ -17,7 +17,7 @@ from .outline import outline
 from .rows import MapRows, field_encoders, mapper
 from .values import SQLiteValue, encode, encode_all
 
-__all__ = ["Query", "Statement", "Values"]
+__all__ = ["Query", "Statement", "Values", "query_of"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,6 +41,17 @@ class Statement(Generic[T_co]):
     def __repr__(self) -> str:
         # The values stay out of it: a repr ends in logs (invariant 27).
         return f"<Statement {self.query.name}({', '.join(self.query.parameters)})>"
+
+
+def query_of(statement: Statement[T]) -> Query[T]:
+    """Return the query of a statement. Raises `TypeError` for what is none, such as SQL text."""
+    try:
+        return statement.query
+    except AttributeError:
+        raise TypeError(
+            f"a {type(statement).__name__} is no statement: make a Query of the SQL, which gives it"
+            " a name and its rows a type, and call that with the parameters"
+        ) from None
 
 
 class Query(Generic[T_co]):

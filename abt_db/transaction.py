@@ -20,7 +20,7 @@ from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
 from .events import Transacted
 from .pool import Pool
-from .query import Query, Statement
+from .query import Query, Statement, query_of
 from .session import Reading, Result, Session
 from .work import Lease, name_of
 
@@ -45,13 +45,13 @@ class _Handle:
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
         """Return the first row, or None when there is none."""
         return await self._run(
-            statement.query.name, lambda channel: channel.fetch_one(statement), timeout
+            query_of(statement).name, lambda channel: channel.fetch_one(statement), timeout
         )
 
     async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
         """Return all rows."""
         return await self._run(
-            statement.query.name, lambda channel: channel.fetch_all(statement), timeout
+            query_of(statement).name, lambda channel: channel.fetch_all(statement), timeout
         )
 
     def stream(
@@ -167,7 +167,7 @@ class _Writing(_Handle):
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
         """Run a statement that writes."""
         return await self._run(
-            statement.query.name, lambda channel: channel.execute(statement), timeout
+            query_of(statement).name, lambda channel: channel.execute(statement), timeout
         )
 
     async def execute_batch(

@@ -280,6 +280,8 @@ Work = Job[Any] | Lease
 def name_of(function: Callable[..., object]) -> str:
     """What a function is called in errors and statistics; `TypeError` for one that can't be run on
     a connection."""
+    if isinstance(function, Query):
+        _ = function.query  # raises: it could be called, but that binds it
     if iscoroutinefunction(function):
         raise TypeError(
             f"{function.__qualname__} is a coroutine function, and a connection's thread has no"

@@ -139,6 +139,20 @@ class TestVerbs:
                 list(begun)
             await witness.whole()
 
+    @pytest.mark.parametrize("wrong", ["SELECT 1", COUNT, None, ("SELECT 1",)])
+    async def test_what_is_no_statement_is_refused(self, path: Path, wrong: Any) -> None:
+        """SQL in a string, as other libraries take it; a query that was not called."""
+        said = "no statement yet: call it" if wrong is COUNT else "no statement: make a Query"
+        async with items(path) as db, db.transaction() as tx, db.snapshot() as snapshot:
+            verbs: list[Any] = [db.fetch_one, db.fetch_all, db.execute, db.stream, db.watch]
+            verbs += [tx.fetch_one, tx.fetch_all, tx.execute, snapshot.fetch_one]
+            verbs += [lambda wrong: db.execute_batch([wrong])]
+            for verb in verbs:
+                with pytest.raises(TypeError, match=said):
+                    await verb(wrong)
+            with pytest.raises(TypeError):
+                await db.read(wrong)
+
 
 class TestMemory:
     """What a call was given or has returned is the caller's alone: the connection's thread does not
