@@ -164,7 +164,8 @@ def check_room(directory: Path, needed: int, what: str) -> None:
 
 def length_of(source: Path) -> int:
     """How large a copy of a database may become, in bytes."""
-    files = source, source.with_name(f"{source.name}-wal")
+    file = source.resolve()
+    files = file, file.with_name(f"{file.name}-wal")
     return sum(file.stat().st_size for file in files if file.exists())
 
 
