@@ -65,8 +65,8 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     size in bytes.
 
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
-    read and write meanwhile. Raises `MaintenanceError` if `target` exists or the source is in
-    memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
+    read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
+    that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
     one that is cancelled, but in its last moment.
     """
     return await _copied(source, Path(target), tell, copy_pages)
@@ -82,6 +82,12 @@ async def _copied(
 ) -> int:
     if file.exists():
         raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
+    for kind in BESIDE:
+        if (beside := file.with_name(file.name + kind)).exists():
+            raise MaintenanceError(
+                f"{beside} is there, of another database; SQLite would take it for the copy's and"
+                " damage that: remove it, or name another file"
+            )
 
     def work(look: Look) -> int:
         with explained(f"copying {source} to {file}"), part_of(file) as part:

@@ -232,6 +232,19 @@ class TestBackup:
         with pytest.raises(MaintenanceError, match=r"needs 0\.\d MB in .*, and only 0\.0 MB"):
             await backup(app, folder)
 
+    async def test_no_copy_is_put_beside_the_log_of_another_database(
+        self, app: Path, folder: Path
+    ) -> None:
+        """SQLite would read the log of one that was deleted in place of what is in the copy."""
+        with LockingProcess(app, "PRAGMA wal_autocheckpoint = 0", "DELETE FROM notes"):
+            log = app.with_name("app.db-wal").read_bytes()
+        beside, copy = folder / "copy.db-wal", folder / "copy.db"
+        beside.write_bytes(log)
+        with pytest.raises(MaintenanceError, match=r"copy\.db-wal is there"):
+            await vacuum_into(str(app), copy, lambda done, total: None)
+        assert list(folder.iterdir()) == [beside]
+        assert beside.read_bytes() == log
+
 
 def damage(path: Path) -> None:
     """Write noise into the middle of a database."""
