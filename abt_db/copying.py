@@ -14,7 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import TypeVar
@@ -66,8 +66,8 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
 
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
     read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
-    that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
-    one that is cancelled, but in its last moment.
+    that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
+    fails leaves no file behind, nor does one that is cancelled, but in its last moment.
     """
     return await _copied(source, Path(target), tell, copy_pages)
 
@@ -90,7 +90,7 @@ async def _copied(
             )
 
     def work(look: Look) -> int:
-        with explained(f"copying {source} to {file}"), part_of(file) as part:
+        with explained(f"copying {source} to {file}"), part_of(file, of=Path(source)) as part:
             check_room(file.parent, length_of(Path(source)), f"a copy of {source}")
             copy(source, part, tell, look)
             check_file(part, source, look)
@@ -179,11 +179,11 @@ def length_of(source: Path) -> int:
 
 
 @contextmanager
-def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
+def part_of(file: Path, *, of: Path | None = None, like: str | None = None) -> Iterator[Path]:
     """The name under which `file` is written before it is `put_in_place`; gone after the block.
 
-    What killed processes have left of files whose names begin as `like` (that of `file` itself if
-    None) is removed, too.
+    It is open to those to whom the file `of` is, from its first byte on. What killed processes have
+    left of files whose names begin as `like` (that of `file` itself if None) is removed, too.
     """
     for left in file.parent.glob("*.part*"):
         found = re.fullmatch(r"(.+)\.(\d+)\.part(-journal|-wal|-shm)?", left.name)
@@ -194,6 +194,11 @@ def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
     for each in parts:
         each.unlink(missing_ok=True)
     try:
+        if of is not None and of.exists():
+            part.touch(mode=0o600)
+            with suppress(PermissionError):  # a file system that knows no permissions
+                # It is to be written, which `of` may not be.
+                part.chmod(of.stat().st_mode & 0o777 | 0o200)
         yield part
     finally:
         for each in parts:

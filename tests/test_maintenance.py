@@ -232,6 +232,20 @@ class TestBackup:
         with pytest.raises(MaintenanceError, match=r"needs 0\.\d MB in .*, and only 0\.0 MB"):
             await backup(app, folder)
 
+    async def test_what_only_some_may_read_stays_theirs(self, app: Path, folder: Path) -> None:
+        """Also while it is written."""
+        modes = set()
+
+        def look(_done: int, _total: int) -> None:
+            modes.update(oct(file.stat().st_mode & 0o777) for file in folder.iterdir())
+
+        app.chmod(0o640)
+        await vacuum_into(str(app), folder / "copy.db", look)
+        await backup(app, folder, tell=look)
+        await backup(app, folder, compression="gzip", tell=look)
+        look(0, 0)
+        assert modes == {"0o640"}
+
     async def test_no_copy_is_put_beside_the_log_of_another_database(
         self, app: Path, folder: Path
     ) -> None:
@@ -349,6 +363,34 @@ class TestRestore:
         assert whole(app)
         assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
         assert names(app.parent) == ["app.db", "backups"]
+
+    async def test_it_belongs_to_whom_the_old_one_did(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        if os.geteuid() == 0:
+            os.chown(app, 12, 34)
+        app.chmod(0o660)
+        before = app.stat()
+        await restore(file, app)
+        after = app.stat()
+        assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+        assert after.st_ino != before.st_ino
+        assert oct(after.st_mode & 0o777) == "0o660"
+
+    async def test_where_there_was_none_it_is_as_private_as_the_backup(
+        self, app: Path, folder: Path
+    ) -> None:
+        app.chmod(0o600)
+        await restore((await backup(app, folder, compression="gzip")).path, folder / "new.db")
+        assert oct((folder / "new.db").stat().st_mode & 0o777) == "0o600"
+
+    async def test_a_link_goes_on_to_lead_to_it(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        ask(app, "DELETE FROM notes")
+        link = app.with_name("link.db")
+        link.symlink_to(app)
+        await restore(file, link)
+        assert link.is_symlink()
+        assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
 
     async def test_what_can_not_be_is_told(
         self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
