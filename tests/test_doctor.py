@@ -342,6 +342,23 @@ class TestReaders:
             assert "abt-db checkpoint" in (pending.remedy or "")
 
 
+class TestForeign:
+    """What other programs have made is looked at as well."""
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_a_virtual_table_that_only_another_program_can_read(
+        self, path: Path, full: bool
+    ) -> None:
+        make(path, "wal")
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("PRAGMA writable_schema = on")
+            raw.execute(
+                "INSERT INTO sqlite_schema VALUES"
+                " ('table', 'words', 'words', 0, 'CREATE VIRTUAL TABLE words USING elsewhere(x)')"
+            )
+        assert doctor(path, full=full).healthy
+
+
 class TestIndexes:
     """Indexes that are not needed and those that are missing are named, with the SQL that helps;
     those that do their work are not."""
