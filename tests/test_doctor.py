@@ -416,6 +416,18 @@ class TestIndexes:
             raw.execute("UPDATE sqlite_stat1 SET stat = '5 1 1'")
             assert the(await examine(path), "statistics").message.endswith("that it has 5")
 
+    async def test_an_index_of_few_rows_does_not_stand_for_all(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(findings, "MANY", 100)
+        fill(path, "wal", 200)
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("CREATE TABLE more AS SELECT * FROM items")
+            raw.execute("CREATE INDEX more_few ON more (id) WHERE id > 198")
+            raw.execute("CREATE INDEX more_all ON more (name)")
+            raw.execute("ANALYZE")
+        assert not said(await examine(path), "statistics")
+
     async def test_queries_that_ran_are_looked_at(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
