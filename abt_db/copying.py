@@ -80,17 +80,19 @@ async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -
 async def _copied(
     source: str, file: Path, tell: Tell, copy: Callable[[str, Path, Tell, Look], None]
 ) -> int:
-    if file.exists():
-        raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
-    for kind in BESIDE:
-        if (beside := file.with_name(file.name + kind)).exists():
-            raise MaintenanceError(
-                f"{beside} is there, of another database; SQLite would take it for the copy's and"
-                " damage that: remove it, or name another file"
-            )
+    doing = f"copying {source} to {file}"
+    with explained(doing):
+        if file.exists():
+            raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
+        for kind in BESIDE:
+            if (beside := file.with_name(file.name + kind)).exists():
+                raise MaintenanceError(
+                    f"{beside} is there, of another database; SQLite would take it for the copy's"
+                    " and damage that: remove it, or name another file"
+                )
 
     def work(look: Look) -> int:
-        with explained(f"copying {source} to {file}"), part_of(file, of=Path(source)) as part:
+        with explained(doing), part_of(file, of=Path(source)) as part:
             check_room(file.parent, length_of(Path(source)), f"a copy of {source}")
             copy(source, part, tell, look)
             check_file(part, source, look)

@@ -887,6 +887,22 @@ class TestCommands:
         assert ask(app, "PRAGMA journal_mode") == [("delete",)]
         assert "has no write-ahead log" in capsys.readouterr().out
 
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "checkpoint", "backup .", "optimize", "integrity", "doctor", "builds"),
+            *("migrate status", "restore {app}", "restore --db new.db {long}"),
+            *("backup --db {app} {long}", "vacuum --db {app} --into {long}"),
+        ],
+    )
+    def test_a_path_that_can_not_be_is_told(
+        self, app: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        long = "x" * 300
+        name, *rest = command.format(app=app, long=long).split()
+        assert main([name, *([] if "--db" in rest else ["--db", long]), *rest]) == 1
+        assert capsys.readouterr().err.endswith("File name too long\n")
+
     def test_none_of_them_makes_a_database(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -75,17 +75,19 @@ async def backup(
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be 1 or more, not {keep}")
     source, folder = Path(database).absolute(), Path(directory).absolute()
-    if not source.is_file():
-        raise MaintenanceError(f"{source} is not a database file; there is nothing to back up")
-    if not folder.is_dir():
-        raise MaintenanceError(f"{folder} is not a directory; make it, for backups to go there")
+    doing = f"the backup of {source} to {folder}"
+    with explained(doing):
+        if not source.is_file():
+            raise MaintenanceError(f"{source} is not a database file; there is nothing to back up")
+        if not folder.is_dir():
+            raise MaintenanceError(f"{folder} is not a directory; make it, for backups to go there")
     began = monotonic()
     now = datetime.now(UTC)
     file = folder / f"{source.stem}-{now:%Y%m%dT%H%M%S.%fZ}{source.suffix}"
 
     def work(look: Look) -> Backup:
         with (
-            explained(f"the backup of {source} to {folder}"),
+            explained(doing),
             part_of(file, of=source, like=f"{source.stem}-") as part,
         ):
             room = length_of(source) * (2 if compression else 1)

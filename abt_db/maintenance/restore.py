@@ -61,15 +61,19 @@ async def restore(
     only.) A database that is damaged itself can be replaced.
     """
     source, file = Path(backup).absolute(), Path(os.path.realpath(database))
-    if not source.is_file():
-        raise MaintenanceError(f"{source} is not a file; there is nothing to restore")
-    if file.exists() and (not file.is_file() or file.samefile(source)):
-        raise MaintenanceError(f"{file} is not a database that {source} could be put in place of")
+    doing = f"restoring {file} from {source}"
+    with explained(doing):
+        if not source.is_file():
+            raise MaintenanceError(f"{source} is not a file; there is nothing to restore")
+        if file.exists() and (not file.is_file() or file.samefile(source)):
+            raise MaintenanceError(
+                f"{file} is not a database that {source} could be put in place of"
+            )
     began = monotonic()
 
     def work(look: Look) -> Restored:
         with (
-            explained(f"restoring {file} from {source}"),
+            explained(doing),
             part_of(file, of=file if file.exists() else source) as part,
         ):
             _refuse_if_open(file)  # before much is done in vain
