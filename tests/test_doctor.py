@@ -574,3 +574,9 @@ class TestCommand:
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (code, "") and says in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
+        os.mkfifo(path)
+        command = ["abt-db", "doctor", "--db", path]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "") and "it is a pipe" in done.stderr
