@@ -134,7 +134,8 @@ def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
             return 0
 
         old.set_progress_handler(progress, STEPS)
-        old.execute("VACUUM INTO ?", (str(part),))
+        # As a URI: a path need not be text, and may begin with "file:".
+        old.execute("VACUUM INTO ?", (uri(str(part), Config(), "writer"),))
 
 
 def _opened(source: str) -> sqlite3.Connection:

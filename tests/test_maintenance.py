@@ -246,6 +246,13 @@ class TestBackup:
         look(0, 0)
         assert modes == {"0o640"}
 
+    async def test_a_copy_may_have_a_name_that_looks_like_an_address(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(folder)
+        await vacuum_into(str(app), "file:copy.db?mode=ro", lambda done, total: None)
+        assert names(folder) == ["file:copy.db?mode=ro"]
+
     async def test_no_copy_is_put_beside_the_log_of_another_database(
         self, app: Path, folder: Path
     ) -> None:
@@ -902,6 +909,19 @@ class TestCommands:
         name, *rest = command.format(app=app, long=long).split()
         assert main([name, *([] if "--db" in rest else ["--db", long]), *rest]) == 1
         assert capsys.readouterr().err.endswith("File name too long\n")
+
+    def test_a_name_need_not_be_text(
+        self, app: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In JSON it is what Python reads again as the name of that file."""
+        odd = app.rename(os.fsdecode(os.fsencode(folder) + b"/\xff.db"))
+        copy = os.fsdecode(os.fsencode(folder) + b"/\xfe.db")
+        for command in ["vacuum", "--into", copy], ["integrity"], ["doctor"]:
+            assert main([command[0], "--db", str(odd), *command[1:]]) == 0
+        assert whole(Path(copy))
+        capsys.readouterr()
+        assert main(["backup", "--db", str(odd), str(folder), "--json"]) == 0
+        assert Path(json.loads(capsys.readouterr().out.encode())["path"]).is_file()
 
     def test_none_of_them_makes_a_database(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

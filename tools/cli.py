@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import io
 import logging
 import math
 import os
@@ -143,6 +144,9 @@ def _open_streams() -> None:
         if getattr(sys, stream) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, stream, os.fdopen(nowhere, mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file need not be text. In JSON this is the way to write what is not.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def positive(number: str) -> int:
