@@ -30,6 +30,7 @@ from abt_db import (
     Database,
     MaintenanceError,
     Query,
+    StatementError,
     StatementTimeoutError,
 )
 from abt_db.maintenance import (
@@ -765,6 +766,19 @@ class TestCheck:
         async with Database(app) as db:
             found = await check(db)
             assert found.problems and not found.whole
+
+    async def test_of_pages_where_foreign_keys_can_not_be_checked(self, app: Path) -> None:
+        ask(app, "CREATE TABLE c (n REFERENCES notes (text))")  # which is not unique
+        ask(app, "INSERT INTO c VALUES (1)")
+        async with Database(app) as db:
+            with pytest.raises(StatementError, match="foreign key mismatch"):
+                await check(db)
+        with closing(sqlite3.connect(app, isolation_level=None)) as raw:
+            raw.execute("PRAGMA writable_schema = on")
+            raw.execute("DELETE FROM sqlite_schema WHERE name = 'texts'")
+        async with Database(app) as db:
+            first, *_, last = (await check(db)).problems
+        assert "never used" in first and "foreign key mismatch" in last
 
 
 class TestSchedule:
