@@ -105,6 +105,15 @@ class TestDamaged:
         assert not found.healthy
         assert bytes_of(path) == {path.name: data}
 
+    async def test_what_is_said_of_a_packed_one_can_be_done(self, path: Path) -> None:
+        """`abt-db restore` knows it by its name, and would refuse one that is called otherwise."""
+        make(path, "wal")
+        file = (await maintenance.backup(path, path.parent, compression="gzip")).path
+        remedy = the(await examine(file), "file").remedy
+        assert remedy == f"if it is a backup: abt-db restore --db NEW {file}"
+        finding = the(await examine(file.replace(path)), "file")
+        assert finding.remedy == "unpack it, and look at what comes out"
+
     @pytest.mark.parametrize("size", [PAGE, PAGE * 5, PAGE * 5 + 100])
     def test_a_truncated_one(self, path: Path, size: int) -> None:
         path.write_bytes(make(path, "wal")[:size])
