@@ -21,8 +21,15 @@ from typing import TypeVar
 
 from .config import Config
 from .deadline import finish
-from .errors import CorruptError, MaintenanceError, QueryError, translate
-from .opening import MEMORY, check_path, uri
+from .errors import (
+    CantOpenError,
+    CorruptError,
+    MaintenanceError,
+    QueryError,
+    ReadOnlyError,
+    translate,
+)
+from .opening import MEMORY, check_path, unreadable, uri
 
 __all__ = [
     "BESIDE",
@@ -142,7 +149,17 @@ def _opened(source: str) -> sqlite3.Connection:
     if source == MEMORY:
         raise MaintenanceError("a database in memory can't be copied to a file; give it one")
     check_path(source, Config(create=False), "follower")
-    return sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+    db = sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+    try:
+        # Read, as it may turn out only then that SQLite would have to write to do so.
+        db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    except sqlite3.Error as error:
+        db.close()
+        told = translate(error, doing=f"opening {source}")
+        if isinstance(told, CantOpenError | ReadOnlyError):
+            raise unreadable(source, told) from error
+        raise
+    return db
 
 
 def check_file(file: Path, source: str | Path, look: Look) -> None:

@@ -25,6 +25,7 @@ import pytest
 from engine import SOON, Holder, LockingProcess, run_script, until
 
 from abt_db import (
+    CantOpenError,
     Config,
     CorruptError,
     Database,
@@ -253,6 +254,22 @@ class TestBackup:
         monkeypatch.chdir(folder)
         await vacuum_into(str(app), "file:copy.db?mode=ro", lambda done, total: None)
         assert names(folder) == ["file:copy.db?mode=ro"]
+
+    async def test_what_a_crash_has_left_of_a_transaction_is_told(
+        self, app: Path, folder: Path
+    ) -> None:
+        """SQLite says only that it may not write."""
+        ask(app, "PRAGMA journal_mode = delete")
+        with LockingProcess(
+            app, "PRAGMA cache_size = 1", "BEGIN", "UPDATE notes SET text = hex(randomblob(900))"
+        ):
+            pass
+        assert app.with_name("app.db-journal").stat().st_size
+        with pytest.raises(CantOpenError, match="a transaction was interrupted there"):
+            await backup(app, folder)
+        with pytest.raises(CantOpenError, match="a transaction was interrupted there"):
+            await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
+        assert names(folder) == []
 
     async def test_no_copy_is_put_beside_the_log_of_another_database(
         self, app: Path, folder: Path
