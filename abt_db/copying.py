@@ -14,15 +14,22 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from io import BufferedWriter
 from pathlib import Path
 from typing import TypeVar
 
 from .config import Config
 from .deadline import finish
-from .errors import CorruptError, MaintenanceError, QueryError, translate
-from .opening import MEMORY, check_path, uri
+from .errors import (
+    CantOpenError,
+    CorruptError,
+    MaintenanceError,
+    QueryError,
+    ReadOnlyError,
+    translate,
+)
+from .opening import MEMORY, check_path, unreadable, uri
 
 __all__ = [
     "BESIDE",
@@ -65,9 +72,9 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     size in bytes.
 
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
-    read and write meanwhile. Raises `MaintenanceError` if `target` exists or the source is in
-    memory, and a `QueryError` where SQLite fails. A copy that fails leaves no file behind, nor does
-    one that is cancelled, but in its last moment.
+    read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
+    that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
+    fails leaves no file behind, nor does one that is cancelled, but in its last moment.
     """
     return await _copied(source, Path(target), tell, copy_pages)
 
@@ -80,11 +87,19 @@ async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -
 async def _copied(
     source: str, file: Path, tell: Tell, copy: Callable[[str, Path, Tell, Look], None]
 ) -> int:
-    if file.exists():
-        raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
+    doing = f"copying {source} to {file}"
+    with explained(doing):
+        if file.exists():
+            raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
+        for kind in BESIDE:
+            if (beside := file.with_name(file.name + kind)).exists():
+                raise MaintenanceError(
+                    f"{beside} is there, of another database; SQLite would take it for the copy's"
+                    " and damage that: remove it, or name another file"
+                )
 
     def work(look: Look) -> int:
-        with explained(f"copying {source} to {file}"), part_of(file) as part:
+        with explained(doing), part_of(file, of=Path(source)) as part:
             check_room(file.parent, length_of(Path(source)), f"a copy of {source}")
             copy(source, part, tell, look)
             check_file(part, source, look)
@@ -126,14 +141,25 @@ def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
             return 0
 
         old.set_progress_handler(progress, STEPS)
-        old.execute("VACUUM INTO ?", (str(part),))
+        # As a URI: a path need not be text, and may begin with "file:".
+        old.execute("VACUUM INTO ?", (uri(str(part), Config(), "writer"),))
 
 
 def _opened(source: str) -> sqlite3.Connection:
     if source == MEMORY:
         raise MaintenanceError("a database in memory can't be copied to a file; give it one")
     check_path(source, Config(create=False), "follower")
-    return sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+    db = sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+    try:
+        # Read, as it may turn out only then that SQLite would have to write to do so.
+        db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
+    except sqlite3.Error as error:
+        db.close()
+        told = translate(error, doing=f"opening {source}")
+        if isinstance(told, CantOpenError | ReadOnlyError):
+            raise unreadable(source, told) from error
+        raise
+    return db
 
 
 def check_file(file: Path, source: str | Path, look: Look) -> None:
@@ -164,7 +190,8 @@ def check_room(directory: Path, needed: int, what: str) -> None:
 
 def length_of(source: Path) -> int:
     """How large a copy of a database may become, in bytes."""
-    files = source, source.with_name(f"{source.name}-wal")
+    file = source.resolve()
+    files = file, file.with_name(f"{file.name}-wal")
     return sum(file.stat().st_size for file in files if file.exists())
 
 
@@ -172,11 +199,11 @@ def length_of(source: Path) -> int:
 
 
 @contextmanager
-def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
+def part_of(file: Path, *, of: Path | None = None, like: str | None = None) -> Iterator[Path]:
     """The name under which `file` is written before it is `put_in_place`; gone after the block.
 
-    What killed processes have left of files whose names begin as `like` (that of `file` itself if
-    None) is removed, too.
+    It is open to those to whom the file `of` is, from its first byte on. What killed processes have
+    left of files whose names begin as `like` (that of `file` itself if None) is removed, too.
     """
     for left in file.parent.glob("*.part*"):
         found = re.fullmatch(r"(.+)\.(\d+)\.part(-journal|-wal|-shm)?", left.name)
@@ -187,6 +214,11 @@ def part_of(file: Path, *, like: str | None = None) -> Iterator[Path]:
     for each in parts:
         each.unlink(missing_ok=True)
     try:
+        if of is not None and of.exists():
+            part.touch(mode=0o600)
+            with suppress(PermissionError):  # a file system that knows no permissions
+                # It is to be written, which `of` may not be.
+                part.chmod(of.stat().st_mode & 0o777 | 0o200)
         yield part
     finally:
         for each in parts:

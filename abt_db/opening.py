@@ -175,7 +175,7 @@ def set_journal(channel: Channel, config: Config, path: str) -> None:
 def _is_followed(path: str) -> bool:
     """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
     far it is."""
-    return path != MEMORY and Path(f"{path}-txid").exists()
+    return path != MEMORY and Path(f"{os.path.realpath(path)}-txid").exists()
 
 
 def require_let_go(channel: Channel, path: str) -> None:

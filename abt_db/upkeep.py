@@ -14,7 +14,7 @@ from time import monotonic
 
 from .channel import Channel
 from .deadline import Deadline
-from .errors import AbtDbError, CorruptError, PoolClosedError
+from .errors import AbtDbError, CorruptError, PoolClosedError, StatementError
 from .pool import Pool
 from .query import Query
 from .session import Session
@@ -65,6 +65,11 @@ def examine(session: Session, *, full: bool) -> Health:
         problems += [problem for problem in found if problem != "ok"]
         dangling.update(row[0] for row in session.stream(FOREIGN_KEYS()))
     except CorruptError as error:
+        problems.append(str(error))
+    except StatementError as error:
+        # A foreign key that refers to no key, for one: that must not hide what is damaged.
+        if not problems:
+            raise
         problems.append(str(error))
     return Health(tuple(problems), dict(dangling), full, monotonic() - began)
 

@@ -39,7 +39,7 @@ class Wal:
     __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
 
     def __init__(self, path: str, limit: int) -> None:
-        self._file = Path(f"{path}-wal")
+        self._file = Path(f"{os.path.realpath(path)}-wal")  # beside a link there is none
         self._limit = limit
         self._next = self._again = 0.0
         self._pause = PAUSE

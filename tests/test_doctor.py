@@ -105,6 +105,15 @@ class TestDamaged:
         assert not found.healthy
         assert bytes_of(path) == {path.name: data}
 
+    async def test_what_is_said_of_a_packed_one_can_be_done(self, path: Path) -> None:
+        """`abt-db restore` knows it by its name, and would refuse one that is called otherwise."""
+        make(path, "wal")
+        file = (await maintenance.backup(path, path.parent, compression="gzip")).path
+        remedy = the(await examine(file), "file").remedy
+        assert remedy == f"if it is a backup: abt-db restore --db NEW {file}"
+        finding = the(await examine(file.replace(path)), "file")
+        assert finding.remedy == "unpack it, and look at what comes out"
+
     @pytest.mark.parametrize("size", [PAGE, PAGE * 5, PAGE * 5 + 100])
     def test_a_truncated_one(self, path: Path, size: int) -> None:
         path.write_bytes(make(path, "wal")[:size])
@@ -342,6 +351,23 @@ class TestReaders:
             assert "abt-db checkpoint" in (pending.remedy or "")
 
 
+class TestForeign:
+    """What other programs have made is looked at as well."""
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_a_virtual_table_that_only_another_program_can_read(
+        self, path: Path, full: bool
+    ) -> None:
+        make(path, "wal")
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("PRAGMA writable_schema = on")
+            raw.execute(
+                "INSERT INTO sqlite_schema VALUES"
+                " ('table', 'words', 'words', 0, 'CREATE VIRTUAL TABLE words USING elsewhere(x)')"
+            )
+        assert doctor(path, full=full).healthy
+
+
 class TestIndexes:
     """Indexes that are not needed and those that are missing are named, with the SQL that helps;
     those that do their work are not."""
@@ -398,6 +424,18 @@ class TestIndexes:
             raw.execute("DELETE FROM items WHERE id > 150")
             raw.execute("UPDATE sqlite_stat1 SET stat = '5 1 1'")
             assert the(await examine(path), "statistics").message.endswith("that it has 5")
+
+    async def test_an_index_of_few_rows_does_not_stand_for_all(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(findings, "MANY", 100)
+        fill(path, "wal", 200)
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("CREATE TABLE more AS SELECT * FROM items")
+            raw.execute("CREATE INDEX more_few ON more (id) WHERE id > 198")
+            raw.execute("CREATE INDEX more_all ON more (name)")
+            raw.execute("ANALYZE")
+        assert not said(await examine(path), "statistics")
 
     async def test_queries_that_ran_are_looked_at(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
@@ -545,3 +583,9 @@ class TestCommand:
         done = run(*arguments)
         assert (done.returncode, done.stdout) == (code, "") and says in done.stderr
         assert "Traceback" not in done.stderr
+
+    def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
+        os.mkfifo(path)
+        command = ["abt-db", "doctor", "--db", path]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (1, "") and "it is a pipe" in done.stderr

@@ -25,11 +25,13 @@ import pytest
 from engine import SOON, Holder, LockingProcess, run_script, until
 
 from abt_db import (
+    CantOpenError,
     Config,
     CorruptError,
     Database,
     MaintenanceError,
     Query,
+    StatementError,
     StatementTimeoutError,
 )
 from abt_db.maintenance import (
@@ -232,6 +234,56 @@ class TestBackup:
         with pytest.raises(MaintenanceError, match=r"needs 0\.\d MB in .*, and only 0\.0 MB"):
             await backup(app, folder)
 
+    async def test_what_only_some_may_read_stays_theirs(self, app: Path, folder: Path) -> None:
+        """Also while it is written."""
+        modes = set()
+
+        def look(_done: int, _total: int) -> None:
+            modes.update(oct(file.stat().st_mode & 0o777) for file in folder.iterdir())
+
+        app.chmod(0o640)
+        await vacuum_into(str(app), folder / "copy.db", look)
+        await backup(app, folder, tell=look)
+        await backup(app, folder, compression="gzip", tell=look)
+        look(0, 0)
+        assert modes == {"0o640"}
+
+    async def test_a_copy_may_have_a_name_that_looks_like_an_address(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(folder)
+        await vacuum_into(str(app), "file:copy.db?mode=ro", lambda done, total: None)
+        assert names(folder) == ["file:copy.db?mode=ro"]
+
+    async def test_what_a_crash_has_left_of_a_transaction_is_told(
+        self, app: Path, folder: Path
+    ) -> None:
+        """SQLite says only that it may not write."""
+        ask(app, "PRAGMA journal_mode = delete")
+        with LockingProcess(
+            app, "PRAGMA cache_size = 1", "BEGIN", "UPDATE notes SET text = hex(randomblob(900))"
+        ):
+            pass
+        assert app.with_name("app.db-journal").stat().st_size
+        with pytest.raises(CantOpenError, match="a transaction was interrupted there"):
+            await backup(app, folder)
+        with pytest.raises(CantOpenError, match="a transaction was interrupted there"):
+            await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
+        assert names(folder) == []
+
+    async def test_no_copy_is_put_beside_the_log_of_another_database(
+        self, app: Path, folder: Path
+    ) -> None:
+        """SQLite would read the log of one that was deleted in place of what is in the copy."""
+        with LockingProcess(app, "PRAGMA wal_autocheckpoint = 0", "DELETE FROM notes"):
+            log = app.with_name("app.db-wal").read_bytes()
+        beside, copy = folder / "copy.db-wal", folder / "copy.db"
+        beside.write_bytes(log)
+        with pytest.raises(MaintenanceError, match=r"copy\.db-wal is there"):
+            await vacuum_into(str(app), copy, lambda done, total: None)
+        assert list(folder.iterdir()) == [beside]
+        assert beside.read_bytes() == log
+
 
 def damage(path: Path) -> None:
     """Write noise into the middle of a database."""
@@ -336,6 +388,34 @@ class TestRestore:
         assert whole(app)
         assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
         assert names(app.parent) == ["app.db", "backups"]
+
+    async def test_it_belongs_to_whom_the_old_one_did(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        if os.geteuid() == 0:
+            os.chown(app, 12, 34)
+        app.chmod(0o660)
+        before = app.stat()
+        await restore(file, app)
+        after = app.stat()
+        assert (after.st_uid, after.st_gid) == (before.st_uid, before.st_gid)
+        assert after.st_ino != before.st_ino
+        assert oct(after.st_mode & 0o777) == "0o660"
+
+    async def test_where_there_was_none_it_is_as_private_as_the_backup(
+        self, app: Path, folder: Path
+    ) -> None:
+        app.chmod(0o600)
+        await restore((await backup(app, folder, compression="gzip")).path, folder / "new.db")
+        assert oct((folder / "new.db").stat().st_mode & 0o777) == "0o600"
+
+    async def test_a_link_goes_on_to_lead_to_it(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        ask(app, "DELETE FROM notes")
+        link = app.with_name("link.db")
+        link.symlink_to(app)
+        await restore(file, link)
+        assert link.is_symlink()
+        assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
 
     async def test_what_can_not_be_is_told(
         self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -662,12 +742,15 @@ class TestStatistics:
                 await analyze(db)  # `optimize` may think that not enough has changed
             assert "by_b" in await index()
 
-    async def test_indexes_are_built_anew_all_or_by_name(self, app: Path) -> None:
+    @pytest.mark.parametrize("name", ["texts", "nocase"])
+    async def test_indexes_are_built_anew_all_or_by_name(self, app: Path, name: str) -> None:
+        """A table is meant by its name, and not the collation that is called so."""
+        ask(app, "ALTER TABLE notes RENAME TO nocase")
         # The index forgets a row: only a full check sees it, and REINDEX mends it.
         with closing(sqlite3.connect(app, isolation_level=None)) as raw:
             [(sql,)] = raw.execute("SELECT sql FROM sqlite_schema WHERE name = 'texts'")
             raw.execute("PRAGMA writable_schema = on")
-            partial = "CREATE INDEX texts ON notes (text) WHERE id > 1"
+            partial = "CREATE INDEX texts ON nocase (text) WHERE id > 1"
             raw.execute("UPDATE sqlite_schema SET sql = ? WHERE name = 'texts'", (partial,))
         with closing(sqlite3.connect(app, isolation_level=None)) as raw:
             raw.execute("REINDEX")
@@ -679,7 +762,7 @@ class TestStatistics:
             assert not found.whole and "missing from index texts" in found.problems[0]
             with pytest.raises(MaintenanceError, match="no table or index"):
                 await reindex(db, "nope")
-            await reindex(db, "texts")
+            await reindex(db, name)
             assert (await check(db, full=True)).whole
             await reindex(db)
 
@@ -700,6 +783,19 @@ class TestCheck:
         async with Database(app) as db:
             found = await check(db)
             assert found.problems and not found.whole
+
+    async def test_of_pages_where_foreign_keys_can_not_be_checked(self, app: Path) -> None:
+        ask(app, "CREATE TABLE c (n REFERENCES notes (text))")  # which is not unique
+        ask(app, "INSERT INTO c VALUES (1)")
+        async with Database(app) as db:
+            with pytest.raises(StatementError, match="foreign key mismatch"):
+                await check(db)
+        with closing(sqlite3.connect(app, isolation_level=None)) as raw:
+            raw.execute("PRAGMA writable_schema = on")
+            raw.execute("DELETE FROM sqlite_schema WHERE name = 'texts'")
+        async with Database(app) as db:
+            first, *_, last = (await check(db)).problems
+        assert "never used" in first and "foreign key mismatch" in last
 
 
 class TestSchedule:
@@ -828,6 +924,35 @@ class TestCommands:
             assert main([command, "--db", str(app)]) == 0
         assert ask(app, "PRAGMA journal_mode") == [("delete",)]
         assert "has no write-ahead log" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "checkpoint", "backup .", "optimize", "integrity", "doctor", "builds"),
+            *("migrate status", "restore {app}", "restore --db new.db {long}"),
+            *("backup --db {app} {long}", "vacuum --db {app} --into {long}"),
+        ],
+    )
+    def test_a_path_that_can_not_be_is_told(
+        self, app: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        long = "x" * 300
+        name, *rest = command.format(app=app, long=long).split()
+        assert main([name, *([] if "--db" in rest else ["--db", long]), *rest]) == 1
+        assert capsys.readouterr().err.endswith("File name too long\n")
+
+    def test_a_name_need_not_be_text(
+        self, app: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In JSON it is what Python reads again as the name of that file."""
+        odd = app.rename(os.fsdecode(os.fsencode(folder) + b"/\xff.db"))
+        copy = os.fsdecode(os.fsencode(folder) + b"/\xfe.db")
+        for command in ["vacuum", "--into", copy], ["integrity"], ["doctor"]:
+            assert main([command[0], "--db", str(odd), *command[1:]]) == 0
+        assert whole(Path(copy))
+        capsys.readouterr()
+        assert main(["backup", "--db", str(odd), str(folder), "--json"]) == 0
+        assert Path(json.loads(capsys.readouterr().out.encode())["path"]).is_file()
 
     def test_none_of_them_makes_a_database(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -176,12 +176,16 @@ class TestFollowed:
             await Database(path, read_only=True).open()
         assert path.read_bytes() == data
 
-    async def test_pages_that_change_unannounced_are_seen(self, path: Path) -> None:
+    @pytest.mark.parametrize("linked", [False, True])
+    async def test_pages_that_change_unannounced_are_seen(self, path: Path, linked: bool) -> None:
         """A byte of a row is changed in the file, as Litestream does: without a word to SQLite."""
         make(path, "delete")
         Path(f"{path}-txid").write_text("0000000000000001")
+        name = path.with_name("link.db") if linked else path
+        if linked:
+            name.symlink_to(path)
         config = Config(readers=1, mmap_size=0)
-        async with Database(path, config=config, read_only=True) as db:
+        async with Database(name, config=config, read_only=True) as db:
             before = await db.fetch_all(NAMES())
             data = path.read_bytes()
             # In another process: to close the file here would drop SQLite's locks on it.

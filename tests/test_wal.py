@@ -149,9 +149,16 @@ class TestLimit:
             assert log_of(path) == 0
             assert await db.fetch_one(COUNT()) == 500
 
-    async def test_the_log_is_emptied_while_nothing_else_is_done(self, path: Path) -> None:
-        """Left long by a reader that has gone, and then by those who write as well."""
-        async with items(path, wal_limit=LIMIT) as db:
+    @pytest.mark.parametrize("linked", [False, True])
+    async def test_the_log_is_emptied_while_nothing_else_is_done(
+        self, path: Path, linked: bool
+    ) -> None:
+        """Left long by a reader that has gone, and then by those who write as well; it lies beside
+        the file itself, and not beside a link by which that is opened."""
+        name = path.with_name("link.db") if linked else path
+        if linked:
+            name.symlink_to(path)
+        async with items(name, wal_limit=LIMIT) as db:
             async with Holder(db.snapshot()), db.transaction() as tx:
                 for _ in range(500):
                     await tx.execute(FILL())

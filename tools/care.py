@@ -10,7 +10,7 @@ from pathlib import Path
 
 from abt_db.database import Database
 from abt_db.query import Query
-from abt_db.tools.cli import CONFIG, CliError
+from abt_db.tools.cli import CONFIG, CliError, is_there
 
 __all__ = ["find", "megabytes", "opened", "read_only"]
 
@@ -26,7 +26,7 @@ JOURNAL_MODE = Query("journal_mode", "PRAGMA journal_mode", str)
 def find(arguments: argparse.Namespace) -> Path:
     """The database of the command line, which has to be there."""
     path = Path(arguments.db)
-    if not path.exists():
+    if not is_there(path):
         raise CliError(f"there is no database {path}; --db or ABT_DB names another")
     return path
 

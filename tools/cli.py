@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import io
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ __all__ = [
     "UsageError",
     "find_build",
     "find_project",
+    "is_there",
     "main",
     "name",
     "open_store",
@@ -142,6 +144,9 @@ def _open_streams() -> None:
         if getattr(sys, stream) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
             setattr(sys, stream, os.fdopen(nowhere, mode, encoding="utf-8"))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The name of a file need not be text. In JSON this is the way to write what is not.
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def positive(number: str) -> int:
@@ -169,11 +174,19 @@ def name(text: str) -> str:
     return text
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is anything at a path; `CliError` where this user may not look."""
+    try:
+        return Path(path).exists()
+    except OSError as error:
+        raise CliError(f"{path} can't be opened: {error.strerror}") from error
+
+
 async def open_store(
     database: str, *, create: bool = False, busy_timeout: float = CONFIG.busy_timeout
 ) -> BuildStore:
     """Open the build database; one that is only looked at has to be there."""
-    if not create and not Path(database).exists():
+    if not create and not is_there(database):
         raise CliError(
             f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
             " another"

@@ -27,7 +27,7 @@ from abt_db.migrations import (
     new_migration,
 )
 from abt_db.schema import APPLICATION_ID
-from abt_db.tools.cli import CONFIG, CliError, run_tool
+from abt_db.tools.cli import CONFIG, CliError, is_there, run_tool
 from abt_db.tools.meter import Meter
 from abt_db.tools.output import age, colour, print_json, print_table
 
@@ -143,7 +143,7 @@ async def _opened(arguments: argparse.Namespace, *, writes: bool) -> AsyncIterat
         return Migrator(db, migrations, application_id=application, progress=meter.tell)
 
     path = Path(arguments.db)
-    if not path.exists() and not writes:
+    if not is_there(path) and not writes:
         raise CliError(f"there is no database {path}; `abt-db migrate up` makes one, --db names it")
     if writes and path.is_file() and path.stat().st_size:
         # Not even the journal mode of another program's file is changed.
@@ -241,7 +241,7 @@ async def _redo(arguments: argparse.Namespace) -> int:
 
 
 async def _baseline(arguments: argparse.Namespace) -> int:
-    if not Path(arguments.db).exists():
+    if not is_there(arguments.db):
         raise CliError(f"there is no database {arguments.db} to adopt")
     async with _opened(arguments, writes=True) as migrator:
         records = await migrator.baseline(arguments.target, force=arguments.force)
@@ -250,7 +250,7 @@ async def _baseline(arguments: argparse.Namespace) -> int:
 
 
 async def _validate(arguments: argparse.Namespace) -> int:
-    if not Path(arguments.db).exists():
+    if not is_there(arguments.db):
         arguments.db = ":memory:"  # the migrations alone
     async with _opened(arguments, writes=arguments.db == ":memory:") as migrator:
         validation = await migrator.validate()

@@ -64,9 +64,9 @@ async def backup(
     Others may read and write meanwhile, in this process and in others (``db.path`` is the file of a
     `Database`); the write-ahead log grows for as long. The copy is checked (``quick_check``),
     packed if there is a `compression`, and unpacked again to compare; then it is there, all of it,
-    or, whatever happens, nothing. Behind that, of the backups of this database in `directory`,
-    `keep` are kept: the newest. `tell` gets how much is done and of how much, of which only the
-    ratio means something, in another thread.
+    or, whatever happens, nothing. Those may read it who may read the database. Behind that, of the
+    backups of this database in `directory`, `keep` are kept: the newest. `tell` gets how much is
+    done and of how much, of which only the ratio means something, in another thread.
 
     Raises `MaintenanceError` where there is no room for it, `CorruptError` if the database is
     damaged, another `QueryError` where SQLite fails. Cancelled, it leaves nothing, but in its last
@@ -75,18 +75,20 @@ async def backup(
     if keep is not None and keep < 1:
         raise ValueError(f"keep must be 1 or more, not {keep}")
     source, folder = Path(database).absolute(), Path(directory).absolute()
-    if not source.is_file():
-        raise MaintenanceError(f"{source} is not a database file; there is nothing to back up")
-    if not folder.is_dir():
-        raise MaintenanceError(f"{folder} is not a directory; make it, for backups to go there")
+    doing = f"the backup of {source} to {folder}"
+    with explained(doing):
+        if not source.is_file():
+            raise MaintenanceError(f"{source} is not a database file; there is nothing to back up")
+        if not folder.is_dir():
+            raise MaintenanceError(f"{folder} is not a directory; make it, for backups to go there")
     began = monotonic()
     now = datetime.now(UTC)
     file = folder / f"{source.stem}-{now:%Y%m%dT%H%M%S.%fZ}{source.suffix}"
 
     def work(look: Look) -> Backup:
         with (
-            explained(f"the backup of {source} to {folder}"),
-            part_of(file, like=f"{source.stem}-") as part,
+            explained(doing),
+            part_of(file, of=source, like=f"{source.stem}-") as part,
         ):
             room = length_of(source) * (2 if compression else 1)
             check_room(folder, room, f"a backup of {source.name}")
@@ -112,7 +114,7 @@ def _pack(
     """Put `plain` into place as a compressed file, which is read again first."""
     size = plain.stat().st_size
     packed = file.with_name(file.name + (".gz" if compression == "gzip" else ".xz"))
-    with part_of(packed) as part:
+    with part_of(packed, of=plain) as part:
         written, read = hashlib.sha256(), hashlib.sha256()
         with (
             plain.open("rb") as source,

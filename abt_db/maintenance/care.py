@@ -38,7 +38,8 @@ async def reindex(db: Database, name: str | None = None) -> None:
             names = [row[0] for row in channel.control("SELECT name FROM sqlite_schema")]
             if name is not None and name not in names:
                 raise MaintenanceError(f"{db.path} has no table or index of that name to reindex")
-            what = "" if name is None else f" {quoted(name)}"
+            # Without "main" a table that is called "binary" would be taken for the collation.
+            what = "" if name is None else f" main.{quoted(name)}"
             channel.run_sql(f"REINDEX{what}", doing="REINDEX", privileged=True)
 
     await _written(db, "reindex", run)

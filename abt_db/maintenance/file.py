@@ -5,6 +5,7 @@ The formats: https://www.sqlite.org/fileformat2.html and https://www.sqlite.org/
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -80,6 +81,8 @@ def look_at(path: str | os.PathLike[str]) -> DatabaseFile:
     what can't be read.
     """
     name = os.path.realpath(path)
+    if Path(name).is_fifo():  # to open it would wait for somebody who writes
+        raise OSError(errno.EINVAL, "it is a pipe, and no file", name)
     with Path(name).open("rb") as file:
         header = file.read(100)
         size = os.fstat(file.fileno()).st_size

@@ -14,6 +14,7 @@ from enum import Enum
 from abt_db.config import Config
 from abt_db.outline import quoted
 
+from .backup import PACKED
 from .damage import Damage
 from .faults import faults_of
 from .file import DatabaseFile
@@ -83,6 +84,12 @@ def _restoring(path: str) -> str:
     return f"{command('restore', path, 'BACKUP')}; without a backup, {_recovering(path)}"
 
 
+def _unpacking(path: str) -> str:
+    if path.endswith(PACKED):
+        return f"if it is a backup: abt-db restore --db NEW {shlex.quote(path)}"
+    return "unpack it, and look at what comes out"
+
+
 def _recovering(path: str) -> str:
     return (
         "save what can be read into a new file:"
@@ -106,14 +113,11 @@ def of_the_file(file: DatabaseFile) -> Iterator[Finding]:
     """What the bytes of the file, and what lies beside it, say."""
     path = file.path
     if file.problem is not None:
-        compressed = "compressed" in file.problem
         yield Finding(
             Severity.ERROR,
             "file",
             f"this is no SQLite database: {file.problem} ({readable(file.size)})",
-            f"if it is a backup: abt-db restore --db NEW {shlex.quote(path)}"
-            if compressed
-            else _restoring(path),
+            _unpacking(path) if "compressed" in file.problem else _restoring(path),
         )
         return
     if file.missing:

@@ -75,12 +75,13 @@ _KEYS = Query(
     " FROM sqlite_schema AS tables, pragma_foreign_key_list(tables.name) AS list"
     " WHERE tables.type = 'table' ORDER BY tables.name, list.id, list.seq",
 )
-# The column that is the rowid by another name needs no index.
+# The column that is the rowid by another name needs no index. A virtual table, which has no root,
+# is not to be asked: the module that serves it may not be there.
 _ROWIDS = Query(
     "doctor.rowids",
     "SELECT tables.name, min(columns.name) FROM sqlite_schema AS tables,"
     " pragma_table_info(tables.name) AS columns"
-    " WHERE tables.type = 'table' AND columns.pk > 0"
+    " WHERE tables.type = 'table' AND tables.rootpage > 0 AND columns.pk > 0"
     " GROUP BY tables.name HAVING count(*) = 1 AND upper(min(columns.type)) = 'INTEGER'",
 )
 _HAS_STATISTICS = Query(

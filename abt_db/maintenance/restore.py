@@ -49,7 +49,9 @@ async def restore(
     tell: Tell = lambda done, total: None,
 ) -> Restored:
     """Put what is in the file `backup`, of `backup` or any other SQLite database, into the place of
-    the file `database`, which need not exist.
+    the file `database`, which need not exist. Where that is a link, what it leads to is replaced.
+    The new file is open to those to whom the old one was, or else `backup`, and belongs to whom
+    that belonged as far as this user may give it away.
 
     It is copied or unpacked beside `database` and checked (``quick_check``) first. Then, while
     nobody else can open it, the old file is replaced in one moment: whenever this is stopped,
@@ -58,15 +60,22 @@ async def restore(
     (Without a write-ahead log, a program that has it open and does nothing with it is seen on Linux
     only.) A database that is damaged itself can be replaced.
     """
-    source, file = Path(backup).absolute(), Path(database).absolute()
-    if not source.is_file():
-        raise MaintenanceError(f"{source} is not a file; there is nothing to restore")
-    if file.exists() and (not file.is_file() or file.samefile(source)):
-        raise MaintenanceError(f"{file} is not a database that {source} could be put in place of")
+    source, file = Path(backup).absolute(), Path(os.path.realpath(database))
+    doing = f"restoring {file} from {source}"
+    with explained(doing):
+        if not source.is_file():
+            raise MaintenanceError(f"{source} is not a file; there is nothing to restore")
+        if file.exists() and (not file.is_file() or file.samefile(source)):
+            raise MaintenanceError(
+                f"{file} is not a database that {source} could be put in place of"
+            )
     began = monotonic()
 
     def work(look: Look) -> Restored:
-        with explained(f"restoring {file} from {source}"), part_of(file) as part:
+        with (
+            explained(doing),
+            part_of(file, of=file if file.exists() else source) as part,
+        ):
             _refuse_if_open(file)  # before much is done in vain
             check_room(file.parent, source.stat().st_size, f"the database out of {source.name}")
             if source.suffix in PACKED:
@@ -100,6 +109,7 @@ def _replace(file: Path, part: Path) -> None:
     old.unlink(missing_ok=True)
     if file.exists():
         old.hardlink_to(file)
+        _hand_over(part, file.stat())
     # Only a damaged database still has any of these.
     for kind in BESIDE:
         with suppress(FileNotFoundError):
@@ -107,6 +117,14 @@ def _replace(file: Path, part: Path) -> None:
     put_in_place(part, file)
     for kind in ("", *BESIDE):
         old.with_name(old.name + kind).unlink(missing_ok=True)
+
+
+def _hand_over(part: Path, like: os.stat_result) -> None:
+    """Let a file belong to whom another one does, as far as this user may give it away."""
+    if os.name == "posix":
+        for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
+            with suppress(PermissionError):
+                os.chown(part, user, group)
 
 
 # -- whether somebody has it open ------------------------------------------------------------------

@@ -156,7 +156,7 @@ def _check_room(db: Database, pages: _Pages) -> None:
     if db.path == MEMORY:
         return
     needed = _needed(pages)
-    log, temporary = Path(db.path).absolute().parent, _temporary()
+    log, temporary = Path(db.path).resolve().parent, _temporary()
     if log.stat().st_dev == temporary.stat().st_dev:
         check_room(log, 2 * needed, f"VACUUM of {db.path}")
     else:
