@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
@@ -348,6 +348,20 @@ class TestRestore:
         await restore(file, app)
         assert names(app.parent) == ["app.db", "backups"]
 
+    @pytest.mark.skipif(not Path("/proc").is_dir(), reason="it is seen on Linux alone")
+    async def test_nor_one_that_somebody_opens_meanwhile(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        ask(app, "PRAGMA journal_mode = delete")
+        before = app.read_bytes()
+        with ExitStack() as others:
+
+            def tell(_done: int, _total: int) -> None:
+                others.enter_context(LockingProcess(app, "SELECT * FROM notes"))
+
+            with pytest.raises(MaintenanceError, match=r"in use.*stop them first"):
+                await restore(file, app, tell=tell)
+        assert app.read_bytes() == before
+
     def test_processes_that_end_while_they_are_looked_at_are_no_error(
         self, app: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -670,6 +684,13 @@ class TestVacuum:
         assert whole(path)
 
     @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="only Linux tells")
+    async def test_what_was_gained_is_the_disks_when_it_returns(self, path: Path) -> None:
+        make(path, rows=1000, free=True)
+        async with Database(path) as db:
+            done = await vacuum(db)
+            files = path, path.with_name("app.db-wal")
+            assert done.gained > 0 and sum(f.stat().st_size for f in files) == done.after
+
     async def test_how_much_it_has_written_is_told(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
