@@ -3,6 +3,7 @@
 Where things are, each building on those above it:
 
     errors       what can be raised; the one place where sqlite3's errors are translated
+    log          the logger, whose handlers can't stop the library
     config       the settings of a database
     values       Python values <-> SQLite values
     deadline     time limits, and stopping the statement that runs
@@ -57,6 +58,7 @@ from .errors import (
     AbtDbError,
     BusyError,
     CantOpenError,
+    CommitUnknownError,
     ConfigError,
     CorruptError,
     DeniedError,
@@ -102,6 +104,7 @@ __all__ = [
     "BatchReport",
     "BusyError",
     "CantOpenError",
+    "CommitUnknownError",
     "Config",
     "ConfigError",
     "CorruptError",

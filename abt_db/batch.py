@@ -183,6 +183,11 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
     try:
         if all(job.error is not None for job in jobs):
             channel.rollback()  # there is nothing to commit, nor anybody to have been in the way
+        elif late := [job for job in jobs if not job.may_commit()]:
+            # Their callers have been told that nothing was written.
+            _roll_back(channel, None)
+            _put_apart(batch, jobs, late[0])
+            return
         else:
             channel.commit()
     except BaseException as error:
@@ -199,6 +204,7 @@ def _put_apart(batch: Batch, jobs: list[Job[Any]], spoiler: Job[Any]) -> None:
         return
     for job in jobs:
         job.error = None
+        job.committing = False
     spoiler.shares = False
     batch.put_back(jobs)
 

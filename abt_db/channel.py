@@ -6,17 +6,17 @@ may do: to begin and to commit, to run SQL that is refused to callers.
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import Any
 
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
-from .errors import AbtDbError, BusyError, TransactionStateError, translate
+from .errors import AbtDbError, BusyError, TransactionStateError
 from .events import Checkpointed
 from .identity import Identity
+from .log import LOG
 from .query import Query
 from .session import Session
 from .stats import Account
@@ -24,8 +24,6 @@ from .tables import ANYTHING
 from .wal import Wal
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
-
-LOG = logging.getLogger("abt_db")
 
 SHORT_WAIT = 0.02
 """Seconds that SQLite waits in one try to move all pages of its log."""
@@ -85,15 +83,12 @@ class Channel(Session):
     def begin(self, mode: str) -> None:
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
 
-        Raises `BeginBusyError` when another process holds the lock, and `CorruptError` when what is
-        written would be lost, for the file is not the one that its path leads to.
+        Raises `BeginBusyError` when another process holds the lock.
 
         Others look for it every few milliseconds. Who is done with long work and begins again at
         once would hardly ever be met without it, so he waits a little if there are others; and that
         there are he knows by their lock, which he has met himself.
         """
-        if self._identity is not None and mode != "SNAPSHOT":
-            self._identity.require()
         if self._met:
             self._let_others_in()
         try:
@@ -150,8 +145,17 @@ class Channel(Session):
         self._command("COMMIT")
 
     def commit(self) -> None:
-        """Commit what `begin` began; `TransactionAbortedError` if SQLite has ended it before."""
+        """Commit what `begin` began.
+
+        Raises `TransactionAbortedError` if SQLite has ended it before, `StatementTimeoutError` if
+        the caller was freed at its limit, and `CorruptError` if what is written would be lost: the
+        files are not those that their paths lead to. Behind the COMMIT itself nothing raises: what
+        is committed is acknowledged (invariants 28, 30).
+        """
         self.require_transaction()
+        if not self.deadline.may_commit():
+            raise self._stopped("COMMIT")
+        self.require_files()
         self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
         began = None
         while True:
@@ -167,6 +171,13 @@ class Channel(Session):
                     who = "another connection reads the file and is in the way"
                     raise gave_up(error, seconds, who) from error.__cause__
         self._begun = False
+        try:
+            self._committed()
+        except Exception:
+            LOG.exception("abt_db: after a commit, which is done")
+
+    def _committed(self) -> None:
+        """Note a commit, and empty the log if that has become too long."""
         if self._met:
             now = monotonic()
             held = now - self._since
@@ -174,6 +185,17 @@ class Channel(Session):
         self._account.committed(self._tables_written)
         if self._wal is not None and self._wal.is_long(monotonic()):
             self._shorten("truncate", self._wal)
+
+    def require_files(self) -> None:
+        """Raise `CorruptError` if the database, or its log, was deleted or replaced meanwhile."""
+        if self._identity is not None:
+            self._identity.require()
+
+    def spoil(self) -> None:
+        """Undo the transaction for a caller that was freed from it, and may think it goes on: its
+        next statement raises `TransactionAbortedError`."""
+        if self._raw.in_transaction:
+            self._command("ROLLBACK")
 
     def _tables_written(self) -> frozenset[str] | None:
         return self._tables.written_by(self._written)
@@ -189,8 +211,23 @@ class Channel(Session):
         if self._unfit:
             raise TransactionStateError("a setting of the connection could not be put back")
         if self._suspect:
-            self.control("SELECT count(*) FROM sqlite_schema")
-            self._suspect = False
+            self._examine()
+
+    def examine(self) -> None:
+        """Behind a job, and before its caller hears of it: if an error may have been the
+        connection's fault, see whether it still can read.
+
+        Without a write-ahead log that read undoes a COMMIT that failed half-way: readers can't, and
+        would find the database locked up by its journal (https://www.sqlite.org/lockingv3.html,
+        "hot journals"). What fails here as well is left to `reset`.
+        """
+        if self._suspect and not self._raw.in_transaction:
+            with suppress(AbtDbError):
+                self._examine()
+
+    def _examine(self) -> None:
+        self._suspect = False  # an error makes it so again
+        self.control("SELECT count(*) FROM sqlite_schema")
 
     @property
     def settled(self) -> bool:
@@ -239,6 +276,7 @@ class Channel(Session):
         Waits `wait` seconds for those who read or write, and not for another connection's
         checkpoint: it is `busy` then, with -1 pages. Only on the writer, and outside a transaction.
         """
+        self.require_files()  # pages of a lost log could overwrite what came after them
         began = monotonic()
         # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
         # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
@@ -265,7 +303,6 @@ class Channel(Session):
             done = self.checkpoint(mode, wal.patience)
         except AbtDbError as error:
             LOG.warning("abt_db: pages of the write-ahead log could not be moved: %s", error)
-            self._suspect = True
             wal.in_use(monotonic())
             return
         if done.busy and done.pages < 0:
@@ -295,7 +332,7 @@ class Channel(Session):
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise self._stopped(doing) from None
-            raise translate(error, sql=sql, doing=doing, reason=reason) from error
+            raise self._translated(error, sql=sql, doing=doing, reason=reason) from error
         finally:
             self._privileged = False
 

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import cached_property, partial
+from time import monotonic
 from typing import Any, TypeVar
 
 import aiosqlite
@@ -26,7 +27,7 @@ import aiosqlite
 from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .channel import Channel
 from .config import Config
-from .deadline import NEVER, Deadline
+from .deadline import COMMIT_GRACE, GRACE, NEVER, Deadline
 from .errors import AbtDbError, BusyError, CantOpenError, QueryError, ReadOnlyError, translate
 from .holders import who_holds
 from .identity import Identity
@@ -38,6 +39,9 @@ from .wal import Wal
 __all__ = ["Connect", "Connection", "LostError", "RaisedError"]
 
 T = TypeVar("T")
+
+LOOK = 0.05
+"""Seconds between two looks whether a thread that is to answer is still there."""
 
 Connect = Callable[..., aiosqlite.Connection]
 """What opens the driver's connection; `aiosqlite.connect`, or a test's in its place."""
@@ -86,9 +90,14 @@ class _Driver(sqlite3.Connection):
         )
 
     def close(self) -> None:
-        if "channel" in vars(self):
-            self.channel.end()
-        super().close()
+        if self.owner.identity is not None:
+            self.owner.identity.closing(self.owner)
+        # The driver ends its thread behind this, and only where it raises nothing.
+        with suppress(sqlite3.Error):
+            if "channel" in vars(self):
+                self.channel.end()
+        with suppress(sqlite3.Error):
+            super().close()
 
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         if type(sql) is not _Call:
@@ -102,6 +111,7 @@ class _Driver(sqlite3.Connection):
             function(channel)
         finally:
             channel.deadline = NEVER  # that of a job knows its result
+            channel.examine()
             self.owner.ended(channel)
         return _NO_ROWS
 
@@ -127,9 +137,8 @@ class Connection:
         "_begun",
         "_ended",
         "_loop",
-        "_lost",
         "_settled",
-        "_waiter",
+        "_waiting",
         "account",
         "config",
         "identity",
@@ -149,8 +158,9 @@ class Connection:
         self._ended = 0  # jobs that it is done with: counted by the thread, as is _settled
         self._settled = True
         self._abandoned = False
-        self._lost = False
-        self._waiter: asyncio.Task[Any] | None = None
+        # The tasks that wait for the thread. There may be two: one that is to be freed, and the
+        # lane's, which cleans up behind it.
+        self._waiting: dict[Deadline, asyncio.Task[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self.config = config
         self.account = account
@@ -197,9 +207,9 @@ class Connection:
             self._join()
             raise translate(error, doing=f"opening {path}") from error
         try:
-            if identity is not None:
-                identity.note()
             await self._configure(path, limit)
+            if identity is not None:
+                identity.opened(self)
         except BaseException:
             await self.close()
             raise
@@ -236,12 +246,16 @@ class Connection:
                 raise told from error.__cause__
             raise
 
-    async def run(self, function: Callable[[Channel], T], deadline: Deadline) -> T:
+    async def run(
+        self, function: Callable[[Channel], T], deadline: Deadline, what: str = "the job"
+    ) -> T:
         """Run `function` on the connection's thread, in one hop, and return what it returns.
 
         If the caller is cancelled, the function goes on until its statement sees that the
-        deadline was cancelled; whatever is run next waits for that. What the function raises that
-        is no `Exception` comes as a `RaisedError`.
+        deadline was cancelled; whatever is run next waits for that. Where the deadline passes and
+        the function does not end, the caller is freed with an error of `what` was to be done, and
+        a transaction that the function has written to is undone. What the function raises that is
+        no `Exception` comes as a `RaisedError`.
         """
         if not self.alive:
             raise LostError(f"the thread of the {self.name} has died")
@@ -255,15 +269,25 @@ class Connection:
             try:
                 # What was cancelled before it started never runs.
                 if not deadline.cancelled:
+                    before = channel.changes
                     result.append(function(channel))
+                    if deadline.given_up and channel.changes != before:
+                        channel.spoil()
             except BaseException as error:
                 failed.append(error)
 
+        timer = None
+        if deadline.at is not None:
+            late = max(0.0, deadline.at - monotonic()) + GRACE
+            timer = self._loop.call_later(late, self.free_late, deadline, what)
         try:
-            await self.hop(job)
+            await self.hop(job, deadline)
         except asyncio.CancelledError:
             deadline.cancel()
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
         if failed:
             error = failed.pop()
             raise error if isinstance(error, Exception) else RaisedError(error)
@@ -272,31 +296,50 @@ class Connection:
         # Popped, so that the thread does not keep a large result alive until its next job.
         return result.pop()
 
-    async def hop(self, function: Callable[[Channel], None]) -> None:
+    async def hop(self, function: Callable[[Channel], None], deadline: Deadline) -> None:
         """Run `function` on the connection's thread, if that is alive.
 
-        It is run to its end, whatever becomes of the caller. It should raise nothing.
+        It is run to its end, whatever becomes of the caller. It should raise nothing. A caller that
+        is freed before that end (`free`, `look_after`) gets the error of its deadline.
         """
         call = _Call()
         call.function = function
-        self._begun += 1
-        self._waiter = asyncio.current_task(self._loop)
+        self._begun = number = self._begun + 1
+        waiter = asyncio.current_task(self._loop)
+        assert waiter is not None
+        self._waiting[deadline] = waiter
+        cancels = waiter.cancelling()
         try:
             await self._aio.execute_fetchall(call)
         except ValueError:
             # The driver's: what the function raises does not come this way.
             raise LostError(f"the {self.name} was closed by somebody else") from None
         except asyncio.CancelledError:
-            if self._lost and self._waiter is not None:
-                self._waiter.uncancel()
-                raise LostError(
-                    f"the thread of the {self.name} died while it was at work"
-                ) from None
-            raise
+            # By us, by others, or by both: then it is passed on, as `asyncio.timeout` does.
+            if deadline.given_up is None or waiter.uncancel() > cancels:
+                raise
+            # What has ended at that very moment counts.
+            if self._ended < number:
+                raise deadline.given_up from None
         finally:
-            self._waiter = None
+            del self._waiting[deadline]
         if self.account.events:
             self.account.tell()
+
+    def free_late(self, deadline: Deadline, what: str) -> None:
+        """As `free`; a COMMIT that is under way has some time more."""
+        if deadline.committing:
+            self._loop.call_later(COMMIT_GRACE, self.free, deadline, what)
+        else:
+            self.free(deadline, what)
+
+    def free(self, deadline: Deadline, what: str) -> None:
+        """Free the task whose job goes on beyond its deadline; `what` it was to do. The thread goes
+        on with it until it sees that nobody waits."""
+        task = self._waiting.get(deadline)
+        if task is not None and deadline.given_up is None:
+            deadline.give_up(what)
+            task.cancel()
 
     def ended(self, channel: Channel) -> None:
         """Note, on the thread, that it has done what it was given."""
@@ -326,19 +369,25 @@ class Connection:
         return self.thread is None or self.thread.is_alive()
 
     def look_after(self) -> None:
-        """Free who waits for a thread that has died: it would never answer."""
-        if not self.alive and self._waiter is not None:
-            self._lost = True
-            self._waiter.cancel()
+        """Free the task that waits for a thread that has died: it would never answer."""
+        if self._waiting and not self.alive:
+            for deadline, task in self._waiting.items():
+                if deadline.given_up is None:
+                    deadline.given_up = LostError(
+                        f"the thread of the {self.name} died while it was at work"
+                    )
+                    task.cancel()
 
     async def close(self) -> None:
         """Close the connection and end its thread; what is running there is waited for."""
-        if self.alive and not self._abandoned:
-            # Whatever it raises, the driver stops its thread; there is nothing left to close.
-            with suppress(sqlite3.Error, ValueError):
-                await self._aio.close()
-        else:
-            self._aio.stop()
+        # Not the driver's `close`: it hands the thread a second job after the one that ends it, and
+        # waits for both, for ever where somebody else has had the thread ended (fault 83).
+        ended = self._aio.stop()
+        alive = True
+        while ended is not None and not ended.done() and alive:
+            # Asked before the wait: the last answer of a thread comes before its end.
+            alive = self.alive
+            await asyncio.wait([ended], timeout=LOOK)
         self._join()
 
     def _join(self) -> None:

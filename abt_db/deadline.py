@@ -13,24 +13,39 @@ from collections.abc import Coroutine
 from time import monotonic
 from typing import Any, TypeVar
 
-__all__ = ["NEVER", "Deadline", "finish"]
+from .errors import AbtDbError, CommitUnknownError, StatementTimeoutError
+
+__all__ = ["COMMIT_GRACE", "GRACE", "NEVER", "Deadline", "finish"]
 
 T = TypeVar("T")
+
+GRACE = 0.02
+"""Seconds behind its limit in which a statement that can be stopped is stopped. Its caller is freed
+after that: the statement is inside one long step of SQLite's virtual machine (a sort, a function of
+a large value), and sees its deadline at the end of that step."""
+
+COMMIT_GRACE = 1.0
+"""Seconds more in which a COMMIT that is under way can end. Nothing stops it, and what has become
+of it is worth that wait to its caller."""
 
 
 class Deadline:
     """The end of the time that a job has, and a flag to end it at once.
 
-    Made and cancelled in the event loop, asked on the connection's thread. Both fields are plain
+    Made and cancelled in the event loop, asked on the connection's thread. All fields are plain
     values that are only ever replaced whole, so no lock is needed.
     """
 
-    __slots__ = ("at", "cancelled")
+    __slots__ = ("at", "cancelled", "committing", "given_up")
 
     def __init__(self, at: float | None = None) -> None:
         self.at = at
         """The moment on the clock of `time.monotonic()`; None: no limit."""
         self.cancelled = False
+        self.given_up: AbtDbError | None = None
+        """What the caller was freed with before the job ended: nothing of it may be committed."""
+        self.committing = False
+        """Whether the job has come to its COMMIT, which nothing stops."""
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -47,6 +62,29 @@ class Deadline:
     def cancel(self) -> None:
         """Stop the job: it never starts, or its statement ends at its next step."""
         self.cancelled = True
+
+    def give_up(self, what: str) -> AbtDbError:
+        """Note, in the event loop, that the caller waits no longer; return what it is told of
+        `what` it was waiting for."""
+        # Each side sets its own mark before it reads that of the other, so at least one of them
+        # sees both: a COMMIT that the caller is not told of never begins.
+        self.given_up = StatementTimeoutError(f"{what} was stopped at its time limit")
+        if self.committing:
+            self.given_up = CommitUnknownError(
+                f"{what}: its COMMIT was under way at the time limit, so it may be committed"
+            )
+        return self.given_up
+
+    def late_at(self) -> float | None:
+        """When to give up, on the clock of `time.monotonic()`; None: never."""
+        if self.at is None:
+            return None
+        return self.at + (GRACE + COMMIT_GRACE if self.committing else GRACE)
+
+    def may_commit(self) -> bool:
+        """Note, on the connection's thread, that a COMMIT comes next; False if it must not."""
+        self.committing = True
+        return self.given_up is None
 
     def passed(self) -> bool:
         """Whether the job must stop."""

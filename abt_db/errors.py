@@ -15,6 +15,7 @@ __all__ = [
     "AbtDbError",
     "BusyError",
     "CantOpenError",
+    "CommitUnknownError",
     "ConfigError",
     "CorruptError",
     "DeniedError",
@@ -159,6 +160,14 @@ class StatementTimeoutError(AbtDbError, TimeoutError):
 
 class TransactionTimeoutError(AbtDbError, TimeoutError):
     """A transaction was open longer than its limit and has been rolled back."""
+
+
+class CommitUnknownError(StatementTimeoutError, TransactionTimeoutError):
+    """The time limit passed while the COMMIT was under way: the write may be in the database.
+
+    It is settled before the writer serves another call, so a read on the writer (`transaction`)
+    tells. Never repeat such a write without looking, unless it does no harm done twice.
+    """
 
 
 class TransactionAbortedError(AbtDbError):

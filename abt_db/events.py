@@ -5,10 +5,12 @@ For tracing and metrics: ``db.add_listener(print)``. Nothing is made or told whi
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from .log import LOG
 
 __all__ = [
     "KINDS",
@@ -21,8 +23,6 @@ __all__ = [
     "Transacted",
     "Waited",
 ]
-
-LOG = logging.getLogger("abt_db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,15 @@ class Listeners:
         self.wanted = frozenset().union(*(kinds for _, kinds in listeners))
 
     def tell(self, event: Event) -> None:
-        """Call each who wants it; what one raises is logged, and hurts nobody else."""
+        """Call each listener that wants it; what a listener raises is logged, no more.
+
+        A `CancelledError` as well: a listener that asks a cancelled future for its result raises
+        one, and the task that happens to be at work here was not cancelled (invariant 31).
+        """
         for listener, kinds in self._listeners:
             if type(event) not in kinds:
                 continue
             try:
                 listener(event)
-            except Exception:
+            except (Exception, asyncio.CancelledError):
                 LOG.exception("abt_db: the listener %r failed on %r", listener, type(event))

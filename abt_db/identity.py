@@ -1,15 +1,17 @@
-"""Which file it is that a database was opened as: its path may come to mean another one, or none.
+"""Which files a database was opened as: their paths may come to mean other files, or none.
 
-SQLite goes on with the file that it has open. Where that was deleted, or another was put in its
-place, it would go on acknowledging writes that nobody will ever read
-(https://www.sqlite.org/howtocorrupt.html, 2.4), and a new connection would make an empty database,
-or serve another one beside it.
+SQLite goes on with the files that it has open. Where the database was deleted, or another file put
+in its place, it would go on acknowledging writes that nobody will ever read. The same holds for the
+write-ahead log and its index: they are part of the database, and another process that finds them
+missing makes new ones (https://www.sqlite.org/howtocorrupt.html, 2.4 and 1.4).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import CorruptError
@@ -18,32 +20,66 @@ __all__ = ["Identity"]
 
 
 class Identity:
-    """The file behind a path, as it was when the first connection had opened it."""
+    """The files behind a path, as they were when the connections of one pool opened them.
 
-    __slots__ = ("_known", "_path")
+    Noted in the event loop, looked at on the writer's thread. A look is three system calls, some
+    microseconds in all, and a group of commits needs one.
+    """
+
+    __slots__ = ("_beside", "_connections", "_file", "_path")
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
-        self._known: os.stat_result | None = None
+        self._file: os.stat_result | None = None
+        # The log and its index, by path. SQLite keeps them for as long as one connection is open.
+        self._beside: dict[Path, os.stat_result] = {}
+        self._connections: set[object] = set()
 
-    def note(self) -> None:
-        """Remember it, if this is the first time."""
-        self._known = self._known or self._path.stat()
+    def opened(self, connection: object) -> None:
+        """Note the files that a connection has just opened, where they are not known yet."""
+        self._connections.add(connection)
+        self._file = self._file or self._path.stat()
+        file = self._path.resolve()  # beside a link there is no log
+        for path in (file.with_name(file.name + ending) for ending in ("-wal", "-shm")):
+            if path not in self._beside:
+                with suppress(OSError):  # in another journal mode there is none
+                    self._beside[path] = path.stat()
+
+    def closing(self, connection: object) -> None:
+        """Note, before it is, that a connection is closed: with the last one SQLite deletes the
+        log. From any thread; does nothing for a connection that was not opened."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._beside.clear()
 
     def require(self) -> None:
-        """Raise `CorruptError` if the path leads to another file by now, or to none."""
-        if self._known is None:
+        """Raise `CorruptError` if one of the paths leads to another file by now, or to none."""
+        if self._file is None:
             return
-        try:
-            if os.path.samestat(self._path.stat(), self._known):
-                return
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except OSError:
-            return  # the directory may not be looked into any more: it can't be told
-        raise CorruptError(
-            f"{self._path} was deleted or replaced while it was open here, so nothing more can be"
-            " written; close the Database, and see to the file before it is opened again",
-            code=sqlite3.SQLITE_READONLY_DBMOVED,
-            name="SQLITE_READONLY_DBMOVED",
-        )
+        if not _leads_to(self._path, self._file):
+            raise CorruptError(
+                f"{self._path} was deleted or replaced while it was open here, so nothing more can"
+                " be written; close the Database, and see to the file before it is opened again",
+                code=sqlite3.SQLITE_READONLY_DBMOVED,
+                name="SQLITE_READONLY_DBMOVED",
+            )
+        for path, known in self._beside.items():
+            if not _leads_to(path, known):
+                raise CorruptError(
+                    f"{path} was deleted or replaced while the database was open here: what was"
+                    " committed since the last checkpoint is in no file that can be opened, and"
+                    " nothing more can be written; close the Database, and check the file"
+                    " (abt-db integrity) before it is opened again",
+                    code=sqlite3.SQLITE_READONLY_DBMOVED,
+                    name="SQLITE_READONLY_DBMOVED",
+                )
+
+
+def _leads_to(path: Path, known: os.stat_result) -> bool:
+    """Whether a path leads to the known file. Where that can't be told it is taken to: a process
+    that gave up its privileges may still write the files that it has open."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+    return found.st_ino == known.st_ino and found.st_dev == known.st_dev

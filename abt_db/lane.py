@@ -19,7 +19,6 @@ looks after its connection in `seat.py`, what is done in a hop in `batch.py`.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from math import inf
 from time import monotonic
@@ -29,7 +28,7 @@ from .batch import Batch, alone, together
 from .busy import backoff
 from .channel import Channel
 from .config import Config
-from .deadline import Deadline, finish
+from .deadline import GRACE, Deadline, finish
 from .errors import (
     PoolClosedError,
     PoolSaturatedError,
@@ -37,6 +36,7 @@ from .errors import (
     TransactionStateError,
 )
 from .events import Listeners, Waited
+from .log import LOG
 from .query import Query
 from .queue import Queue
 from .seat import Open, Seat, closed, warn_of_long
@@ -50,10 +50,11 @@ __all__ = ["Lane"]
 
 T = TypeVar("T")
 
-LOG = logging.getLogger("abt_db")
-
 WATCH = 1.0
 """Seconds between two looks at the threads of connections that are at work."""
+
+SPARE_PAUSE = 0.5
+"""Seconds between two spare connections: one that can't be opened is not tried in a tight loop."""
 
 
 class Lane:
@@ -72,6 +73,7 @@ class Lane:
         listeners: Listeners,
         crowded: Callable[[], bool],
         who: Callable[[], str],
+        spare: int = 0,
     ) -> None:
         self.name = name
         self._config = config
@@ -85,6 +87,8 @@ class Lane:
         self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
         self._size = size
+        self._spare = spare  # connections beyond those, while all are stuck
+        self._next_spare = 0.0  # not before this moment
         self.seats = Seats(
             name,
             lambda title: Seat(Account(title, costs, listeners, crowded), open, lifetime),
@@ -126,7 +130,12 @@ class Lane:
         are closed as soon as they come free. If one can't be opened nothing changes."""
         if self._closed:
             raise closed()
-        await self.seats.resize(size)
+        before, self._size = self._size, size
+        try:
+            await self.seats.resize(size)
+        except BaseException:
+            self._size = before
+            raise
 
     async def close(self, deadline: Deadline) -> None:
         """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
@@ -290,6 +299,10 @@ class Lane:
         if shares:
             seat.shares = True
             self._sharing += 1
+        if isinstance(work, Job) and work.at is not None:
+            self._wake_in(work.at - work.since + GRACE)
+        if self._limits.statement is not None:
+            self._wake_in(self._limits.statement + GRACE)
         if isinstance(work, Batch) and len(work.jobs) > 1:
             self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
         elif self._timer is None:
@@ -327,7 +340,7 @@ class Lane:
         try:
             while True:
                 self._tally.hops += 1
-                await connection.hop(hop)
+                await connection.hop(hop, job)
                 if not busy:
                     return
                 pauses = pauses or backoff()
@@ -337,8 +350,8 @@ class Lane:
             job.cancel()
             raise
         finally:
-            self._note(job)
             self._release(seat)
+            self._note(job)
 
     async def _run_together(self, seat: Seat, batch: Batch) -> None:
         """Have a batch done, waiting in the event loop for another process's lock."""
@@ -349,7 +362,7 @@ class Lane:
         while True:
             self._tally.hops += 1
             batch.busy = False
-            await connection.hop(lambda channel: together(channel, batch, limits))
+            await connection.hop(lambda channel: together(channel, batch, limits), Deadline())
             if not batch.busy:
                 return
             self._deliver(batch)  # who has given up
@@ -366,6 +379,7 @@ class Lane:
         seat.rouse()
         if not seat.ready:
             self._stir()  # those who were to travel with this one: it has to be cleaned first
+            self._wake_in(GRACE)  # its thread may have something to end that takes long
 
     def _rest(self, seat: Seat) -> None:
         work, seat.work = seat.work, None
@@ -404,6 +418,8 @@ class Lane:
                 if isinstance(seat.work, Lease):
                     seat.work.on_settled()
                 seat.work = None
+                if len(self.seats) > self._size:
+                    self.seats.spare_one(seat, self._size)
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
             connection, seat.connection = seat.connection, None
@@ -516,13 +532,25 @@ class Lane:
     def _tick(self) -> None:
         """Do what is due: look after threads, part the quick from the slow, end waiting."""
         self._timer, self._timer_span = None, inf
+        again = self._look  # whatever happens here
+        try:
+            again = self._do_what_is_due()
+        finally:
+            if again < inf:
+                self._wake_in(again)
+
+    def _do_what_is_due(self) -> float:
+        """Return in how many seconds to look again."""
         working = gathering = False
+        now, next_one = monotonic(), inf
         for seat in self.seats:
             if seat.work is not None:
                 working = True
                 warn_of_long(seat, self._long)
                 if seat.connection is not None:
                     seat.connection.look_after()
+                    for job in seat.jobs:
+                        next_one = min(next_one, job.free_late(seat.connection, now))
                 if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
                     gathering |= bool(
                         self._queue.live or self._calm or isinstance(seat.work, Batch)
@@ -530,9 +558,27 @@ class Lane:
                     self._part(seat, seat.work)
         if self._queue.live or working:
             soon = self._limits.batch if gathering else self._look
-            self._wake_in(min(self._expire(monotonic()), soon))
-        else:
-            self.on_rest()
+            if self._queue.live and not self._idle and self._replace_stuck(now):
+                soon = GRACE
+            return min(self._expire(now), next_one, soon)
+        self.on_rest()
+        return inf
+
+    def _replace_stuck(self, now: float) -> bool:
+        """Where all connections are at work for callers that have gone, have one more meanwhile;
+        return whether to look again soon.
+
+        What goes on there is inside one long step of SQLite's, or in a function that asks nothing
+        of SQLite: nobody can end it. Twice seen is stuck; the first time it may be a clean-up.
+        """
+        deserted = [seat for seat in self.seats if seat.is_deserted]
+        stuck = [seat for seat in deserted if seat.seen_deserted is seat.work]
+        for seat in self.seats:
+            seat.seen_deserted = seat.work if seat in deserted else None
+        if len(stuck) == len(self.seats) < self._size + self._spare and self._next_spare <= now:
+            self._next_spare = now + SPARE_PAUSE
+            self.seats.add_one()
+        return bool(deserted)
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
@@ -628,12 +674,15 @@ class Lane:
     def _note(self, job: Job[Any]) -> None:
         """Count a job that is done, and say so if it was slow."""
         self._tally.jobs += 1
-        slow = self._slow
-        if slow is not None and job.began and job.ended - job.began >= slow:
+        if self._slow is None or not job.began:
+            return
+        # Its caller may have been freed before its end.
+        ran = (job.ended or monotonic()) - job.began
+        if ran >= self._slow:
             LOG.warning(
                 "abt_db: %s was slow: it ran %.3f s, after waiting %.3f s",
                 job.label,
-                job.ended - job.began,
+                ran,
                 job.began - job.since,
             )
 

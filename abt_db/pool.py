@@ -7,7 +7,6 @@ own, and both are tried again while another process's lock is in the way.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from .events import Checkpointed, Committed, Listeners
 from .holders import Holding, enlist, strike_off, who_holds
 from .identity import Identity
 from .lane import Lane
+from .log import LOG
 from .opening import MEMORY, Role
 from .query import Query
 from .stats import Account, Costs, QueryStats
@@ -36,8 +36,6 @@ from .work import Job, Lease
 __all__ = ["Pool"]
 
 T = TypeVar("T")
-
-LOG = logging.getLogger("abt_db")
 
 LONG = 1.0
 """Seconds after which a reader that is in the way of a checkpoint is worth a word in the log."""
@@ -100,6 +98,8 @@ class Pool:
                 listeners=listeners,
                 crowded=self._is_crowded,
                 who=self.who,
+                # A second writer would wait for the lock of the first (invariant 1).
+                spare=0 if name == "writer" else size,
             )
 
         self.writer = None if read_only else lane("writer", 1)

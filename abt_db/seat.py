@@ -6,9 +6,8 @@ The connection may be lost and opened again; the seat, its number and its accoun
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -17,12 +16,11 @@ from .connection import Connection
 from .deadline import Deadline, finish
 from .errors import PoolClosedError
 from .holders import Holding
+from .log import LOG
 from .stats import Account
 from .work import Job, Lease
 
 __all__ = ["Open", "Seat", "closed", "warn_of_long"]
-
-LOG = logging.getLogger("abt_db")
 
 Open = Callable[[Account, Deadline], Awaitable[Connection]]
 """Waits for another process's lock until the deadline at most."""
@@ -45,6 +43,7 @@ class Seat:
         "leaving",
         "roused",
         "seen",
+        "seen_deserted",
         "shares",
         "task",
         "work",
@@ -64,6 +63,8 @@ class Seat:
         """Whether what runs is quick, so that others had better wait for its end."""
         self.seen: Job[Any] | None = None
         """What of it was running when the lane looked last."""
+        self.seen_deserted: Job[Any] | Batch | Lease | None = None
+        """What was running for nobody when the lane looked last."""
         self.leaving = False
         """Whether the seat is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
@@ -80,6 +81,23 @@ class Seat:
             and connection.alive
             and (self._expires is None or monotonic() < self._expires)
         )
+
+    @property
+    def jobs(self) -> Sequence[Job[Any]]:
+        """What runs here, or is to run in the same hop; none while the connection is lent."""
+        work = self.work
+        if isinstance(work, Batch):
+            return work.jobs
+        return [work] if isinstance(work, Job) else []
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether all callers have gone of what still runs: cancelled, or freed at their limit."""
+        if self.connection is None or self.connection.settled:
+            return False
+        if isinstance(self.work, Lease):
+            return self.work.returned
+        return self.work is not None and all(job.gone or job.given_up for job in self.jobs)
 
     def dismiss(self) -> None:
         """Have the seat given up when it comes free; what waits to be opened waits no longer."""
@@ -98,9 +116,8 @@ class Seat:
         them in their thread: they may be in their COMMIT (invariant 28)."""
         if isinstance(self.work, Lease):
             self.work.revoke(closed())
-        elif self.work is not None:
-            for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
-                job.cancel()
+        for job in self.jobs:
+            job.cancel()
 
     async def connected(self) -> Connection:
         """Return the connection, opened again if it was lost; raises what opening it does."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from .deadline import Deadline
 from .holders import Holding
+from .log import LOG
 from .seat import Seat
 from .work import Lease
 
@@ -46,26 +47,43 @@ class Seats(list[Seat]):
                 seat.rouse()
 
     async def _add(self, count: int) -> None:
-        loop = asyncio.get_running_loop()
-        added: list[Seat] = []
-        opened: list[asyncio.Future[None]] = []
-        for _ in range(count):
-            self._made += 1
-            name = f"{self._name} {self._made}"
-            seat = self._make(name)
-            self.append(seat)
-            added.append(seat)
-            opened.append(loop.create_future())
-            seat.task = loop.create_task(self._sit(seat, opened[-1]), name=f"abt_db {name}")
+        added = [self._new() for _ in range(count)]
         try:
             # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            opened = [opening for _, opening in added]
             results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
             for result in results:
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            self._dismiss(added)
+            self._dismiss([seat for seat, _ in added])
             raise
+
+    def add_one(self) -> None:
+        """Have one more as soon as its connection is open; that it can't be is logged."""
+        _, opened = self._new()
+
+        def note(opened: asyncio.Future[None]) -> None:
+            if not opened.cancelled() and (error := opened.exception()) is not None:
+                LOG.warning("abt_db: no spare %s could be opened: %s", self._name, error)
+
+        opened.add_done_callback(note)
+
+    def spare_one(self, seat: Seat, size: int) -> None:
+        """Have a seat given up, which has just come free, if there are more than `size`."""
+        if sum(not each.leaving for each in self) > size:
+            seat.leaving = True
+
+    def _new(self) -> tuple[Seat, asyncio.Future[None]]:
+        """Make a seat; the future is done when its connection is open."""
+        loop = asyncio.get_running_loop()
+        self._made += 1
+        name = f"{self._name} {self._made}"
+        seat = self._make(name)
+        self.append(seat)
+        opened = loop.create_future()
+        seat.task = loop.create_task(self._sit(seat, opened), name=f"abt_db {name}")
+        return seat, opened
 
     async def close(self, deadline: Deadline) -> None:
         """Give all of them up: let running work end until `deadline`, then stop it.

@@ -20,10 +20,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 from .deadline import NEVER, Deadline
 from .errors import (
     AbtDbError,
-    CantOpenError,
-    CorruptError,
     DeniedError,
-    DiskIOError,
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
@@ -42,6 +39,15 @@ T = TypeVar("T")
 
 # sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
 _Failure = sqlite3.Error | UnicodeDecodeError
+
+_AT_FAULT = frozenset(
+    {
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
 
 PROGRESS_STEPS = 10_000
 """Virtual machine steps between two looks at the deadline: some hundred microseconds. Each look
@@ -326,8 +332,6 @@ class Session:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
         self._let_go()
         told = self._told(error, query)
-        if isinstance(told, CorruptError | DiskIOError | CantOpenError):
-            self._suspect = True
         self._account.ran(query.name, monotonic() - began, 0, self._thousands, told)
         # What was left out of the message, for it may be a value, is not told as the cause either
         # (invariant 27).
@@ -348,7 +352,15 @@ class Session:
             and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
             and self._compiles(query)
         )
-        return translate(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
+        return self._translated(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
+
+    def _translated(self, error: _Failure, **details: Any) -> AbtDbError:
+        """Return the library's error for one of SQLite's. If that may be the connection's fault,
+        `reset` examines the connection, by whatever path the error came."""
+        code = getattr(error, "sqlite_errorcode", None)  # a text that can't be decoded has none
+        if isinstance(error, UnicodeDecodeError) or (code or 0) & 0xFF in _AT_FAULT:
+            self._suspect = True
+        return translate(error, **details)
 
     def _compiles(self, query: Query[Any]) -> bool:
         """Whether SQLite finds no fault with a statement before it has seen a value."""
@@ -428,7 +440,7 @@ class Session:
         try:
             return self._raw.execute(sql, values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
+            raise self._translated(error, sql=sql, doing=sql) from error
         finally:
             self._privileged = False
             self.deadline = deadline
@@ -440,7 +452,7 @@ class Session:
         try:
             self._commands.execute(sql)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
+            raise self._translated(error, sql=sql, doing=sql) from error
         finally:
             self._privileged = False
             self.deadline = deadline

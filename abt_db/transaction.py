@@ -245,6 +245,7 @@ class Transaction(_Writing):
         return self
 
     def _first(self, channel: Channel) -> None:
+        channel.require_files()  # the COMMIT does so as well, after all the work
         if self._fence is not None:
             self._fence(channel)
 

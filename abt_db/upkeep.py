@@ -5,7 +5,6 @@ schedule on which a `Database` does so by itself.
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -15,13 +14,12 @@ from time import monotonic
 from .channel import Channel
 from .deadline import Deadline
 from .errors import AbtDbError, CorruptError, PoolClosedError, StatementError
+from .log import LOG
 from .pool import Pool
 from .query import Query
 from .session import Session
 
 __all__ = ["Health", "Upkeep", "examine", "gather_statistics"]
-
-LOG = logging.getLogger("abt_db")
 
 SAMPLE = 1_000
 """Rows of each index that are looked at: enough to plan by, and milliseconds for any table."""

@@ -68,7 +68,9 @@ class Wal:
     def _size(self) -> int:
         try:
             return self._file.stat().st_size
-        except FileNotFoundError:
+        except OSError:
+            # There is none, or this process may not look at it any more: it is asked for behind a
+            # COMMIT, which that doesn't undo.
             return 0
 
     def emptied(self) -> None:

@@ -6,13 +6,19 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
+from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from .channel import Channel
 from .connection import Connection, RaisedError
-from .deadline import Deadline
-from .errors import AbtDbError, StatementTimeoutError, TransactionStateError
+from .deadline import GRACE, Deadline
+from .errors import (
+    AbtDbError,
+    CommitUnknownError,
+    StatementTimeoutError,
+    TransactionStateError,
+)
 from .holders import Holding
 from .query import Query
 from .session import StoppedError
@@ -77,7 +83,8 @@ class Job(Deadline, Generic[T]):
         self.since = since = monotonic()
         # As a `Deadline`, which could do all this, if it cost nothing to call it.
         self.at = None if timeout is None else since + timeout
-        self.cancelled = False
+        self.cancelled = self.committing = False
+        self.given_up = None
         self.priority = priority
         self.writes = writes
         """Whether it is run in a transaction that is committed."""
@@ -130,6 +137,20 @@ class Job(Deadline, Generic[T]):
             self.error = error
             self.future.set_result(None)
 
+    def free_late(self, connection: Connection, now: float) -> float:
+        """Free its caller if the limit has passed and what runs did not end; otherwise return in
+        how many seconds to ask again."""
+        late = self.late_at()
+        if late is None or self.gone or self.given_up:
+            return inf
+        if now < late:
+            return late - now
+        if self.future is not None:
+            self.future.set_exception(self.give_up(self.label))
+        else:
+            connection.free(self, self.label)
+        return inf
+
     def told(self) -> BaseException:
         """Return its error, to be raised to its caller."""
         error, self.error = self.error, None  # its traceback will know this job
@@ -153,6 +174,7 @@ class Lease:
         "_connection",
         "_deadline",
         "_doing",
+        "_freeing",
         "_ran_before",
         "at",
         "began",
@@ -200,6 +222,7 @@ class Lease:
         self._connection: Connection | None = None
         self._deadline = Deadline()
         self._doing: str | None = None
+        self._freeing: asyncio.TimerHandle | None = None
         self._ran_before = 0  # statements, on the connection
 
     @property
@@ -231,16 +254,19 @@ class Lease:
         self._deadline = deadline
         self._doing = doing or self.label
         try:
-            return await self._connection.run(function, deadline)
+            what = f"{self._doing} in {self.label}"
+            return await self._connection.run(function, deadline, what)
         except RaisedError as raised:
             raise raised.error from None
         except AbtDbError as error:
             # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
-            if self.error is not None:
+            if self.error is not None and not isinstance(error, CommitUnknownError):
                 raise self.error from error
             raise
         finally:
             self._doing = None
+            if self._freeing is not None:
+                self._freeing.cancel()
 
     def holding(self) -> Holding:
         """Return what it is doing, for those who look or wait."""
@@ -263,9 +289,15 @@ class Lease:
             self.on_return()
 
     def revoke(self, error: AbtDbError) -> None:
-        """Take the connection back; what runs is stopped, what comes later raises `error`."""
+        """Take the connection back; what runs is stopped, what comes later raises `error`. A caller
+        whose statement can't be stopped at once is freed."""
+        connection = self._connection
         self.error = self.error or error
         self.give_back()
+        if connection is not None and self._doing is not None:
+            self._freeing = asyncio.get_running_loop().call_later(
+                GRACE, connection.free_late, self._deadline, f"{self._doing} in {self.label}"
+            )
 
     def fail(self, error: BaseException) -> None:
         """Let its caller, who waits, go on with an error."""

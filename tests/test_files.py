@@ -10,15 +10,26 @@ import sqlite3
 import subprocess
 import tempfile
 import textwrap
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
-from engine import ADD, ADD_MANY, COUNT, COUNT_TABLES, CREATE, NAMES, items, run_script, script
+from engine import (
+    ADD,
+    ADD_MANY,
+    COUNT,
+    COUNT_TABLES,
+    CREATE,
+    NAMES,
+    Driver,
+    items,
+    run_script,
+    script,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -28,11 +39,13 @@ from abt_db import (
     Config,
     CorruptError,
     Database,
+    DiskIOError,
     FullError,
     MappingError,
     Query,
     QueryError,
     ReadOnlyError,
+    Session,
 )
 
 SOUND = Query("sound", "PRAGMA integrity_check", str)
@@ -331,6 +344,26 @@ class TestLostFile:
         if other is not None:
             assert await look(path) == 3
 
+    @pytest.mark.parametrize("mode", ["wal", "delete"])
+    async def test_inside_a_transaction(self, path: Path, mode: str) -> None:
+        """The look is behind all of its statements, and before the COMMIT."""
+        away = path.with_name("away.db")
+
+        def add_and_lose(cx: Session) -> None:
+            cx.execute(ADD(name="b"))
+            path.rename(away)
+
+        async with items(path, "a", journal_mode=mode) as db:
+            with pytest.raises(CorruptError, match="deleted or replaced"):
+                async with db.transaction() as tx:
+                    await tx.write(add_and_lose)
+            away.rename(path)
+            with pytest.raises(CorruptError, match="deleted or replaced"):
+                await db.write(add_and_lose)
+            away.rename(path)
+            await db.execute(ADD(name="c"))
+            assert await db.fetch_all(NAMES()) == ["a", "c"]
+
     async def test_put_back_it_is_as_before(self, path: Path) -> None:
         async with items(path, "a") as db:
             path.rename(f"{path}.away")
@@ -360,14 +393,116 @@ class TestLostLog:
             assert await db.fetch_one(COUNT()) == 200
             assert await db.fetch_one(SOUND()) == "ok"
 
-    async def test_deleted_in_the_middle_of_work(self, path: Path) -> None:
+    @pytest.mark.parametrize("ending", ["-wal", "-shm"])
+    @pytest.mark.parametrize("how", ["deleted", "replaced", "a loop of links"])
+    async def test_what_could_not_be_read_again_is_not_acknowledged(
+        self, path: Path, ending: str, how: str
+    ) -> None:
+        """By whatever verb; and what was acknowledged before is there."""
         async with items(path, "a") as db:
-            Path(f"{path}-wal").unlink()
+            lost = Path(f"{path}{ending}")
+            if how == "replaced":
+                shutil.copy(lost, path.parent / "copy")
+                (path.parent / "copy").replace(lost)
+            else:
+                lost.unlink()
+            if how == "a loop of links":
+                lost.symlink_to(lost)
+            for write in (
+                lambda: db.execute(ADD(name="b")),
+                lambda: db.execute_batch([ADD(name="b")]),
+                lambda: db.execute_many(ADD, [{"name": "b"}]),
+                lambda: db.transaction().__aenter__(),
+                lambda: db.write(lambda cx: cx.execute(ADD(name="b"))),
+                lambda: asyncio.gather(*(db.execute(ADD(name=name)) for name in "bcd")),
+            ):
+                with pytest.raises(CorruptError, match=f"app.db{ending} was deleted or replaced"):
+                    await write()
+            with pytest.raises(CorruptError):
+                await db.checkpoint("truncate")
+            report = await db.run_batch([ADD(name="b")])
+            assert (report.done, report.failed) == (0, 1)
+            assert await db.fetch_all(NAMES()) == ["a"]  # what is open can still be read
+            if how == "a loop of links":
+                lost.unlink()
+        async with Database(path) as db:
+            assert await db.fetch_all(NAMES()) == ["a"]
+            assert await db.fetch_one(SOUND()) == "ok"
+
+    async def test_the_log_of_a_database_that_was_closed_in_between_is_another_one(
+        self, path: Path
+    ) -> None:
+        """With the last connection SQLite deletes the log: that is no loss."""
+        async with items(path, "a") as db:
+            await db.close()
+            await db.open()
             await db.execute(ADD(name="b"))
             assert await db.fetch_all(NAMES()) == ["a", "b"]
-        async with Database(path) as db:
-            assert await db.fetch_all(NAMES()) == ["a", "b"]
-            assert await db.fetch_one(SOUND()) == "ok"
+
+    def test_acknowledged_writes_outlive_a_kill(self, path: Path) -> None:
+        """With a sync a commit, what was acknowledged behind the loss of the log would be gone."""
+        run = run_script(
+            """
+            async def main():
+                async with Database(path, config=Config.durable()) as db:
+                    await db.execute(CREATE())
+                    await db.checkpoint("truncate")
+                    Path(path + "-wal").unlink()
+                    written = 0
+                    for number in range(5):
+                        try:
+                            await db.execute(ADD(name=str(number)))
+                            written += 1
+                        except CorruptError:
+                            pass
+                    print(written, flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        with closing(sqlite3.connect(path)) as raw:
+            assert raw.execute("SELECT count(*) FROM items").fetchone() == (int(run.stdout),)
+
+    def test_another_process_that_made_a_log_of_its_own_loses_nothing(self, path: Path) -> None:
+        """Two processes would write into two logs, and the last to close would win."""
+        make(path, "wal", rows=1)
+        first_one = """
+            async def main():
+                async with Database(path) as db:
+                    for name in "abc":
+                        await db.execute(ADD(name=name))
+                    print("written", flush=True)
+                    sys.stdin.readline()
+                    for name in "def":
+                        try:
+                            await db.execute(ADD(name=name))
+                            print("lost", flush=True)
+                        except CorruptError:
+                            print("refused", flush=True)
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            asyncio.run(main())
+            """
+        with subprocess.Popen(
+            [*script(first_one), str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as first:
+            assert first.stdout is not None
+            assert first.stdout.readline() == "written\n"
+            Path(f"{path}-wal").unlink()
+            Path(f"{path}-shm").unlink()
+            with closing(sqlite3.connect(path, isolation_level=None)) as second:
+                second.executemany("INSERT INTO items (name) VALUES (?)", [("x",), ("y",), ("z",)])
+                told, _ = first.communicate("\n", timeout=60)
+                assert told == "refused\n" * 3
+        with closing(sqlite3.connect(path)) as third:
+            names = {name for (name,) in third.execute("SELECT name FROM items")}
+            assert {"x", "y", "z"} <= names
+            assert third.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
     async def test_the_log_of_another_database_is_not_taken_for_its_own(self, path: Path) -> None:
         other = path.with_name("other.db")
@@ -387,6 +522,63 @@ class TestLostLog:
         async with Database(path) as db:
             assert await db.fetch_one(COUNT()) == 200
         assert path.read_bytes() == before
+
+
+async def add_in_a_transaction(db: Database) -> None:
+    async with db.transaction() as tx:
+        await tx.execute(ADD(name="b"))
+
+
+async def add_together(db: Database) -> None:
+    adding = [db.execute(ADD(name=name)) for name in "bcd"]
+    told = await asyncio.gather(*adding, return_exceptions=True)
+    assert {type(error) for error in told} == {DiskIOError}
+    raise told[0]  # type: ignore[misc]
+
+
+class TestHotJournal:
+    """Without a write-ahead log a COMMIT ends with the removal of the journal. Where that fails the
+    journal is *hot*: no reader can undo it, so the writer does, before its caller hears of it."""
+
+    @pytest.mark.parametrize(
+        "write",
+        [
+            lambda db: db.execute(ADD(name="b")),
+            lambda db: db.execute_many(ADD, [{"name": "b"}]),
+            lambda db: db.write(lambda cx: cx.execute(ADD(name="b"))),
+            add_in_a_transaction,
+            add_together,
+        ],
+    )
+    async def test_reads_go_on_when_the_commit_has_failed(
+        self, public: Path, write: Callable[[Database], Awaitable[object]]
+    ) -> None:
+        def protect(mode: int) -> None:
+            me = os.geteuid()
+            with suppress(PermissionError):
+                os.seteuid(0)  # whose directory it is, where root runs the tests
+            public.parent.chmod(mode)
+            os.seteuid(me)
+
+        def hook(step: str) -> None:
+            if step == "COMMIT":
+                protect(0o555)
+            elif step in ("SELECT count(*) FROM sqlite_schema", "end"):
+                protect(0o777)
+
+        driver = Driver()
+        public.parent.chmod(0o777)
+        with somebody_else():
+            async with items(public, "a", journal_mode="delete", connect=driver.connect) as db:
+                driver.hook = hook
+                with pytest.raises(DiskIOError, match="SQLITE_IOERR_DELETE"):
+                    await write(db)
+                driver.hook = lambda step: None
+                assert await db.fetch_all(NAMES()) == ["a"]
+                async with db.snapshot() as snapshot:
+                    assert await snapshot.fetch_one(COUNT()) == 1
+                await db.execute(ADD(name="e"))
+                assert await db.fetch_all(NAMES()) == ["a", "e"]
 
 
 class TestDescriptors:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 
 from abt_db import AbtDbError
 from abt_db.builds import Build, BuildStore, Level, LogLine
 from abt_db.builds.classify import without_escapes
 from abt_db.builds.words import pattern, split_words
+from abt_db.log import LOG
 from abt_db.tools.cli import (
     CliError,
     UsageError,
@@ -21,8 +21,6 @@ from abt_db.tools.cli import (
     run_tool,
 )
 from abt_db.tools.output import colour, local, logged, print_json, printable
-
-LOG = logging.getLogger("abt_db")
 
 LOOK = 2.0
 """Seconds between two looks whether a recorder has died."""

@@ -7,7 +7,6 @@ never held up by the database, and no line is lost while the database is slow, b
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from abt_db.deadline import finish
 from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
+from abt_db.log import LOG
 
 from .builds import BuildEndedError
 from .classify import Classifier
@@ -36,7 +36,6 @@ __all__ = ["Recorder"]
 
 T = TypeVar("T")
 
-LOG = logging.getLogger("abt_db")
 
 MIB = 1024 * 1024
 PORTION = MIB // 4

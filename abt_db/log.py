@@ -1,0 +1,59 @@
+"""The library's logger, `LOG`. What an application does with a record can't stop the library.
+
+Handlers and filters belong to the application, and may raise: their disk is full, their socket is
+closed. The library logs between two steps of which the second must follow the first, so an error of
+theirs is printed to standard error, as `logging` itself does with the errors that it catches
+(https://docs.python.org/3/library/logging.html#logging.Handler.handleError), and goes no further
+(invariant 31).
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from contextlib import suppress
+
+__all__ = ["LOG"]
+
+_CALLER = 3
+"""Frames between a record and the line of the library that it names: `log`, `_log`, `warning`."""
+
+
+class _Log:
+    """The methods of `logging.Logger` that the library uses."""
+
+    __slots__ = ("_logger",)
+
+    def __init__(self, name: str) -> None:
+        self._logger = logging.getLogger(name)
+
+    def warning(self, message: str, *values: object) -> None:
+        """Log what the application may want to look at."""
+        self._log(logging.WARNING, message, values)
+
+    def error(self, message: str, *values: object) -> None:
+        """Log what somebody has to look at."""
+        self._log(logging.ERROR, message, values)
+
+    def exception(self, message: str, *values: object) -> None:
+        """Log the exception that is being handled, with its traceback."""
+        self._log(logging.ERROR, message, values, trace=True)
+
+    def _log(
+        self, level: int, message: str, values: tuple[object, ...], trace: bool = False
+    ) -> None:
+        try:
+            self._logger.log(level, message, *values, exc_info=trace, stacklevel=_CALLER)
+        except Exception:
+            _print_exception()
+
+
+def _print_exception() -> None:
+    # A program without a console has no `sys.stderr`; one that was closed raises.
+    with suppress(Exception):
+        if sys.stderr is not None:
+            traceback.print_exc(file=sys.stderr)
+
+
+LOG = _Log("abt_db")
