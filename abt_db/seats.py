@@ -70,8 +70,8 @@ class Seats(list[Seat]):
         opened.add_done_callback(note)
 
     def spare_one(self, seat: Seat, size: int) -> None:
-        """Have a seat given up, which has just come free, if there are more than `size`."""
-        if sum(not each.leaving for each in self) > size:
+        """Have a seat given up, which has just come free, if more than `size` can serve."""
+        if sum(not (each.leaving or each.is_deserted) for each in self) > size:
             seat.leaving = True
 
     def _new(self) -> tuple[Seat, asyncio.Future[None]]:
