@@ -17,7 +17,9 @@ from engine import ADD, COUNT, Driver, Holder, Witness, items, lose_writer, run_
 from abt_db import PoolTimeoutError
 from abt_db.channel import Channel
 from abt_db.events import Committed, Ran, Transacted, Waited
+from abt_db.lane import Lane
 from abt_db.log import LOG
+from abt_db.queue import Queue
 
 VERBS = """
     async def every_verb(db):
@@ -200,6 +202,40 @@ class Unspeakable:
 
     def __repr__(self) -> str:
         raise ZeroDivisionError("of its repr")
+
+
+class TestTheEnginesOwn:
+    """Also where a step of the engine itself fails, which nobody has thought of, what must follow
+    it follows."""
+
+    async def test_a_call_that_can_not_be_noted_gives_its_connection_back(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise MemoryError("no room for a note")
+
+        async with items(path) as db:
+            with monkeypatch.context() as patch:
+                patch.setattr(Lane, "_note", fail)
+                for _ in range(3):
+                    with pytest.raises(MemoryError):
+                        await db.fetch_one(COUNT())
+            assert await asyncio.gather(*(db.fetch_one(COUNT()) for _ in range(9))) == [0] * 9
+
+    async def test_a_look_that_fails_is_followed_by_the_next(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Those that wait are freed by the one after it."""
+        asyncio.get_running_loop().set_exception_handler(lambda *_: failed.set())
+        failed = asyncio.Event()
+        async with items(path, slow_transaction=0.01) as db:
+            async with Holder(db.transaction()):
+                with monkeypatch.context() as patch:
+                    patch.setattr(Queue, "late", lambda *_: 1 / 0)
+                    waiting = asyncio.create_task(db.execute(ADD(name="a"), timeout=0.01))
+                    await failed.wait()
+                with pytest.raises(PoolTimeoutError):
+                    await waiting
 
 
 class TestListeners:

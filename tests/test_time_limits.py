@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,13 @@ class Steps:
     def end(self) -> None:
         self._end.set()
 
+    @contextmanager
+    def frees(self, error: type[Exception], match: str | None = None) -> Iterator[None]:
+        """A block that is left by this error while the step is still running."""
+        with pytest.raises(error, match=match):
+            yield
+        assert self._running, "the caller has waited for the end of the step"
+
     async def running(self, count: int = 1) -> None:
         """Wait until so many steps are running."""
         await until(lambda: self._running == count)
@@ -84,9 +92,8 @@ class TestCalls:
         self, path: Path, steps: Steps
     ) -> None:
         async with items(path, "a", readers=1, connect=steps.connect) as db:
-            for _ in range(2):
-                with pytest.raises(StatementTimeoutError, match=r"step\.read was stopped"):
-                    await db.fetch_one(STEP(), timeout=0.05)
+            with steps.frees(StatementTimeoutError, r"step\.read was stopped"):
+                await db.fetch_one(STEP(), timeout=0.05)
             steps.end()
             assert await db.fetch_one(COUNT()) == 1
             await until(lambda: db.stats()["readers"]["size"] == 1)
@@ -124,7 +131,7 @@ class TestCalls:
                 "execute_many": lambda: db.execute_many(STEP_WRITES, [{}], timeout=0.05),
                 "run_batch": lambda: db.run_batch([ADD(name="a"), STEP_WRITES()], timeout=0.05),
             }
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await calls[verb]()
             steps.end()
             await db.execute(ADD(name="later"))
@@ -198,7 +205,7 @@ class TestCalls:
             return steps._step()
 
         async with items(path, statement_timeout=0.05) as db:
-            with pytest.raises(StatementTimeoutError, match="compute was stopped"):
+            with steps.frees(StatementTimeoutError, "compute was stopped"):
                 await db.write(compute)
             steps.end()
             assert await db.fetch_one(COUNT()) == 0
@@ -226,7 +233,7 @@ class TestCalls:
 
     async def test_the_task_is_not_left_cancelled(self, path: Path, steps: Steps) -> None:
         async with items(path, connect=steps.connect) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             task = asyncio.current_task()
             assert task is not None and task.cancelling() == 0
@@ -264,10 +271,10 @@ class TestStuckReaders:
     async def test_there_is_an_end_to_it(self, path: Path, steps: Steps) -> None:
         """Twice the readers at most: then calls wait, and are told what is in the way."""
         async with items(path, "a", readers=1, connect=steps.connect) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             assert await db.fetch_one(COUNT()) == 1  # by the second one
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             await steps.running(2)
             with pytest.raises(PoolTimeoutError, match=r"step\.read"):
@@ -279,7 +286,7 @@ class TestStuckReaders:
         self, path: Path, steps: Steps
     ) -> None:
         async with items(path, "a", readers=1, connect=steps.connect) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             assert await db.fetch_one(COUNT()) == 1
             closing = asyncio.create_task(db.close())
@@ -289,7 +296,7 @@ class TestStuckReaders:
 
     async def test_a_number_that_is_changed_meanwhile_holds(self, path: Path, steps: Steps) -> None:
         async with items(path, "a", readers=1, connect=steps.connect) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             assert await db.fetch_one(COUNT()) == 1
             await db.resize(readers=3)
@@ -305,7 +312,7 @@ class TestTransactions:
 
     async def test_its_limit_frees_a_caller_inside_a_step(self, path: Path, steps: Steps) -> None:
         async with items(path, connect=steps.connect) as db:
-            with pytest.raises(TransactionTimeoutError, match="longer than its limit"):
+            with steps.frees(TransactionTimeoutError, "longer than its limit"):
                 async with db.transaction(timeout=0.05) as tx:
                     await tx.execute(ADD(name="a"))
                     await tx.fetch_one(STEP())
@@ -319,7 +326,7 @@ class TestTransactions:
         async with items(path, connect=steps.connect) as db:
             async with db.transaction() as tx:
                 await tx.execute(ADD(name="a"))
-                with pytest.raises(StatementTimeoutError):
+                with steps.frees(StatementTimeoutError):
                     await tx.fetch_one(STEP(), timeout=0.05)
                 steps.end()
                 assert await tx.fetch_one(COUNT()) == 1
@@ -333,7 +340,7 @@ class TestTransactions:
             with pytest.raises(TransactionAbortedError):
                 async with db.transaction() as tx:
                     await tx.execute(ADD(name="a"))
-                    with pytest.raises(StatementTimeoutError):
+                    with steps.frees(StatementTimeoutError):
                         await tx.execute(STEP_WRITES(), timeout=0.05)
                     steps.end()
                     with pytest.raises(TransactionAbortedError):
@@ -343,9 +350,9 @@ class TestTransactions:
     async def test_a_snapshot_and_a_stream(self, path: Path, steps: Steps) -> None:
         async with items(path, "a", readers=2, connect=steps.connect) as db:
             async with db.snapshot() as snapshot:
-                with pytest.raises(StatementTimeoutError):
+                with steps.frees(StatementTimeoutError):
                     await snapshot.fetch_one(STEP(), timeout=0.05)
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 async with db.stream(STEP(), timeout=0.05) as rows:
                     async for _ in rows:
                         pass
@@ -400,7 +407,7 @@ class TestCommit:
             steps._step()
 
         async with items(path, statement_timeout=0.05) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.write(function)
             steps.end()
             await until(lambda: db.stats()["writer"]["idle"])
@@ -410,7 +417,7 @@ class TestCommit:
 class TestMemory:
     async def test_the_one_connection_serves_on(self, steps: Steps) -> None:
         async with items(":memory:", "a", connect=steps.connect) as db:
-            with pytest.raises(StatementTimeoutError):
+            with steps.frees(StatementTimeoutError):
                 await db.fetch_one(STEP(), timeout=0.05)
             steps.end()
             assert await db.fetch_one(COUNT()) == 1

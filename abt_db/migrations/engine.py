@@ -17,10 +17,12 @@ from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import (
     AbtDbError,
+    CommitUnknownError,
     MigrationError,
     MigrationFailedError,
     MigrationIrreversibleError,
     MigrationUnknownError,
+    StatementTimeoutError,
 )
 from abt_db.holders import who_holds
 from abt_db.session import Session
@@ -246,12 +248,20 @@ class Engine:
             return await self._when_free(
                 lease, run, step.limit, lambda: Deadline.after(step.migration.timeout)
             )
+        except CommitUnknownError as error:
+            raise MigrationError(f"{step.migration.origin}: {error}; `status` tells") from error
+        except StatementTimeoutError as error:
+            # Its statement goes on, and is undone when it has ended: the note waits for that.
+            failure = MigrationFailedError(f"{step.migration.origin}: {error}")
+            await self._note_failure(lease, step, failure)
+            raise failure from error
         except MigrationFailedError as failure:
-            if not step.down:
-                await self._note_failure(lease, step, failure)
+            await self._note_failure(lease, step, failure)
             raise
 
     async def _note_failure(self, lease: Lease, step: Step, failure: MigrationFailedError) -> None:
+        if step.down:
+            return
         limit = Deadline.after(self.db.config.busy_timeout)
         try:
             await self._when_free(
