@@ -78,6 +78,7 @@ class TestTheLogThatCantBeLookedAt:
             path,
         )
         assert run.stdout == "all written\n", run.stderr
+        assert not run.stderr
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
     async def test_a_directory_that_was_closed(self, path: Path) -> None:

@@ -58,9 +58,11 @@ class Steps:
     def _step(self) -> int:
         with self._lock:
             self._running += 1
-        assert self._end.wait(60), "nobody has ended the step"
-        with self._lock:
-            self._running -= 1
+        try:
+            assert self._end.wait(60), "nobody has ended the step"
+        finally:
+            with self._lock:
+                self._running -= 1
         return 1
 
     def end(self) -> None:
