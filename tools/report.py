@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from abt_db.copying import is_part_of, replacing
+from abt_db.copying import is_part_of
+from abt_db.parts import replacing
 from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
 
 
@@ -38,7 +39,7 @@ async def run(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         return 0
     try:
-        with replacing(output) as file:
+        with replacing(output, of=Path(arguments.db)) as file:
             file.write(content)
     except OSError as error:
         raise CliError(f"{output} can't be written: {error.strerror}") from error
