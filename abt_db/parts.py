@@ -37,6 +37,8 @@ __all__ = [
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database; read with another one, it would destroy that."""
 
+_MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat2.html#magic_header_string
+
 _ENDING = ".part"
 _PART = "copy"
 _PARTS = {_PART, *(_PART + kind for kind in BESIDE)}
@@ -68,16 +70,32 @@ def part_of(file: Path, *, of: Path | None = None) -> Iterator[Path]:
 def replacing(file: Path, *, of: Path | None = None) -> Iterator[BufferedWriter]:
     """Open what takes the place of `file` if the block is left without an error, and otherwise
     leaves it as it was. Permissions are as with `part_of`. What is no regular file (a pipe, a
-    terminal) is written as it is."""
+    terminal) is written as it is. Raises `MaintenanceError` if `file` is a database."""
     if file.exists() and not file.is_file():
         with file.open("wb") as out:
             yield out
         return
     file = file.resolve()  # a link goes on to be one
+    if _is_database(file):
+        raise MaintenanceError(f"{file} is a database; name another file to be written")
     with part_of(file, of=of) as part:
         with part.open("wb") as out:
             yield out
         put_in_place(part, file)
+
+
+def _is_database(file: Path) -> bool:
+    if not file.exists():
+        return False
+    # Asked for first: to read and close a file would drop the locks that SQLite holds on it in this
+    # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    if any(file.with_name(file.name + kind).exists() for kind in BESIDE):
+        return True
+    try:
+        with file.open("rb") as there:
+            return there.read(len(_MAGIC)) == _MAGIC
+    except PermissionError:  # it may be replaced all the same
+        return False
 
 
 def new_file(file: Path, *, of: Path) -> Path:

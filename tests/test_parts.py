@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -213,6 +214,22 @@ class TestInPlace:
         made = [new_file(tmp_path / "build-1.log", of=source) for _ in range(3)]
         assert [file.name for file in made] == ["build-1.log", "build-1.2.log", "build-1.3.log"]
         assert {mode(file) for file in made} == {"0o600"}
+
+    @pytest.mark.parametrize("open", [False, True])
+    def test_no_database_is_written_over_by_something_else(
+        self, tmp_path: Path, open: bool
+    ) -> None:
+        path, link = tmp_path / "app.db", tmp_path / "page.html"
+        link.symlink_to(path)
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA journal_mode = wal" if open else "PRAGMA journal_mode = delete")
+            db.execute("CREATE TABLE t (x)")
+            if not open:
+                db.close()
+            before = path.read_bytes()
+            with pytest.raises(MaintenanceError, match=r"app\.db is a database"):
+                write(link)
+            assert path.read_bytes() == before
 
 
 class TestPrivacy:
