@@ -66,7 +66,8 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
     read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
     that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
-    fails leaves no file behind, nor does one that is cancelled, but in its last moment.
+    fails leaves no file behind, nor does one that is cancelled, but in its last moment. Those alone
+    may read it who may read the source.
     """
     return await _copied(source, Path(target), tell, copy_pages)
 
@@ -87,7 +88,7 @@ async def _copied(
             if (beside := file.with_name(file.name + kind)).exists():
                 raise MaintenanceError(
                     f"{beside} is there, of another database; SQLite would take it for the copy's"
-                    " and damage that: remove it, or name another file"
+                    " and damage that: move it away, or name another file"
                 )
 
     def work(look: Look) -> int:

@@ -20,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         required=True,
-        help="where the page goes, in place of what is there; - for standard output",
+        help="where the page goes, in place of what is there, as private as that and as the"
+        " database; - for standard output",
     )
     parser.add_argument(
         "--days", type=positive, metavar="N", help="only builds of the last N days (default: all)"

@@ -54,6 +54,9 @@ async def restore(
     The new file is open to those to whom the old one was, or else `backup`, and belongs to whom
     that belonged as far as this user may give it away.
 
+    What SQLite keeps beside the old file (``-wal``, ``-journal``) goes with it. If it is cancelled
+    or fails, nothing has changed; a new `database` never takes the place of what came meanwhile.
+
     It is copied or unpacked beside `database` and checked (``quick_check``) first. Then, while
     nobody else can open it, the old file is replaced in one moment: whenever this is stopped,
     either the old or the new database is there, whole. Raises `MaintenanceError`, with nothing
