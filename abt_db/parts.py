@@ -201,7 +201,7 @@ def _locked(directory: Path, *, without: bool = False) -> int | None:
     if os.name != "posix":
         return None  # so that nothing is ever cleared
     try:
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         return None
     try:
@@ -210,7 +210,7 @@ def _locked(directory: Path, *, without: bool = False) -> int | None:
         except OSError as error:
             if not without or isinstance(error, BlockingIOError):
                 raise
-        if os.path.samestat(os.fstat(lock), directory.lstat()):
+        if os.path.samestat(os.fstat(lock), directory.lstat()):  # nor is it a link
             return lock
     except (BlockingIOError, FileNotFoundError):
         pass

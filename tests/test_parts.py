@@ -3,6 +3,7 @@ what this library has made and no process uses is removed (invariant 36)."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import sqlite3
@@ -137,6 +138,21 @@ class TestLeftOver:
         write(tmp_path / "file")
         assert left.path.is_dir()
 
+    def test_one_that_is_cleared_while_it_is_locked_is_made_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        real = fcntl.flock
+
+        def late(descriptor: int, how: int) -> None:
+            for directory in tmp_path.glob("*.part"):
+                monkeypatch.setattr("fcntl.flock", real)
+                directory.rmdir()
+            real(descriptor, how)
+
+        monkeypatch.setattr("fcntl.flock", late)
+        write(tmp_path / "file")
+        assert names(tmp_path) == ["file"]
+
     @pytest.mark.parametrize("moment", ["removed", "locked"])
     def test_one_that_is_cleared_before_it_is_locked_is_made_again(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -210,10 +226,11 @@ class TestInPlace:
 
     def test_a_file_of_its_own_is_not_written_over(self, tmp_path: Path) -> None:
         source = tmp_path / "source"
-        source.touch(mode=0o600)
+        source.touch()
+        source.chmod(0o640)
         made = [new_file(tmp_path / "build-1.log", of=source) for _ in range(3)]
         assert [file.name for file in made] == ["build-1.log", "build-1.2.log", "build-1.3.log"]
-        assert {mode(file) for file in made} == {"0o600"}
+        assert {mode(file) for file in made} == {"0o640"}
 
     @pytest.mark.parametrize("open", [False, True])
     def test_no_database_is_written_over_by_something_else(

@@ -182,9 +182,9 @@ def _remove_old(new: Path, series: str, suffix: str, keep: int) -> tuple[Path, .
     gone = [
         file
         for file in sorted(moments, key=moments.__getitem__)[:-keep]
-        # Of two that are made at the same time only the older one may go, or none would be left;
-        # and `new` stays even if a clock went back.
-        if moments[file] < moments.get(new, "") and not _is_used(file)
+        # It stays even if a clock went back, and does not count: of two that are made at the same
+        # time each would otherwise remove the other.
+        if file != new and not _is_used(file)
     ]
     for file in gone:
         file.unlink(missing_ok=True)
