@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
-from io import BufferedWriter
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,9 +28,9 @@ from .errors import (
     translate,
 )
 from .opening import MEMORY, check_path, unreadable, uri
+from .parts import BESIDE, part_of, put_in_place
 
 __all__ = [
-    "BESIDE",
     "Look",
     "Tell",
     "check_file",
@@ -43,9 +41,6 @@ __all__ = [
     "in_thread",
     "is_part_of",
     "length_of",
-    "part_of",
-    "put_in_place",
-    "replacing",
     "vacuum_into",
 ]
 
@@ -60,9 +55,6 @@ Look = Callable[[], None]
 PAGES = 1_000
 """Copied between two looks at whether to go on."""
 
-BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database; read with another one, it would destroy that."""
-
 STEPS = 100_000
 """Of SQLite's virtual machine, between two such looks."""
 
@@ -74,7 +66,8 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     `tell` gets the pages that are copied and their total, in the thread that copies. Others may
     read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
     that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
-    fails leaves no file behind, nor does one that is cancelled, but in its last moment.
+    fails leaves no file behind, nor does one that is cancelled, but in its last moment. Those alone
+    may read it who may read the source.
     """
     return await _copied(source, Path(target), tell, copy_pages)
 
@@ -89,13 +82,13 @@ async def _copied(
 ) -> int:
     doing = f"copying {source} to {file}"
     with explained(doing):
-        if file.exists():
+        if os.path.lexists(file):
             raise MaintenanceError(f"{file} exists already; a copy is never written over anything")
         for kind in BESIDE:
             if (beside := file.with_name(file.name + kind)).exists():
                 raise MaintenanceError(
                     f"{beside} is there, of another database; SQLite would take it for the copy's"
-                    " and damage that: remove it, or name another file"
+                    " and damage that: move it away, or name another file"
                 )
 
     def work(look: Look) -> int:
@@ -105,7 +98,7 @@ async def _copied(
             check_file(part, source, look)
             size = part.stat().st_size
             look()
-            put_in_place(part, file)
+            put_in_place(part, file, new=True)
             return size
 
     return await in_thread(work)
@@ -195,46 +188,6 @@ def length_of(source: Path) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-# -- files that are there whole or not at all ------------------------------------------------------
-
-
-@contextmanager
-def part_of(file: Path, *, of: Path | None = None, like: str | None = None) -> Iterator[Path]:
-    """The name under which `file` is written before it is `put_in_place`; gone after the block.
-
-    It is open to those to whom the file `of` is, from its first byte on. What killed processes have
-    left of files whose names begin as `like` (that of `file` itself if None) is removed, too.
-    """
-    for left in file.parent.glob("*.part*"):
-        found = re.fullmatch(r"(.+)\.(\d+)\.part(-journal|-wal|-shm)?", left.name)
-        if found and found[1].startswith(like or file.name) and not _is_alive(int(found[2])):
-            left.unlink(missing_ok=True)
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    parts = part, part.with_name(f"{part.name}-journal")
-    for each in parts:
-        each.unlink(missing_ok=True)
-    try:
-        if of is not None and of.exists():
-            part.touch(mode=0o600)
-            with suppress(PermissionError):  # a file system that knows no permissions
-                # It is to be written, which `of` may not be.
-                part.chmod(of.stat().st_mode & 0o777 | 0o200)
-        yield part
-    finally:
-        for each in parts:
-            each.unlink(missing_ok=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # somebody else's
-    return True
-
-
 def is_part_of(database: str | os.PathLike[str], file: Path) -> bool:
     """Whether a file is that of a database, or one of those beside it."""
     own = Path(database).resolve()
@@ -242,37 +195,6 @@ def is_part_of(database: str | os.PathLike[str], file: Path) -> bool:
         part.exists() and file.samefile(part)
         for part in [own, *(own.with_name(f"{own.name}{ending}") for ending in BESIDE)]
     )
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[BufferedWriter]:
-    """Open what takes the place of `file` if the block is left without an error, and otherwise
-    leaves it as it was. What is no regular file (a pipe, a terminal) is written as it is."""
-    if file.exists() and not file.is_file():
-        with file.open("wb") as out:
-            yield out
-        return
-    file = file.resolve()  # a link goes on to be one
-    with part_of(file) as part:
-        with part.open("wb") as out:
-            yield out
-        put_in_place(part, file)
-
-
-def put_in_place(part: Path, file: Path) -> None:
-    """Let `file` be what `part` is, in one moment, and so that a power cut does not undo it."""
-    _sync(part)
-    part.replace(file)
-    if os.name == "posix":
-        _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # -- the thread ------------------------------------------------------------------------------------

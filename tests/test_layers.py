@@ -13,7 +13,17 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
     ("errors", "log"),
-    ("config", "values", "deadline", "events", "tables", "filelocks", "outline", "identity"),
+    (
+        "config",
+        "values",
+        "deadline",
+        "events",
+        "tables",
+        "filelocks",
+        "outline",
+        "identity",
+        "parts",
+    ),
     ("stats", "busy", "holders", "wal", "waits"),
     ("rows",),
     ("query",),

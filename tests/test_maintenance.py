@@ -9,16 +9,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
+import signal
 import sqlite3
-import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -45,6 +49,7 @@ from abt_db.maintenance import (
     vacuum_into,
     vacuum_step_by_step,
 )
+from abt_db.maintenance.processes import processes_with
 from abt_db.tools.cli import main
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
@@ -170,27 +175,137 @@ class TestBackup:
     async def test_the_newest_are_kept_and_nothing_else_is_touched(
         self, app: Path, folder: Path
     ) -> None:
-        others = ["app-20990101T000000.000000Z.db", "app-old.db", "other-20200101T000000Z.db"]
+        # Some named as an earlier release named them, which does not tell of which database.
+        others = ["app-20200101T000000.000000Z.db", "app-old.db", "other-20200101T000000Z.db"]
         for name in others:
             (folder / name).touch()
-        first, second, third = [await backup(app, folder, keep=3) for _ in range(3)]
-        # A clock that was wrong once: its backup counts, and the one just made is never removed.
-        assert {file.name for file in folder.iterdir()} == {*others, second.path.name} | {
-            third.path.name
+        first, second, third = [await backup(app, folder, keep=2) for _ in range(3)]
+        (folder / later(third.path).name).mkdir()
+        (folder / early(first.path).name).symlink_to(second.path)
+        fourth = await backup(app, folder, keep=2, compression="gzip")
+        assert {file.name for file in folder.iterdir()} == {
+            *(*others, later(third.path).name, early(first.path).name),
+            *(third.path.name, fourth.path.name),
         }
         assert (second.removed, third.removed) == ((), (first.path,))
+        assert fourth.removed == (second.path,)
+
+    async def test_one_of_a_wrong_clock_counts_and_the_new_one_stays(
+        self, app: Path, folder: Path
+    ) -> None:
+        first = (await backup(app, folder)).path
+        ahead = first.rename(later(first))
+        second, third = [await backup(app, folder, keep=2) for _ in range(2)]
+        assert third.removed == (second.path,)
+        assert set(folder.iterdir()) == {ahead, third.path}
+        assert (await backup(app, folder, keep=1)).removed == (third.path,)
+
+    async def test_those_of_another_database_stay_whatever_its_name_and_content(
+        self, app: Path, folder: Path, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other" / "app.db"
+        other.parent.mkdir()
+        first = await backup(app, folder)
+        await restore(first.path, other)
+        second = await backup(other, folder, keep=1)
+        third = await backup(other, folder, keep=1, compression="xz")
+        assert (second.removed, third.removed) == ((), (second.path,))
+        # One that was restored is the same, by whichever path it is named.
+        ask(app, "DELETE FROM notes")
+        await restore(first.path, app)
+        link = tmp_path / "app.link"
+        link.symlink_to(app)
+        (tmp_path / "link").symlink_to(tmp_path)
+        fourth = await backup(tmp_path / "link" / "app.db", folder, keep=1)
+        assert fourth.removed == (first.path,)
+        assert set(folder.iterdir()) == {third.path, fourth.path}
+
+    @pytest.mark.parametrize(
+        "differs", ["the machine", "the file system", "the directory", "the path"]
+    )
+    async def test_those_of_the_same_path_elsewhere_stay(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, differs: str
+    ) -> None:
+        """Machines and containers have the same paths, and may share a directory of backups."""
+        first = await backup(app, folder)
+        if differs == "the machine":
+            monkeypatch.setattr("socket.gethostname", lambda: "elsewhere")
+        elif differs == "the file system":
+            there = os.statvfs(app)
+            figures = {name: getattr(there, name) for name in dir(there) if name[:2] == "f_"}
+            other = SimpleNamespace(**figures | {"f_fsid": there.f_fsid + 1})
+            monkeypatch.setattr("os.statvfs", lambda path: other)
+        elif differs == "the path":
+            folder = app.parent.rename(app.parent.with_name("after")) / "backups"
+            app, first = folder.parent / "app.db", replace(first, path=folder / first.path.name)
+        else:
+            old = app.parent.with_name("before")
+            app.parent.rename(old)
+            app.parent.mkdir()
+            for moved in old.iterdir():
+                moved.rename(app.parent / moved.name)
+        assert (await backup(app, folder, keep=1)).removed == ()
+        assert first.path.exists()
+
+    @pytest.mark.parametrize("how", ["it is open", "it has a log"])
+    async def test_one_that_somebody_uses_stays(self, app: Path, folder: Path, how: str) -> None:
+        first = (await backup(app, folder)).path
+        if how == "it is open":
+            with LockingProcess(first, "SELECT 1 FROM notes"):
+                second = await backup(app, folder, keep=1)
+        else:
+            log = first.with_name(f"{first.name}-wal")
+            log.touch()
+            second = await backup(app, folder, keep=1)
+            log.unlink()
+        assert second.removed == ()
+        assert (await backup(app, folder, keep=1)).removed == (first, second.path)
+
+    async def test_of_two_at_the_same_time_one_is_left(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Each could take the other's for the one too many."""
+        both = threading.Barrier(2)
+        module = sys.modules["abt_db.maintenance.backup"]
+        remove = module._remove_old
+
+        def together(*arguments: Any) -> Any:
+            both.wait(SOON)  # both are in place
+            return remove(*arguments)
+
+        monkeypatch.setattr(module, "_remove_old", together)
+        made = await asyncio.gather(*(backup(app, folder, keep=1) for _ in range(2)))
+        assert list(folder.iterdir()) == [max(each.path for each in made)]
+
+    async def test_what_came_to_be_there_meanwhile_is_not_written_over(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("abt_db.copying.STEPS", 1)
+        copy = folder / "copy.db"
+        with pytest.raises(MaintenanceError, match="exists already"):
+            await vacuum_into(str(app), copy, lambda done, total: copy.write_text("mine"))
+        assert (copy.read_text(), names(folder)) == ("mine", ["copy.db"])
+        copy.unlink()
+        copy.symlink_to("nowhere")
+        with pytest.raises(MaintenanceError, match="exists already"):
+            await vacuum_into(str(app), copy, lambda done, total: None)
+        assert copy.is_symlink()
 
     async def test_what_killed_ones_have_left_is_removed(self, app: Path, folder: Path) -> None:
+        done = run_script(
+            """
+            from abt_db.maintenance import backup
+            def tell(done, total):
+                os.kill(os.getpid(), signal.SIGKILL)
+            asyncio.run(backup(path, Path(path).parent / "backups", tell=tell))
+            """,
+            app,
+        )
+        assert done.returncode == -signal.SIGKILL
+        assert len(names(folder)) == 1
         made = await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
         assert made == (folder / "copy.db").stat().st_size
-        (folder / "copy.db").unlink()
-        with subprocess.Popen([sys.executable, "-c", ""]) as gone:
-            gone.wait(SOON)
-        for name in f"copy.db.{gone.pid}.part", f"copy.db.{gone.pid}.part-journal":
-            (folder / name).touch()
-        (folder / "copy.db.1.part").touch()  # of a process that lives
-        await vacuum_into(str(app), folder / "copy.db", lambda done, total: None)
-        assert names(folder) == ["copy.db", "copy.db.1.part"]
+        assert names(folder) == ["copy.db"]
 
     @pytest.mark.parametrize("packed", [None, "gzip"])
     async def test_a_damaged_database_makes_no_backup(
@@ -235,18 +350,19 @@ class TestBackup:
             await backup(app, folder)
 
     async def test_what_only_some_may_read_stays_theirs(self, app: Path, folder: Path) -> None:
-        """Also while it is written."""
-        modes = set()
+        """Also while it is written, in a directory that only its owner may enter."""
+        modes, directories = set(), set()
 
         def look(_done: int, _total: int) -> None:
-            modes.update(oct(file.stat().st_mode & 0o777) for file in folder.iterdir())
+            for file in folder.rglob("*"):
+                (directories if file.is_dir() else modes).add(oct(file.stat().st_mode & 0o777))
 
         app.chmod(0o640)
         await vacuum_into(str(app), folder / "copy.db", look)
         await backup(app, folder, tell=look)
         await backup(app, folder, compression="gzip", tell=look)
         look(0, 0)
-        assert modes == {"0o640"}
+        assert (modes, directories) == ({"0o640"}, {"0o700"})
 
     async def test_a_copy_may_have_a_name_that_looks_like_an_address(
         self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -283,6 +399,16 @@ class TestBackup:
             await vacuum_into(str(app), copy, lambda done, total: None)
         assert list(folder.iterdir()) == [beside]
         assert beside.read_bytes() == log
+
+
+def later(backup: Path) -> Path:
+    """The name of a backup that was made when the clock was ahead."""
+    return backup.with_name(re.sub(r"-\d{8}T", "-20990101T", backup.name))
+
+
+def early(backup: Path) -> Path:
+    """The name of a backup that was made long ago."""
+    return backup.with_name(re.sub(r"-\d{8}T", "-20000101T", backup.name))
 
 
 def damage(path: Path) -> None:
@@ -340,7 +466,7 @@ class TestRestore:
         busy = ["BEGIN"] if mode == "delete" and not sees else []
         if not sees:
             module = sys.modules["abt_db.maintenance.restore"]
-            monkeypatch.setattr(module, "_processes_with", lambda file: set())
+            monkeypatch.setattr(module, "processes_with", lambda *files: set())
         with LockingProcess(app, *busy, "SELECT * FROM notes"):
             with pytest.raises(MaintenanceError, match=r"in use.*stop them first"):
                 await restore(file, app)
@@ -368,7 +494,7 @@ class TestRestore:
         gone, here = Path("/proc/999999999"), Path(f"/proc/{os.getpid()}")
         monkeypatch.setattr(Path, "glob", lambda self, pattern: [gone, here])
         with app.open():
-            assert sys.modules["abt_db.maintenance.restore"]._processes_with(app) == {os.getpid()}
+            assert processes_with(app) == {os.getpid()}
 
     async def test_the_log_of_a_program_that_was_killed_is_not_read_with_the_backup(
         self, app: Path, folder: Path
@@ -402,6 +528,90 @@ class TestRestore:
         assert whole(app)
         assert ask(app, "SELECT count(*) FROM notes") == [(100,)]
         assert names(app.parent) == ["app.db", "backups"]
+
+    async def test_no_file_of_a_like_name_is_touched(self, app: Path, folder: Path) -> None:
+        file = (await backup(app, folder)).path
+        mine = {app.with_name(f"app.db.replaced{kind}") for kind in ("", "-wal", "-shm")}
+        for damaged in False, True:
+            for each in mine:
+                each.write_text("mine")
+            if damaged:
+                app.write_bytes(os.urandom(10_000))
+                app.with_name("app.db-wal").write_bytes(os.urandom(5_000))
+            await restore(file, app)
+            assert {each.read_text() for each in mine} == {"mine"}
+        assert {each.name for each in app.parent.iterdir()} == {
+            *(each.name for each in mine),
+            *("app.db", "backups"),
+        }
+
+    async def test_what_fails_at_the_end_has_changed_nothing(
+        self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The log of a database that is lost, which is moved away for a moment, is back."""
+        file = (await backup(app, folder)).path
+        with LockingProcess(app, "PRAGMA wal_autocheckpoint = 0", "DELETE FROM notes"):
+            pass
+        app.unlink()
+        before = {each: each.read_bytes() for each in app.parent.glob("app.db-*")}
+        assert len(before) == 2
+
+        def fail(_file: int) -> None:
+            assert not any(each.exists() for each in before)
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr("os.fsync", fail)
+        with pytest.raises(MaintenanceError, match="Input/output error"):
+            await restore(file, app)
+        assert {
+            each: each.read_bytes() for each in app.parent.iterdir() if each != folder
+        } == before
+
+    async def test_killed_while_the_old_log_is_away_it_leaves_all_of_the_old_database(
+        self, app: Path, folder: Path
+    ) -> None:
+        file = (await backup(app, folder)).path
+        old = {"app.db": os.urandom(10_000), "app.db-wal": os.urandom(5_000)}
+        for name, content in old.items():
+            app.with_name(name).write_bytes(content)
+        done = run_script(
+            f"""
+            from abt_db.maintenance import restore
+            Path.replace = lambda part, file: os.kill(os.getpid(), signal.SIGKILL)
+            asyncio.run(restore({str(file)!r}, path))
+            """,
+            app,
+        )
+        assert done.returncode == -signal.SIGKILL
+        [kept] = app.parent.glob("*.replaced")
+        assert old.items() <= {each.name: each.read_bytes() for each in kept.iterdir()}.items()
+        # Nothing else that is written there removes it; the next restore needs it no more.
+        await backup(file, app.parent)
+        await restore(file, app.with_name("other.db"))
+        assert (kept / "app.db").exists() and (kept / "app.db-wal").exists()
+        await restore(file, app)
+        assert not kept.exists() and whole(app)
+
+    @pytest.mark.skipif(not Path("/proc").is_dir(), reason="it is seen on Linux alone")
+    async def test_one_that_was_deleted_under_its_users_is_in_use(
+        self, app: Path, folder: Path
+    ) -> None:
+        file = (await backup(app, folder)).path
+        with LockingProcess(app, "DELETE FROM notes WHERE id = 1"):
+            app.unlink()
+            log = app.with_name("app.db-wal").read_bytes()
+            with pytest.raises(MaintenanceError, match=r"in use.*stop them first"):
+                await restore(file, app)
+            assert app.with_name("app.db-wal").read_bytes() == log
+        assert not app.exists()
+
+    async def test_a_database_that_somebody_makes_meanwhile_is_not_written_over(
+        self, app: Path, folder: Path
+    ) -> None:
+        file, new = (await backup(app, folder)).path, folder / "new.db"
+        with pytest.raises(MaintenanceError, match="exists already"):
+            await restore(file, new, tell=lambda done, total: new.write_text("mine"))
+        assert new.read_text() == "mine"
 
     async def test_it_belongs_to_whom_the_old_one_did(self, app: Path, folder: Path) -> None:
         file = (await backup(app, folder)).path
@@ -454,14 +664,14 @@ from abt_db.maintenance import *
 from test_maintenance import ask, names, whole
 
 MODULES = {sys.modules[f"abt_db.{name}"].__file__
-           for name in ("copying", "maintenance.backup", "maintenance.restore")}
+           for name in ("copying", "parts", "maintenance.backup", "maintenance.restore")}
 
 def child(work, line):
     passed = itertools.count()
 
     def trace(frame, event, _argument):
-        if frame.f_code.co_filename not in MODULES or frame.f_code.co_name == "_processes_with":
-            return None  # that one looks at thousands of files, and changes nothing
+        if frame.f_code.co_filename not in MODULES:
+            return None
         if event == "line" and next(passed) == line:
             os.kill(os.getpid(), signal.SIGKILL)
         return trace
@@ -519,6 +729,8 @@ class TestKilled:
                 if random.random() < 0.2:
                     assert not killed(lambda: restore(saved, path))
                     assert names(folder) == ["app.db", "saved.db"]
+                for left in folder.glob("abt_db-*"):  # to clear it costs lines as well
+                    shutil.rmtree(left)
             print(json.dumps([len(seen), sorted(set(seen)), seen == sorted(seen, reverse=True)]))
             """),
             app,

@@ -312,7 +312,7 @@ other.start(); write(sys.stdout, "out"); other.join()
         assert Path(f"{path}.build-1.log").read_bytes() == b"one\n"
 
     async def test_lines_that_can_not_be_saved_either_are_told(self, path: Path) -> None:
-        Path(f"{path}.build-1.log").mkdir()  # as a full disk would, this refuses the file
+        path = path.with_name("x" * 245)  # as a full disk would, the longer name refuses the file
         async with await BuildStore.open(path) as store:
             with pytest.raises(sqlite3.IntegrityError, match="no more lines") as caught:
                 async with store.recorder("app") as build:

@@ -18,7 +18,11 @@ from abt_db.tools.output import print_json
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="where backups are kept")
     parser.add_argument(
-        "--keep", type=positive, metavar="N", help="remove the oldest backups beyond N"
+        "--keep",
+        type=positive,
+        metavar="N",
+        help="remove the oldest backups of this database, so that N are left; those made before it"
+        " was moved, or by an earlier release, are not known for its own and stay",
     )
     parser.add_argument("--compress", choices=["gzip", "xz"], help="with which kind of compression")
     parser.add_argument("--json", action="store_true", help="one JSON object")

@@ -21,7 +21,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         default="-",
         metavar="FILE",
-        help="packed if its name ends in .gz or .xz (default: -, standard output)",
+        help="as private as the database; packed if its name ends in .gz or .xz (default: -,"
+        " standard output)",
     )
 
 

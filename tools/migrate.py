@@ -26,6 +26,7 @@ from abt_db.migrations import (
     load_migrations,
     new_migration,
 )
+from abt_db.parts import replacing
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CONFIG, CliError, is_there, run_tool
 from abt_db.tools.meter import Meter
@@ -315,7 +316,8 @@ async def _dump(arguments: argparse.Namespace) -> int:
             print(f"{arguments.check} {'is' if same else 'is not'} what the migrations make")
             return int(not same)
         if arguments.output is not None:
-            Path(arguments.output).write_text(text, encoding="utf-8")
+            with replacing(Path(arguments.output)) as file:
+                file.write(text.encode())
             return 0
     except (OSError, UnicodeDecodeError) as error:
         file = arguments.check or arguments.output

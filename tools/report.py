@@ -6,7 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from abt_db.copying import is_part_of, replacing
+from abt_db.copying import is_part_of
+from abt_db.parts import replacing
 from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
 
 
@@ -19,7 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         metavar="FILE",
         required=True,
-        help="where the page goes, in place of what is there; - for standard output",
+        help="where the page goes, in place of what is there, as private as that and as the"
+        " database; - for standard output",
     )
     parser.add_argument(
         "--days", type=positive, metavar="N", help="only builds of the last N days (default: all)"
@@ -38,7 +40,7 @@ async def run(arguments: argparse.Namespace) -> int:
         sys.stdout.buffer.write(content)
         return 0
     try:
-        with replacing(output) as file:
+        with replacing(output, of=Path(arguments.db)) as file:
             file.write(content)
     except OSError as error:
         raise CliError(f"{output} can't be written: {error.strerror}") from error

@@ -16,10 +16,11 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from abt_db.copying import is_part_of, replacing
+from abt_db.copying import is_part_of
 from abt_db.database import Database
 from abt_db.deadline import finish
 from abt_db.errors import MappingError, ParameterError
+from abt_db.parts import replacing
 from abt_db.transaction import Snapshot
 from abt_db.values import encode
 
@@ -62,7 +63,7 @@ async def export_file(
         total = await snapshot.fetch_one(queries.COUNT_BUILDS()) or 0
         report = ExportReport(os.fspath(path), total)
         names = await _names(snapshot, projects)
-        with _written(path) as file:
+        with _written(path, Path(db.path)) as file:
             portion = bytearray()
             async for text in _texts(snapshot, names, report):
                 # A lone surrogate, which JSON can hold as an escape, is written as that escape.
@@ -158,15 +159,15 @@ _encode = json.JSONEncoder(
 
 
 @contextmanager
-def _written(path: str | os.PathLike[str]) -> Iterator[_File]:
-    """Open what packs into the file; it is there whole or not at all."""
+def _written(path: str | os.PathLike[str], source: Path) -> Iterator[_File]:
+    """Open what packs into the file, which is there whole or not at all, private as `source`."""
     if path == "-":
         sys.stdout.flush()
         with os.fdopen(sys.stdout.fileno(), "wb", closefd=False) as stdout:
             yield stdout
         return
     target = Path(path)
-    with replacing(target) as file, _packed(file, target.suffix) as packed:
+    with replacing(target, of=source) as file, _packed(file, target.suffix) as packed:
         yield packed
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from abt_db.deadline import finish
 from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
 from abt_db.log import LOG
+from abt_db.parts import new_file
 
 from .builds import BuildEndedError
 from .classify import Classifier
@@ -270,6 +271,7 @@ class Recorder:
             output = f"The output from line {self.lines + 1} on"
             # The build has ended and nobody is served from here: blocking calls are fine.
             try:
+                file = new_file(file, of=Path(self._store.db.path))
                 with file.open("wb") as unstored:
                     unstored.writelines(map(to_bytes, self._unstored))
                     async for lines in portions:

@@ -126,9 +126,10 @@ class BuildStore:
         standard output. `progress` is called with the report every now and then.
 
         The file takes the place of one of that name at the end; when it is cancelled or fails,
-        nothing has changed. Raises `LookupError` for a project that is not there,
-        `ParameterError` when the file is the database itself, `OSError` when it can't be written,
-        and as `Database.snapshot` does.
+        nothing has changed. Those alone may read it who may read the database and could read what
+        was there. Raises `LookupError` for a project that is not there, `ParameterError` when the
+        file is the database itself, `MaintenanceError` when it is another one, `OSError` when it
+        can't be written, and as `Database.snapshot` does.
         """
         return await export_file(self.db, path, projects=projects, progress=progress)
 

@@ -23,10 +23,11 @@ from abt_db.copying import (
     explained,
     in_thread,
     length_of,
-    part_of,
-    put_in_place,
 )
 from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.parts import BESIDE, machine, part_of, put_in_place
+
+from .processes import processes_with
 
 __all__ = ["PACKED", "Backup", "backup", "blocks_of", "opened_packed"]
 
@@ -64,9 +65,14 @@ async def backup(
     Others may read and write meanwhile, in this process and in others (``db.path`` is the file of a
     `Database`); the write-ahead log grows for as long. The copy is checked (``quick_check``),
     packed if there is a `compression`, and unpacked again to compare; then it is there, all of it,
-    or, whatever happens, nothing. Those may read it who may read the database. Behind that, of the
-    backups of this database in `directory`, `keep` are kept: the newest. `tell` gets how much is
-    done and of how much, of which only the ratio means something, in another thread.
+    or, whatever happens, nothing. Those may read it who may read the database. `tell` gets how much
+    is done and of how much, of which only the ratio means something, in another thread.
+
+    Behind that, older backups of this database in `directory` are removed, so that `keep` are left.
+    A database is known by its place, of which the names of its backups tell: the same path on
+    another machine, or in another container or file system, is another one; one that was restored
+    is the same, one that was moved is not. What is not certainly a backup of this database stays,
+    as does one that a process has open, or that has the log of a database beside it.
 
     Raises `MaintenanceError` where there is no room for it, `CorruptError` if the database is
     damaged, another `QueryError` where SQLite fails. Cancelled, it leaves nothing, but in its last
@@ -83,13 +89,12 @@ async def backup(
             raise MaintenanceError(f"{folder} is not a directory; make it, for backups to go there")
     began = monotonic()
     now = datetime.now(UTC)
-    file = folder / f"{source.stem}-{now:%Y%m%dT%H%M%S.%fZ}{source.suffix}"
 
     def work(look: Look) -> Backup:
-        with (
-            explained(doing),
-            part_of(file, of=source, like=f"{source.stem}-") as part,
-        ):
+        with explained(doing):
+            series = f"{source.stem}-{_place(source)}"
+        file = folder / f"{series}-{now:%Y%m%dT%H%M%S.%fZ}{source.suffix}"
+        with explained(doing), part_of(file, of=source) as part:
             room = length_of(source) * (2 if compression else 1)
             check_room(folder, room, f"a backup of {source.name}")
             stages = 3 if compression else 1
@@ -98,20 +103,20 @@ async def backup(
             size = part.stat().st_size
             look()
             if compression is None:
-                put_in_place(part, file)
-                there = file
+                there, written = file, size
+                put_in_place(part, file, new=True)
             else:
-                there = _pack(part, file, compression, tell, look)
-            gone = _remove_old(there, source, keep) if keep else ()
-            return Backup(there, there.stat().st_size, size, monotonic() - began, gone)
+                there, written = _pack(part, file, compression, tell, look)
+            gone = _remove_old(there, series, source.suffix, keep) if keep else ()
+            return Backup(there, written, size, monotonic() - began, gone)
 
     return await in_thread(work)
 
 
 def _pack(
     plain: Path, file: Path, compression: Literal["gzip", "xz"], tell: Tell, look: Look
-) -> Path:
-    """Put `plain` into place as a compressed file, which is read again first."""
+) -> tuple[Path, int]:
+    """Put `plain` into place as a compressed file, which is read again first; return its size."""
     size = plain.stat().st_size
     packed = file.with_name(file.name + (".gz" if compression == "gzip" else ".xz"))
     with part_of(packed, of=plain) as part:
@@ -131,8 +136,9 @@ def _pack(
         if read.digest() != written.digest():
             raise CorruptError(f"{part} was not written as it should be: does the disk fail?")
         look()
-        put_in_place(part, packed)
-    return packed
+        size_packed = part.stat().st_size
+        put_in_place(part, packed, new=True)
+    return packed, size_packed
 
 
 def opened_packed(file: BinaryIO, suffix: str) -> gzip.GzipFile | lzma.LZMAFile:
@@ -152,15 +158,39 @@ def blocks_of(
         tell(done)
 
 
-def _remove_old(new: Path, source: Path, keep: int) -> tuple[Path, ...]:
-    """Remove the oldest backups beside `new`, which itself stays even if a clock went back."""
+def _place(database: Path) -> str:
+    """Return what tells the place of a database from any other, for the names of its backups.
+
+    Not from what is in the database: that is the same in one which was restored elsewhere.
+    """
+    file = database.resolve()
+    system = os.statvfs(file.parent).f_fsid if hasattr(os, "statvfs") else 0
+    place = f"{machine()} {system} {file.parent.stat().st_ino} ".encode() + os.fsencode(file)
+    return hashlib.sha256(place).hexdigest()[:12]
+
+
+def _remove_old(new: Path, series: str, suffix: str, keep: int) -> tuple[Path, ...]:
+    """Remove the oldest backups of a series, so that `keep` are left with `new`."""
     name = re.compile(
-        rf"{re.escape(source.stem)}-\d{{8}}T\d{{6}}\.\d{{6}}Z{re.escape(source.suffix)}(\.gz|\.xz)?"
+        rf"{re.escape(series)}-(\d{{8}}T\d{{6}}\.\d{{6}}Z){re.escape(suffix)}(?:\.gz|\.xz)?"
     )
-    others = sorted(
-        file for file in new.parent.iterdir() if name.fullmatch(file.name) and file != new
-    )
-    gone = others[: max(0, len(others) + 1 - keep)]
+    moments = {
+        file: found[1]
+        for file in new.parent.iterdir()
+        if (found := name.fullmatch(file.name)) and file.is_file() and not file.is_symlink()
+    }
+    gone = [
+        file
+        for file in sorted(moments, key=moments.__getitem__)[:-keep]
+        # It stays even if a clock went back, and does not count: of two that are made at the same
+        # time each would otherwise remove the other.
+        if file != new and not _is_used(file)
+    ]
     for file in gone:
         file.unlink(missing_ok=True)
     return tuple(gone)
+
+
+def _is_used(file: Path) -> bool:
+    beside = [file.with_name(file.name + kind) for kind in BESIDE]
+    return any(each.exists() for each in beside) or bool(processes_with(file))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from abt_db.filelocks import READ_MARKS, WRITE_LOCK, locks_on
 
-__all__ = ["Process", "processes_of"]
+__all__ = ["Process", "processes_of", "processes_with"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,23 @@ def processes_of(path: str | os.PathLike[str]) -> tuple[Process, ...] | None:
         )
         for pid, mine in sorted(held.items())
     )
+
+
+def processes_with(*files: Path) -> set[int]:
+    """The processes that have one of these files open; empty where the system does not tell."""
+    wanted = []
+    for file in files:
+        with suppress(FileNotFoundError):
+            wanted.append(file.stat())
+    found = set()
+    for process in Path("/proc").glob("[0-9]*") if wanted else ():
+        with suppress(OSError):  # it has ended, or is not ours to look at
+            for link in (process / "fd").iterdir():
+                with suppress(OSError):  # it has been closed
+                    status = link.stat()
+                    if any(os.path.samestat(status, each) for each in wanted):
+                        found.add(int(process.name))
+    return found
 
 
 def _command(pid: int) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from time import monotonic
 
 from abt_db.copying import (
-    BESIDE,
     Look,
     Tell,
     check_file,
@@ -22,14 +21,16 @@ from abt_db.copying import (
     copy_pages,
     explained,
     in_thread,
-    part_of,
-    put_in_place,
 )
 from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.parts import BESIDE, WorkingDirectory, part_of, put_in_place
 
 from .backup import PACKED, blocks_of, opened_packed
+from .processes import processes_with
 
 __all__ = ["Restored", "restore"]
+
+_OLD = ".replaced"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ async def restore(
     The new file is open to those to whom the old one was, or else `backup`, and belongs to whom
     that belonged as far as this user may give it away.
 
+    What SQLite keeps beside the old file (``-wal``, ``-journal``) goes with it. If it is cancelled
+    or fails, nothing has changed; a new `database` never takes the place of what came meanwhile.
+
     It is copied or unpacked beside `database` and checked (``quick_check``) first. Then, while
     nobody else can open it, the old file is replaced in one moment: whenever this is stopped,
     either the old or the new database is there, whole. Raises `MaintenanceError`, with nothing
@@ -69,12 +73,13 @@ async def restore(
             raise MaintenanceError(
                 f"{file} is not a database that {source} could be put in place of"
             )
+        new = not file.exists()
     began = monotonic()
 
     def work(look: Look) -> Restored:
         with (
             explained(doing),
-            part_of(file, of=file if file.exists() else source) as part,
+            part_of(file, of=source if new else file) as part,
         ):
             _refuse_if_open(file)  # before much is done in vain
             check_room(file.parent, source.stat().st_size, f"the database out of {source.name}")
@@ -85,8 +90,11 @@ async def restore(
             check_file(part, source, look)
             size = part.stat().st_size
             look()
-            with _for_itself(file):
-                _replace(file, part)
+            with _for_itself(file, new), _set_aside(file):
+                if not new and os.name == "posix":
+                    with suppress(OSError):  # only the administrator may give a file away
+                        os.chown(part, file.stat().st_uid, -1)
+                put_in_place(part, file, new=new)
             return Restored(file, size, monotonic() - began)
 
     return await in_thread(work)
@@ -103,37 +111,47 @@ def _unpack(source: Path, part: Path, tell: Tell, look: Look) -> None:
         raise CorruptError(f"{source} is damaged, it can't be unpacked: {error}") from error
 
 
-def _replace(file: Path, part: Path) -> None:
-    """Let `file` be what `part` is. What it was is kept, with a name of its own, until then."""
-    old = file.with_name(f"{file.name}.replaced")
-    old.unlink(missing_ok=True)
-    if file.exists():
-        old.hardlink_to(file)
-        _hand_over(part, file.stat())
-    # Only a damaged database still has any of these.
-    for kind in BESIDE:
-        with suppress(FileNotFoundError):
-            file.with_name(file.name + kind).replace(old.with_name(old.name + kind))
-    put_in_place(part, file)
-    for kind in ("", *BESIDE):
-        old.with_name(old.name + kind).unlink(missing_ok=True)
+@contextmanager
+def _set_aside(file: Path) -> Iterator[None]:
+    """A block in which SQLite's files beside a database are away; behind it they are gone, or back
+    if it has failed. Only a damaged database still has any, or one that was lost but for them.
 
-
-def _hand_over(part: Path, like: os.stat_result) -> None:
-    """Let a file belong to whom another one does, as far as this user may give it away."""
-    if os.name == "posix":
-        for user, group in ((-1, like.st_gid), (like.st_uid, -1)):
-            with suppress(PermissionError):
-                os.chown(part, user, group)
+    Killed in the block, this leaves all of the old database in a directory beside it, under its own
+    names. That is removed by the next restore which comes to its end.
+    """
+    beside = [file.with_name(file.name + kind) for kind in BESIDE]
+    names = {file.name, *(each.name for each in beside)}
+    there = [each for each in beside if os.path.lexists(each)]
+    if not there:
+        yield
+    else:
+        with WorkingDirectory(file.parent, _OLD, names) as old:
+            moved: list[Path] = []
+            try:
+                if file.exists():
+                    (old.path / file.name).hardlink_to(file)
+                for each in there:
+                    each.rename(old.path / each.name)
+                    moved.append(each)
+                yield
+            except BaseException as error:
+                with explained(f"putting back what is in {old.path}, after: {error}"):
+                    for each in moved:
+                        (old.path / each.name).rename(each)
+                old.remove()
+                raise
+            old.remove()
+    WorkingDirectory.clear(file.parent, _OLD, names)
 
 
 # -- whether somebody has it open ------------------------------------------------------------------
 
 
 @contextmanager
-def _for_itself(file: Path) -> Iterator[None]:
+def _for_itself(file: Path, new: bool) -> Iterator[None]:
     """A block in which nobody else has the database open, nor can begin to use it."""
-    if not file.exists():
+    if new:
+        _refuse_if_open(file)
         yield
         return
     with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as db:
@@ -156,7 +174,8 @@ def _for_itself(file: Path) -> Iterator[None]:
 
 
 def _refuse_if_open(file: Path, besides: sqlite3.Connection | None = None) -> None:
-    found = _processes_with(file)
+    # One that was deleted under its users still has a log in use.
+    found = processes_with(file, *(file.with_name(file.name + kind) for kind in BESIDE))
     if besides is not None:
         found.discard(os.getpid())
     if found:
@@ -168,19 +187,3 @@ def _in_use(file: Path, processes: Iterable[int] = ()) -> MaintenanceError:
     return MaintenanceError(
         f"{file} is in use{who}; a database is not restored under those who use it: stop them first"
     )
-
-
-def _processes_with(file: Path) -> set[int]:
-    """The processes that have a file open; empty where the system does not tell."""
-    try:
-        wanted = file.stat()
-    except FileNotFoundError:
-        return set()
-    found = set()
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is not ours to look at
-            for link in (process / "fd").iterdir():
-                with suppress(OSError):  # it has been closed
-                    if os.path.samestat(link.stat(), wanted):
-                        found.add(int(process.name))
-    return found

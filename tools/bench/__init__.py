@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from abt_db.parts import replacing
 from abt_db.tools.cli import CliError, UsageError, positive
 
 __all__ = ["arguments", "run"]
@@ -50,9 +51,11 @@ async def run(arguments: argparse.Namespace) -> int:
     outcome.print()
     try:
         if arguments.json:
-            arguments.json.write_text(outcome.as_json(), encoding="utf-8")
+            with replacing(arguments.json) as file:
+                file.write(outcome.as_json().encode())
         if arguments.svg:
-            arguments.svg.write_text(chart.draw(results), encoding="utf-8")
+            with replacing(arguments.svg) as file:
+                file.write(chart.draw(results).encode())
     except OSError as error:
         raise CliError(f"the result could not be written: {error}") from None
     return 1 if outcome.failed else 0
