@@ -184,6 +184,10 @@ class Database:
         A statement that writes and returns rows (RETURNING) runs on the writer, in a transaction
         of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
         fit its type. Higher `priority` is served first.
+
+        A read asks a connection that has written nothing, so what only the writer's connection
+        knows raises `DeniedError`: `last_insert_rowid()`, `changes()`, temporary tables. A
+        transaction may ask that.
         """
         return await self._run(Session.fetch_one, statement, timeout, priority)
 

@@ -31,7 +31,7 @@ from .errors import (
     TransactionStateError,
     translate,
 )
-from .permissions import GUARDED, denial
+from .permissions import GUARDED, WriterOnly, denial
 from .query import Query, Statement, Values
 from .stats import Account
 from .tables import Tables
@@ -58,7 +58,6 @@ they may be slow to come, or large, and then it looks at its deadline."""
 # keys when one ends, so a row can make up for another: where the table both refers and is referred
 # to, and where rows are updated or replaced if it does either. A trigger can do anything, and what
 # changes() tells is of the statement before. Any other use of these words costs some time, no more.
-# (Written as no query can be, for it runs with privilege.)
 _TELLS_ROWS_APART = """
     SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)
         OR EXISTS (
@@ -116,6 +115,7 @@ class Session:
         "_text",
         "_thousands",
         "_thread",
+        "_writer_only",
         "_written",
         "deadline",
         "writable",
@@ -145,6 +145,7 @@ class Session:
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
+        self._writer_only = WriterOnly()
         # Set once: to change the authorizer later would expire every prepared statement.
         raw.set_authorizer(self._authorize)
         raw.set_progress_handler(self._progress, PROGRESS_STEPS)
@@ -318,9 +319,21 @@ class Session:
                     name="SQLITE_READONLY",
                 )
             self._written.add(query.text)
+        elif self._writer_only.reasons and not self.writable:
+            self._require_readable(query)
         self._text = query.text
         self._thousands = 0
         return now
+
+    def _require_readable(self, query: Query[Any]) -> None:
+        """Raise `DeniedError` for what only a write may ask, and has asked here before."""
+        reason = self._writer_only.reasons.get(query.text)
+        if reason is not None:
+            error = sqlite3.DatabaseError()
+            raise translate(error, query=query.name, sql=query.sql, reason=reason)
+        if self._writer_only.forget_if_full():
+            # This expires all prepared statements, so that SQLite asks again.
+            self._raw.set_authorizer(self._authorize)
 
     def _fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
@@ -368,17 +381,30 @@ class Session:
         return self.deadline.passed()
 
     def _authorize(
-        self, action: int, first: str | None, second: str | None, *_where: str | None
+        self,
+        action: int,
+        first: str | None,
+        second: str | None,
+        database: str | None,
+        _inside: str | None,
     ) -> int:
         # Called when a statement is prepared, not when it runs from the cache: whatever is
         # prepared with privilege must have a text that no caller's query can have.
         if self._privileged:
             return sqlite3.SQLITE_OK
         self._tables.note(self._text, action, first)
-        if action not in GUARDED:
+        reason = self._writer_only.why(action, first, second, database)
+        if self.writable:
+            self._writer_only.note_temporary(action, first)
+            if reason is not None:
+                self._writer_only.note(self._text, reason)
+                reason = None
+        if reason is None and action in GUARDED:
+            reason = denial(action, first, second)
+        if reason is None:
             return sqlite3.SQLITE_OK
-        self._denied = denial(action, first, second)
-        return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY
+        self._denied = reason
+        return sqlite3.SQLITE_DENY
 
     # -- for the library ------------------------------------------------------------------------
 
@@ -426,7 +452,8 @@ class Session:
         deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
-            return self._raw.execute(sql, values).fetchall()
+            # The space makes it a text that no caller's statement can have, see `_authorize`.
+            return self._raw.execute(f"{sql} ", values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise translate(error, sql=sql, doing=sql) from error
         finally:

@@ -716,7 +716,8 @@ class TestVacuum:
         async with Database(":memory:") as db:
             await db.execute(Query("t", "CREATE TEMP TABLE t AS SELECT 7 AS x")())
             await vacuum(db)
-            assert await db.fetch_one(Query("x", "SELECT x FROM t", int)()) == 7
+            x = Query("x", "SELECT x FROM t", int)
+            assert await db.write(lambda cx: cx.fetch_one(x())) == 7
 
     async def test_another_process_is_waited_for(self, app: Path) -> None:
         async with Database(app) as db:
