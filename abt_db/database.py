@@ -37,7 +37,7 @@ from .grants import LockInfo
 from .leases import Leases, LockLease
 from .opening import MEMORY
 from .pool import Pool
-from .query import Query, Statement, query_of
+from .query import Query, Statement, query_of, require_many, series
 from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
@@ -205,7 +205,8 @@ class Database:
         Calls that wait at the same time share a transaction, unnoticed: when this returns, the
         write is committed; it is there after ``kill -9``, and every read that begins from now on
         sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
-        the database, whatever has become of the others.
+        the database, whatever has become of the others. The rows of RETURNING are dropped;
+        `fetch_one` and `fetch_all` run the same statement and have them.
         """
         query = query_of(statement)
         return await self._opened().write(
@@ -220,7 +221,7 @@ class Database:
         priority: int = 0,
     ) -> list[Result]:
         """Run several statements that write in one transaction: all of them or none."""
-        batch = list(statements)
+        batch = list(series(statements, "execute_batch", "statements"))
         return await self._opened().write(
             query_of(batch[0]).name if batch else "an empty batch",
             Session.execute_batch,
@@ -244,7 +245,11 @@ class Database:
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
         thread, inside the transaction. Where it comes to the same, as for an
         ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
+
+        Raises `TypeError` for rows that are no iterable, an async one among them (`run_batch` takes
+        that), and `QueryError` for a query with RETURNING, whose rows would be dropped.
         """
+        require_many(query, rows)
         return await self._opened().write(
             query, Session.execute_many, (query, rows), timeout, priority
         )

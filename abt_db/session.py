@@ -32,7 +32,7 @@ from .errors import (
     translate,
 )
 from .permissions import GUARDED, WriterOnly, denial
-from .query import Query, Statement, Values
+from .query import Query, Statement, Values, query_of, require_many, series
 from .stats import Account
 from .tables import Tables
 
@@ -162,21 +162,21 @@ class Session:
         return rows[0] if rows else None
 
     def execute(self, statement: Statement[object]) -> Result:
-        """Run a statement that writes."""
-        query = statement.query
+        """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
+        query = query_of(statement)
         if not query.writes:
-            raise _reads(query, "execute")
+            raise _reads(query)
         return self._write(query, statement.values)
 
     def execute_batch(self, statements: Iterable[Statement[object]]) -> list[Result]:
         """Run several statements that write, all or none of them."""
         with self.atomic():
-            return [self.execute(statement) for statement in statements]
+            batch = series(statements, "execute_batch", "statements")
+            return [self.execute(statement) for statement in batch]
 
     def execute_many(self, query: Query[Any], rows: Iterable[object]) -> int:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
-        if not query.writes:
-            raise _reads(query, "execute_many")
+        require_many(query, rows)
         self._check(query)
         with self.atomic():
             if not query.counted:
@@ -211,7 +211,7 @@ class Session:
         """Begin to read rows in lists of `size`."""
         if size < 1:
             raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
-        query = statement.query
+        query = query_of(statement)
         began = self._check(query)
         cursor = self._raw.cursor()
         try:
@@ -247,7 +247,7 @@ class Session:
     # -- inside ----------------------------------------------------------------------------------
 
     def _fetch(self, statement: Statement[T], *, first: bool = False) -> list[T]:
-        query = statement.query
+        query = query_of(statement)
         began = self._check(query)
         cursor = self._cursor
         try:
@@ -526,9 +526,9 @@ class Reading(Generic[T]):
             self._session._ran(self._query, self._seconds, self._count)
 
 
-def _reads(query: Query[Any], verb: str) -> QueryError:
+def _reads(query: Query[Any]) -> QueryError:
     return QueryError(
-        f"query {query.name!r} only reads: {verb} is for writes, use fetch_one or fetch_all",
+        f"query {query.name!r} only reads: execute is for writes, use fetch_one or fetch_all",
         query=query.name,
         sql=query.sql,
     )
