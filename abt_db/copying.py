@@ -29,7 +29,7 @@ from .errors import (
     ReadOnlyError,
     translate,
 )
-from .opening import MEMORY, check_path, unreadable, uri
+from .opening import MEMORY, check_path, require_path, unreadable, uri
 
 __all__ = [
     "BESIDE",
@@ -76,17 +76,22 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
     fails leaves no file behind, nor does one that is cancelled, but in its last moment.
     """
-    return await _copied(source, Path(target), tell, copy_pages)
+    return await _copied(source, target, tell, copy_pages)
 
 
 async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
     """As `copy_database`, by VACUUM INTO: the copy has no free pages and its tables in order."""
-    return await _copied(source, Path(target), tell, _vacuum)
+    return await _copied(source, target, tell, _vacuum)
 
 
 async def _copied(
-    source: str, file: Path, tell: Tell, copy: Callable[[str, Path, Tell, Look], None]
+    source: str,
+    target: str | os.PathLike[str],
+    tell: Tell,
+    copy: Callable[[str, Path, Tell, Look], None],
 ) -> int:
+    require_path(target)
+    file = Path(target)
     doing = f"copying {source} to {file}"
     with explained(doing):
         if file.exists():

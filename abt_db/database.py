@@ -35,7 +35,7 @@ from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .grants import LockInfo
 from .leases import Leases, LockLease
-from .opening import MEMORY
+from .opening import MEMORY, in_memory
 from .pool import Pool
 from .query import Query, Statement, query_of, require_many, series
 from .retry import run_with_retries
@@ -54,9 +54,10 @@ P = ParamSpec("P")
 class Database:
     """One SQLite database: one writer and `Config.readers` readers.
 
-    `path` is the file, or ``":memory:"`` (one connection then serves both). `read_only` opens a
-    database that others write, or an archive (see `Config.immutable`): no write, no PRAGMA that
-    writes, and no new file but those that SQLite needs to read a WAL database.
+    `path` is the file, or ``":memory:"`` (one connection then serves both), for which the URI of a
+    private database in memory may stand; other URIs are refused. `read_only` opens a database that
+    others write, or an archive (see `Config.immutable`): no write, no PRAGMA that writes, and no
+    new file but those that SQLite needs to read a WAL database.
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
@@ -79,7 +80,8 @@ class Database:
         read_only: bool = False,
         connect: Connect | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        path = os.fspath(path)
+        self.path = MEMORY if in_memory(path) else path
         self.config = config or Config()
         if self.config.immutable and not read_only:
             raise ConfigError("Config.immutable is for databases that are opened with read_only")

@@ -26,6 +26,7 @@ from abt_db.copying import (
     put_in_place,
 )
 from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.opening import require_path
 
 from .backup import PACKED, blocks_of, opened_packed
 
@@ -60,6 +61,7 @@ async def restore(
     (Without a write-ahead log, a program that has it open and does nothing with it is seen on Linux
     only.) A database that is damaged itself can be replaced.
     """
+    require_path(database)
     source, file = Path(backup).absolute(), Path(os.path.realpath(database))
     doing = f"restoring {file} from {source}"
     with explained(doing):
