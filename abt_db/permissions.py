@@ -62,7 +62,10 @@ _PRAGMAS = {
     "data_version": "use db.watch(), which notices every commit",
     "defer_foreign_keys": _IN_A_WRITE,
 }
-_TABLES = frozenset({"sqlite_stmt", "sqlite_temp_master", "sqlite_temp_schema"})
+_TABLES = {
+    **dict.fromkeys(("sqlite_stmt", "sqlite_temp_master", "sqlite_temp_schema"), _IN_A_WRITE),
+    **{f"pragma_{name}": instead for name, instead in _PRAGMAS.items()},
+}
 _MAKES_TEMPORARY = frozenset({sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_VIEW})
 _DROPS_TEMPORARY = frozenset({sqlite3.SQLITE_DROP_TEMP_TABLE, sqlite3.SQLITE_DROP_TEMP_VIEW})
 
@@ -84,22 +87,23 @@ class WriterOnly:
         self._temporary: set[str] = set()
 
     def why(
-        self, action: int, first: str | None, second: str | None, database: str | None
+        self, text: str, action: int, first: str | None, second: str | None, database: str | None
     ) -> str | None:
-        """Say why a read may not do this, or None when it may. Takes what the authorizer does."""
+        """Say why a read may not do this, or None when it may: what the authorizer is asked while
+        SQLite prepares or runs `text`."""
+        name = (first or "").lower()
         if action == sqlite3.SQLITE_FUNCTION:
             if second in _FUNCTIONS:
                 return f"{second}() tells of the connection that wrote; {_FUNCTIONS[second]}"
         elif action == sqlite3.SQLITE_PRAGMA:
-            if (pragma := (first or "").lower()) in _PRAGMAS:
-                return f"PRAGMA {pragma} tells of one connection alone; {_PRAGMAS[pragma]}"
-        elif first in _TABLES:
-            return f"{first} is another one on each connection; {_IN_A_WRITE}"
+            # FTS5 asks for the data_version as well, for itself, while a search runs.
+            if name in _PRAGMAS and text[:6].upper() == "PRAGMA":
+                return f"PRAGMA {name} tells of one connection alone; {_PRAGMAS[name]}"
+        elif action == sqlite3.SQLITE_READ and name in _TABLES:
+            return f"{name} is another one on each connection; {_TABLES[name]}"
         # Of a table of which no column is read, as in count(*), the database is not told.
         if database == "temp" or (
-            database is None
-            and action == sqlite3.SQLITE_READ
-            and (first or "").lower() in self._temporary
+            database is None and action == sqlite3.SQLITE_READ and name in self._temporary
         ):
             return f"what is temporary is on the connection that writes alone; {_IN_A_WRITE}"
         return None

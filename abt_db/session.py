@@ -393,7 +393,7 @@ class Session:
         if self._privileged:
             return sqlite3.SQLITE_OK
         self._tables.note(self._text, action, first)
-        reason = self._writer_only.why(action, first, second, database)
+        reason = self._writer_only.why(self._text, action, first, second, database)
         if self.writable:
             self._writer_only.note_temporary(action, first)
             if reason is not None:

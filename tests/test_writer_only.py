@@ -26,11 +26,13 @@ WRITER_ONLY = {
     "PRAGMA data_version": r"db\.watch\(\)",
     "PRAGMA main.Data_Version": r"db\.watch\(\)",
     "SELECT data_version FROM pragma_data_version": r"db\.watch\(\)",
-    "PRAGMA defer_foreign_keys": r"db\.transaction\(\)",
+    "SELECT count(*) FROM pragma_data_version": r"db\.watch\(\)",
+    "SELECT * FROM Pragma_Defer_Foreign_Keys": r"db\.transaction\(\)",
+    "pragma defer_foreign_keys": r"db\.transaction\(\)",
     "SELECT name FROM sqlite_temp_schema": r"db\.transaction\(\)",
     "SELECT count(*) FROM sqlite_temp_master": r"db\.transaction\(\)",
     "SELECT count(*) FROM temp.sqlite_schema": r"db\.transaction\(\)",
-    "SELECT sql FROM sqlite_stmt": r"db\.transaction\(\)",
+    "SELECT sql FROM SQLite_Stmt": r"db\.transaction\(\)",
     "PRAGMA temp.table_info(scratch)": r"db\.transaction\(\)",
 }
 TEMPORARY = [
@@ -154,6 +156,16 @@ class TestReads:
                 here = await db.fetch_one(query())
                 async with db.transaction() as tx:
                     assert await tx.fetch_one(query()) == here
+
+    async def test_may_search_texts_for_which_fts5_asks_for_the_data_version(
+        self, place: str
+    ) -> None:
+        found = Query("f", "SELECT body FROM pages WHERE pages MATCH :word", str)
+        async with opened(place) as db:
+            await db.execute(Query("p", "CREATE VIRTUAL TABLE pages USING fts5(body)")())
+            await db.execute(Query("a", "INSERT INTO pages VALUES ('one two')")())
+            for _ in range(2):
+                assert await db.fetch_all(found(word="two")) == ["one two"]
 
     @pytest.mark.parametrize("mode", ["delete", "truncate", "persist"])
     async def test_know_the_journal_mode_of_the_writer(self, tmp_path: Path, mode: Any) -> None:
