@@ -2,6 +2,7 @@
 
 Where things are, each building on those above it:
 
+    exhausted    what the system has no more of
     errors       what can be raised; the one place where sqlite3's errors are translated
     config       the settings of a database
     values       Python values <-> SQLite values

@@ -295,7 +295,7 @@ class Channel(Session):
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 raise self._stopped(doing) from None
-            raise translate(error, sql=sql, doing=doing, reason=reason) from error
+            raise translate(error, sql=sql, doing=doing, reason=reason, path=self._path) from error
         finally:
             self._privileged = False
 

@@ -29,6 +29,7 @@ from .errors import (
     ReadOnlyError,
     translate,
 )
+from .exhausted import largest_file
 from .opening import MEMORY, check_path, require_path, unreadable, uri
 
 __all__ = [
@@ -185,6 +186,11 @@ def check_file(file: Path, source: str | Path, look: Look) -> None:
 
 def check_room(directory: Path, needed: int, what: str) -> None:
     """Raise `MaintenanceError` if so many bytes do not fit on a directory's disk."""
+    if (limit := largest_file()) is not None and limit < needed:
+        raise MaintenanceError(
+            f"{what} needs {needed / 1e6:,.1f} MB in one file, and none may grow beyond"
+            f" {limit / 1e6:,.1f} MB in this process; raise that limit (`ulimit -f`)"
+        )
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise MaintenanceError(
@@ -299,7 +305,10 @@ async def in_thread(work: Callable[[Look], T]) -> T:
             raise _StopError
 
     with ThreadPoolExecutor(1, thread_name_prefix="abt_db copy") as thread:
-        future = asyncio.get_running_loop().run_in_executor(thread, work, look)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(thread, work, look)
+        except RuntimeError as error:
+            raise MaintenanceError(f"{error}, which the work on a file needs") from error
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -361,7 +361,17 @@ class Session:
             and getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR
             and self._compiles(query)
         )
-        return translate(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
+        return translate(
+            error, query=query.name, sql=query.sql, reason=reason, ran=ran, path=self._path
+        )
+
+    def _path(self) -> str:
+        """Of the database, as SQLite knows it; empty in memory, or if it can't be told any more."""
+        try:
+            [(_, _, path), *_] = self._raw.execute("PRAGMA database_list ").fetchall()
+        except (sqlite3.Error, UnicodeDecodeError):
+            return ""
+        return str(path)
 
     def _compiles(self, query: Query[Any]) -> bool:
         """Whether SQLite finds no fault with a statement before it has seen a value."""
@@ -455,7 +465,7 @@ class Session:
             # The space makes it a text that no caller's statement can have, see `_authorize`.
             return self._raw.execute(f"{sql} ", values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
+            raise translate(error, sql=sql, doing=sql, path=self._path) from error
         finally:
             self._privileged = False
             self.deadline = deadline
@@ -467,7 +477,7 @@ class Session:
         try:
             self._commands.execute(sql)
         except (sqlite3.Error, UnicodeDecodeError) as error:
-            raise translate(error, sql=sql, doing=sql) from error
+            raise translate(error, sql=sql, doing=sql, path=self._path) from error
         finally:
             self._privileged = False
             self.deadline = deadline

@@ -333,7 +333,7 @@ class TestLooking:
         run("record", "--project", "app", "--artifact", steering, "--", "printf", f"{line}\n")
         folder = tmp_path / "steps"
         folder.mkdir()
-        (folder / "0001_a.up.sql").write_text(f"CREATE TABLE t (a); -- {steering}\n")
+        (folder / "0001_a.up.sql").write_text(f"CREATE TABLE t (a DEFAULT '{steering}');\n")
         (folder / "0001_a.down.sql").write_text(f"DROP TABLE t; SELECT '{steering}';\n")
         commands = [
             ["logs", "app"],
@@ -344,24 +344,26 @@ class TestLooking:
             ["builds", "--json"],
             ["stats", "--json"],
             ["export"],
-            ["import", "bad.jsonl"],
+            ["import", f"bad{steering}.jsonl"],
             ["logs", steering],
             ["builds", "--db", f"{steering}.db"],
             ["integrity", "--db", "other.db"],
             ["integrity", "--db", "other.db", "--json"],
             ["doctor", "--db", "other.db"],
             ["doctor", "--db", "other.db", "--prometheus"],
-            *([verb, "--migrations", "steps", "--db", "new.db"] for verb in ("plan", "dump", "up")),
+            ["migrate", "dump", "--migrations", "steps"],
+            ["migrate", "plan", "--migrations", "steps", "--db", "other.db"],
+            ["migrate", "up", "--migrations", "steps", "--db", "other.db"],
         ]
-        (tmp_path / "bad.jsonl").write_text(json.dumps({f"x{steering}": 1}, ensure_ascii=False))
+        (tmp_path / f"bad{steering}.jsonl").write_text(
+            json.dumps({f"x{steering}": 1}, ensure_ascii=False)
+        )
         with closing(sqlite3.connect(tmp_path / "other.db")) as db:
             db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
             db.execute(f'CREATE TABLE "t{steering}" (a REFERENCES parent)')
             db.execute(f'INSERT INTO "t{steering}" VALUES (7)')
             db.commit()
         for command in commands:
-            if command[0] in ("plan", "dump", "up"):
-                command = ["migrate", *command]
             shown = on_terminal(tmp_path, *command, errors=True, NO_COLOR="1")
             text = re.sub(r"\r|\x1b\[K", "", shown)  # of the line that shows how far it is
             assert shown and all(c.isprintable() or c in "\n\t" for c in text), (command, shown)

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
+    ("exhausted",),
     ("errors",),
     ("config", "values", "deadline", "events", "tables", "filelocks", "outline", "identity"),
     ("stats", "busy", "holders", "wal", "waits"),

@@ -72,18 +72,18 @@ def _show(bar: Bar, report: ImportReport) -> None:
 
 def _tell(report: ImportReport) -> None:
     """Say what came of a file; standard output is for data."""
-    for line in report.bad_lines:
-        print(for_terminal(f"abt-db: {line}", sys.stderr), file=sys.stderr)
-    if (more := report.bad - len(report.bad_lines)) > 0:
-        print(f"abt-db: {report.file} has {plural(more, 'more such line')}", file=sys.stderr)
+    told = list(report.bad_lines)
+    if (more := report.bad - len(told)) > 0:
+        told.append(f"{report.file} has {plural(more, 'more such line')}")
     there = f"; {report.present:,} were there already" if report.present else ""
     bad = f"; {plural(report.bad, 'bad line')} left out" if report.bad else ""
-    print(
-        f"abt-db: {report.file}: {plural(report.projects, 'project')},"
+    told.append(
+        f"{report.file}: {plural(report.projects, 'project')},"
         f" {plural(report.builds, 'build')}, {plural(report.log_lines, 'line')} added"
-        f"{there}{bad}",
-        file=sys.stderr,
+        f"{there}{bad}"
     )
+    for line in told:
+        print(for_terminal(f"abt-db: {line}", sys.stderr), file=sys.stderr)
 
 
 if __name__ == "__main__":
