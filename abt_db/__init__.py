@@ -2,6 +2,7 @@
 
 Where things are, each building on those above it:
 
+    exhausted    what the system has no more of
     errors       what can be raised; the one place where sqlite3's errors are translated
     log          the logger, whose handlers can't stop the library
     config       the settings of a database
@@ -19,7 +20,7 @@ Where things are, each building on those above it:
     busy         waiting for another process's lock
     holders      who holds a connection, or a file's lock
     waits        who would wait for ever
-    permissions  what a caller's SQL may not do
+    permissions  what a caller's SQL may not do, and what only a write may ask
     session      the verbs, synchronous, on a connection's own thread
     channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from .channel import Channel
 from .errors import QueryError, ReadOnlyError
 from .pool import Pool
-from .query import Statement
+from .query import Statement, series
 from .session import Session
 from .work import name_of
 
@@ -79,7 +79,11 @@ async def run_operations(
     if on_error not in ("stop", "continue"):
         raise ValueError(f"on_error must be 'stop' or 'continue', not {on_error!r}")
     stops = on_error == "stop"
-    source = aiter(operations) if isinstance(operations, AsyncIterable) else iter(operations)
+    source = (
+        aiter(operations)
+        if isinstance(operations, AsyncIterable)
+        else iter(series(operations, "run_batch", "operations"))
+    )
     report = BatchReport()
     taken: list[Operation] = []
     try:

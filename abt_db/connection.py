@@ -205,7 +205,11 @@ class Connection:
             await self._aio
         except sqlite3.Error as error:
             self._join()
-            raise translate(error, doing=f"opening {path}") from error
+            raise translate(error, doing=f"opening {path}", path=lambda: path) from error
+        except RuntimeError as error:
+            if self.thread is not None:
+                raise
+            raise _no_thread(path, error) from error
         try:
             await self._configure(path, limit)
             if identity is not None:
@@ -240,7 +244,7 @@ class Connection:
         except QueryError as error:
             # SQLite reads the file at the first statement, not when it opens it.
             if isinstance(error.__cause__, sqlite3.Error | UnicodeDecodeError):
-                told = translate(error.__cause__, doing=f"opening {path}")
+                told = translate(error.__cause__, doing=f"opening {path}", path=lambda: path)
                 if self.role == "follower" and isinstance(told, CantOpenError | ReadOnlyError):
                     told = unreadable(path, told)
                 raise told from error.__cause__
@@ -409,8 +413,12 @@ class Connection:
             # The driver makes a future of the loop that runs, which may be closed by the time that
             # its thread tells it of the end. In another thread there is none.
             stopping = threading.Thread(target=self._aio.stop, daemon=True)
-            stopping.start()
-            stopping.join()
+            try:
+                stopping.start()
+            except RuntimeError:  # there are no more threads
+                self._aio.stop()
+            else:
+                stopping.join()
 
 
 def _forget_closed_loop() -> None:
@@ -426,6 +434,16 @@ def _forget_closed_loop() -> None:
             return
     if loop.is_closed():
         asyncio.set_event_loop(None)
+
+
+def _no_thread(path: str, error: RuntimeError) -> CantOpenError:
+    return CantOpenError(
+        f"opening {path}: {error}, and each connection needs one; {threading.active_count()} run in"
+        " this process: have fewer readers, or raise the limit (`ulimit -u`, that of the container,"
+        " or memory)",
+        code=sqlite3.SQLITE_CANTOPEN,
+        name="SQLITE_CANTOPEN",
+    )
 
 
 def _daemonic(
@@ -454,6 +472,9 @@ def _daemonic(
             made.set_exception(error)
 
     maker = threading.Thread(target=make, daemon=True)
-    maker.start()
+    try:
+        maker.start()
+    except RuntimeError as error:
+        raise _no_thread(path, error) from error
     maker.join()
     return made.result()

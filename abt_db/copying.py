@@ -27,7 +27,8 @@ from .errors import (
     ReadOnlyError,
     translate,
 )
-from .opening import MEMORY, check_path, unreadable, uri
+from .exhausted import largest_file
+from .opening import MEMORY, check_path, require_path, unreadable, uri
 from .parts import BESIDE, part_of, put_in_place
 
 __all__ = [
@@ -69,17 +70,22 @@ async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell)
     fails leaves no file behind, nor does one that is cancelled, but in its last moment. Those alone
     may read it who may read the source.
     """
-    return await _copied(source, Path(target), tell, copy_pages)
+    return await _copied(source, target, tell, copy_pages)
 
 
 async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
     """As `copy_database`, by VACUUM INTO: the copy has no free pages and its tables in order."""
-    return await _copied(source, Path(target), tell, _vacuum)
+    return await _copied(source, target, tell, _vacuum)
 
 
 async def _copied(
-    source: str, file: Path, tell: Tell, copy: Callable[[str, Path, Tell, Look], None]
+    source: str,
+    target: str | os.PathLike[str],
+    tell: Tell,
+    copy: Callable[[str, Path, Tell, Look], None],
 ) -> int:
+    require_path(target)
+    file = Path(target)
     doing = f"copying {source} to {file}"
     with explained(doing):
         if os.path.lexists(file):
@@ -173,6 +179,11 @@ def check_file(file: Path, source: str | Path, look: Look) -> None:
 
 def check_room(directory: Path, needed: int, what: str) -> None:
     """Raise `MaintenanceError` if so many bytes do not fit on a directory's disk."""
+    if (limit := largest_file()) is not None and limit < needed:
+        raise MaintenanceError(
+            f"{what} needs {needed / 1e6:,.1f} MB in one file, and none may grow beyond"
+            f" {limit / 1e6:,.1f} MB in this process; raise that limit (`ulimit -f`)"
+        )
     free = shutil.disk_usage(directory).free
     if free < needed:
         raise MaintenanceError(
@@ -216,7 +227,10 @@ async def in_thread(work: Callable[[Look], T]) -> T:
             raise _StopError
 
     with ThreadPoolExecutor(1, thread_name_prefix="abt_db copy") as thread:
-        future = asyncio.get_running_loop().run_in_executor(thread, work, look)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(thread, work, look)
+        except RuntimeError as error:
+            raise MaintenanceError(f"{error}, which the work on a file needs") from error
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:

@@ -35,9 +35,9 @@ from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Event, Listener, Listeners
 from .grants import LockInfo
 from .leases import Leases, LockLease
-from .opening import MEMORY
+from .opening import MEMORY, in_memory
 from .pool import Pool
-from .query import Query, Statement, query_of
+from .query import Query, Statement, query_of, require_many, series
 from .retry import run_with_retries
 from .session import Result, Session
 from .transaction import Snapshot, Stream, Transaction
@@ -54,9 +54,10 @@ P = ParamSpec("P")
 class Database:
     """One SQLite database: one writer and `Config.readers` readers.
 
-    `path` is the file, or ``":memory:"`` (one connection then serves both). `read_only` opens a
-    database that others write, or an archive (see `Config.immutable`): no write, no PRAGMA that
-    writes, and no new file but those that SQLite needs to read a WAL database.
+    `path` is the file, or ``":memory:"`` (one connection then serves both), for which the URI of a
+    private database in memory may stand; other URIs are refused. `read_only` opens a database that
+    others write, or an archive (see `Config.immutable`): no write, no PRAGMA that writes, and no
+    new file but those that SQLite needs to read a WAL database.
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
@@ -79,7 +80,8 @@ class Database:
         read_only: bool = False,
         connect: Connect | None = None,
     ) -> None:
-        self.path = os.fspath(path)
+        path = os.fspath(path)
+        self.path = MEMORY if in_memory(path) else path
         self.config = config or Config()
         if self.config.immutable and not read_only:
             raise ConfigError("Config.immutable is for databases that are opened with read_only")
@@ -184,6 +186,10 @@ class Database:
         A statement that writes and returns rows (RETURNING) runs on the writer, in a transaction
         of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
         fit its type. Higher `priority` is served first.
+
+        A read asks a connection that has written nothing, so what only the writer's connection
+        knows raises `DeniedError`: `last_insert_rowid()`, `changes()`, temporary tables. A
+        transaction may ask that.
         """
         return await self._run(Session.fetch_one, statement, timeout, priority)
 
@@ -201,7 +207,8 @@ class Database:
         Calls that wait at the same time share a transaction, unnoticed: when this returns, the
         write is committed; it is there after ``kill -9``, and every read that begins from now on
         sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
-        the database, whatever has become of the others.
+        the database, whatever has become of the others. The rows of RETURNING are dropped;
+        `fetch_one` and `fetch_all` run the same statement and have them.
         """
         query = query_of(statement)
         return await self._opened().write(
@@ -216,7 +223,7 @@ class Database:
         priority: int = 0,
     ) -> list[Result]:
         """Run several statements that write in one transaction: all of them or none."""
-        batch = list(statements)
+        batch = list(series(statements, "execute_batch", "statements"))
         return await self._opened().write(
             query_of(batch[0]).name if batch else "an empty batch",
             Session.execute_batch,
@@ -240,7 +247,11 @@ class Database:
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
         thread, inside the transaction. Where it comes to the same, as for an
         ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
+
+        Raises `TypeError` for rows that are no iterable, an async one among them (`run_batch` takes
+        that), and `QueryError` for a query with RETURNING, whose rows would be dropped.
         """
+        require_many(query, rows)
         return await self._opened().write(
             query, Session.execute_many, (query, rows), timeout, priority
         )

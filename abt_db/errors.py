@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections.abc import Callable
+
+from .exhausted import no_descriptors, no_growth
 
 __all__ = [
     "AbtDbError",
@@ -258,12 +261,14 @@ def translate(
     doing: str | None = None,
     reason: str | None = None,
     ran: bool = False,
+    path: Callable[[], str] | None = None,
 ) -> AbtDbError:
     """Return the library's error for one of `sqlite3`'s.
 
     `query` and `sql` name the statement; `doing` says what was being done where there is no query
     ("opening /srv/app.db"); `reason` is why the authorizer denied it, if it did;
-    `ran` says that it failed as it ran: SQLite's words may then hold a value, and are cut.
+    `ran` says that it failed as it ran: SQLite's words may then hold a value, and are cut; `path`
+    returns that of the database, whose files may be at a limit of the process.
     """
     what = f"query {query!r}" if query is not None else (doing or "SQLite")
     if isinstance(error, UnicodeDecodeError):
@@ -287,6 +292,11 @@ def translate(
         reason = str(error)
         if ran and (quoting := _QUOTING.search(reason)):
             reason = f"{reason[: quoting.start()].strip()} (the rest may be a value)"
+    limit = no_growth(name, path) if kind is DiskIOError and path is not None else None
+    if limit is not None:
+        kind = FullError
+    if (limit := limit or no_descriptors(name)) is not None:
+        reason += f": {limit}"
     if "unsafe use of" in reason:
         # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
         # JSON functions as well.

@@ -6,6 +6,7 @@ Everything here is about one file and one `Config`; who opens it is in `connecti
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sqlite3
 import urllib.parse
@@ -21,8 +22,10 @@ __all__ = [
     "MEMORY",
     "Role",
     "check_path",
+    "in_memory",
     "pragmas",
     "require_let_go",
+    "require_path",
     "set_journal",
     "unreadable",
     "uri",
@@ -35,6 +38,67 @@ Role = Literal["writer", "reader", "follower"]
 others write, or nobody does."""
 
 SMALLEST_PAGE = 512  # bytes
+
+
+_LIKE_MEMORY = re.compile(r"""[\s:'"]*memory[\s:'"]*""", re.IGNORECASE)
+_MODES = {"ro": "read_only=True", "rw": "Config(create=False)"}
+
+
+def in_memory(path: str) -> bool:
+    """Whether a path means a database in memory, of one connection: `MEMORY`, or that as a URI."""
+    if path == MEMORY:
+        return True
+    if not path.startswith("file:"):
+        return False
+    name, options = _read_uri(path)
+    mode = options.pop("mode", "memory" if name == MEMORY else None)
+    return mode == "memory" and options.pop("cache", "private") == "private" and not options
+
+
+def require_path(path: str | os.PathLike[str]) -> None:
+    """Raise `CantOpenError` for what is not meant as the path of a file, with what to write.
+
+    A name that begins with "file:" is a URI to SQLite (https://www.sqlite.org/uri.html), and an
+    empty one a temporary database. The library gives SQLite paths only, so without this the name
+    would silently become a file that is called so.
+    """
+    path = os.fspath(path)
+    instead = None
+    if path == MEMORY:
+        instead = "it is a database in memory, and no file"
+    elif not path:
+        instead = f"it is not a path; a database that nobody else sees is {MEMORY!r}"
+    elif ":" in path and _LIKE_MEMORY.fullmatch(path):
+        instead = f"a database in memory is written {MEMORY!r}"
+    elif path[:5].lower() == "file:":
+        name, options = _read_uri(path)
+        if name == MEMORY or options.get("mode") == "memory":
+            instead = (
+                "a database in memory is that of one Database, which all tasks can use: write"
+                f" {MEMORY!r}"
+            )
+        else:
+            instead = f"it is a URI: write the path, {name!r}"
+            if "immutable" in options:
+                instead += ", with read_only=True and Config(immutable=True)"
+            elif options.get("mode") in _MODES:
+                instead += f", with {_MODES[options['mode']]}"
+    if instead is not None:
+        raise CantOpenError(
+            f"opening {path!r}: {instead}"
+            + ("; a file of that name is opened by its absolute path" if path else ""),
+            code=sqlite3.SQLITE_CANTOPEN,
+            name="SQLITE_CANTOPEN",
+        )
+
+
+def _read_uri(path: str) -> tuple[str, dict[str, str]]:
+    """Return the name of the file and the options, as SQLite reads a URI."""
+    name, _, query = path[len("file:") :].partition("#")[0].partition("?")
+    if name.startswith("//"):
+        authority, slash, rest = name[2:].partition("/")
+        name = slash + rest if authority in ("", "localhost") else name
+    return urllib.parse.unquote(name), dict(urllib.parse.parse_qsl(query, True))
 
 
 def uri(path: str, config: Config, role: Role) -> str:
@@ -153,6 +217,9 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
+    if role == "reader" and config.journal_mode != "wal":
+        # Without a log each connection has its own, and says that one when it is asked.
+        settings["journal_mode"] = config.journal_mode
     if role == "follower" and _is_followed(path):
         # Litestream writes pages without telling SQLite, which would go on showing those that it
         # has cached. What is mapped into memory, it sees.

@@ -26,7 +26,7 @@ from .holders import Holding, enlist, strike_off, who_holds
 from .identity import Identity
 from .lane import Lane
 from .log import LOG
-from .opening import MEMORY, Role
+from .opening import MEMORY, Role, require_path
 from .query import Query
 from .stats import Account, Costs, QueryStats
 from .waits import Waits
@@ -59,8 +59,10 @@ class Pool:
         connect: Connect | None,
         listeners: Listeners,
     ) -> None:
-        # Made absolute: a connection that is replaced later has to open the same file.
-        path = str(Path(path).absolute()) if path not in ("", MEMORY) else path
+        if path != MEMORY:
+            require_path(path)
+            # Made absolute: a connection that is replaced later has to open the same file.
+            path = str(Path(path).absolute())
         self.path = path
         self.config = config
         if path == MEMORY and read_only:

@@ -7,17 +7,18 @@ SQLite as SQL.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
+from inspect import isawaitable
 from operator import attrgetter, itemgetter
 from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 
-from .errors import MappingError, ParameterError
+from .errors import MappingError, ParameterError, QueryError
 from .outline import outline
 from .rows import MapRows, field_encoders, mapper
 from .values import SQLiteValue, encode, encode_all
 
-__all__ = ["Query", "Statement", "Values", "query_of"]
+__all__ = ["Query", "Statement", "Values", "query_of", "require_many", "series"]
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -54,6 +55,48 @@ def query_of(statement: Statement[T]) -> Query[T]:
         ) from None
 
 
+def series(given: Iterable[T], verb: str, of: str) -> Iterable[T]:
+    """Return the iterable that `verb` was given, `of` rows or statements.
+
+    Raises `TypeError`, with what to give instead, for what is none, or only by accident: a single
+    row is a mapping of its columns, and an empty one would be no rows.
+    """
+    value: object = given
+    kind = "None" if value is None else f"a {type(value).__name__}"
+    if isinstance(value, AsyncIterable):
+        told = "an async one: make a list of it, or statements for db.run_batch(), which takes one"
+    elif isawaitable(value):
+        told = f"{kind}: await it, and give what it returns"
+    elif isinstance(value, Mapping | str | bytes | bytearray | memoryview):
+        told = f"{kind}: put it into a list"
+    elif isinstance(value, Iterable) or hasattr(value, "__getitem__"):
+        return given
+    elif callable(value) and not isinstance(value, Query):
+        told = "a function: call it, and give what it returns"
+    else:
+        told = f"{kind}: put it into a list"
+    raise TypeError(f"{verb} takes an iterable of {of}, not {told}")
+
+
+def require_many(query: Query[Any], rows: Iterable[object]) -> None:
+    """Raise for what `execute_many` can't take, before anything is begun: `TypeError` for what is
+    no query or no rows, `QueryError` for a query that does not only write."""
+    if not isinstance(query, Query):
+        given = "a statement" if isinstance(query, Statement) else f"a {type(query).__name__}"
+        raise TypeError(f"execute_many takes a Query, which is not called, and rows; not {given}")
+    problem = None
+    if not query.writes:
+        problem = "only reads: execute_many is for writes, use fetch_one or fetch_all"
+    elif query.returns:
+        problem = (
+            "returns rows, which execute_many would drop: leave out RETURNING, or use fetch_one or"
+            " fetch_all for each row, in db.transaction() or in a function of db.write()"
+        )
+    if problem is not None:
+        raise QueryError(f"query {query.name!r} {problem}", query=query.name, sql=query.sql)
+    series(rows, "execute_many", "rows")
+
+
 class Query(Generic[T_co]):
     """One SQL statement with a name, named parameters and the type of its rows.
 
@@ -84,6 +127,7 @@ class Query(Generic[T_co]):
         "mapper",
         "name",
         "parameters",
+        "returns",
         "row",
         "sql",
         "table",
@@ -111,6 +155,8 @@ class Query(Generic[T_co]):
         """Whether it may change the schema or a setting of the file, not only rows."""
         self.inserts = found.verb in ("INSERT", "REPLACE")
         """Whether it may add a row."""
+        self.returns = found.returns
+        """Whether it writes and returns rows: it has RETURNING."""
         self.counted = found.text[:4].upper() != "WITH" and not found.returns
         """Whether sqlite3 counts the rows that it changes by itself."""
         self.text = found.text

@@ -28,8 +28,8 @@ from .errors import (
     TransactionStateError,
     translate,
 )
-from .permissions import GUARDED, denial
-from .query import Query, Statement, Values
+from .permissions import GUARDED, WriterOnly, denial
+from .query import Query, Statement, Values, query_of, require_many, series
 from .stats import Account
 from .tables import Tables
 
@@ -64,7 +64,6 @@ they may be slow to come, or large, and then it looks at its deadline."""
 # keys when one ends, so a row can make up for another: where the table both refers and is referred
 # to, and where rows are updated or replaced if it does either. A trigger can do anything, and what
 # changes() tells is of the statement before. Any other use of these words costs some time, no more.
-# (Written as no query can be, for it runs with privilege.)
 _TELLS_ROWS_APART = """
     SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)
         OR EXISTS (
@@ -122,6 +121,7 @@ class Session:
         "_text",
         "_thousands",
         "_thread",
+        "_writer_only",
         "_written",
         "deadline",
         "writable",
@@ -151,6 +151,7 @@ class Session:
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
+        self._writer_only = WriterOnly()
         # Set once: to change the authorizer later would expire every prepared statement.
         raw.set_authorizer(self._authorize)
         raw.set_progress_handler(self._progress, PROGRESS_STEPS)
@@ -167,21 +168,21 @@ class Session:
         return rows[0] if rows else None
 
     def execute(self, statement: Statement[object]) -> Result:
-        """Run a statement that writes."""
-        query = statement.query
+        """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
+        query = query_of(statement)
         if not query.writes:
-            raise _reads(query, "execute")
+            raise _reads(query)
         return self._write(query, statement.values)
 
     def execute_batch(self, statements: Iterable[Statement[object]]) -> list[Result]:
         """Run several statements that write, all or none of them."""
         with self.atomic():
-            return [self.execute(statement) for statement in statements]
+            batch = series(statements, "execute_batch", "statements")
+            return [self.execute(statement) for statement in batch]
 
     def execute_many(self, query: Query[Any], rows: Iterable[object]) -> int:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
-        if not query.writes:
-            raise _reads(query, "execute_many")
+        require_many(query, rows)
         self._check(query)
         with self.atomic():
             if not query.counted:
@@ -216,7 +217,7 @@ class Session:
         """Begin to read rows in lists of `size`."""
         if size < 1:
             raise ValueError(f"the size of a stream's lists must be 1 or more, not {size}")
-        query = statement.query
+        query = query_of(statement)
         began = self._check(query)
         cursor = self._raw.cursor()
         try:
@@ -252,7 +253,7 @@ class Session:
     # -- inside ----------------------------------------------------------------------------------
 
     def _fetch(self, statement: Statement[T], *, first: bool = False) -> list[T]:
-        query = statement.query
+        query = query_of(statement)
         began = self._check(query)
         cursor = self._cursor
         try:
@@ -324,9 +325,21 @@ class Session:
                     name="SQLITE_READONLY",
                 )
             self._written.add(query.text)
+        elif self._writer_only.reasons and not self.writable:
+            self._require_readable(query)
         self._text = query.text
         self._thousands = 0
         return now
+
+    def _require_readable(self, query: Query[Any]) -> None:
+        """Raise `DeniedError` for what only a write may ask, and has asked here before."""
+        reason = self._writer_only.reasons.get(query.text)
+        if reason is not None:
+            error = sqlite3.DatabaseError()
+            raise translate(error, query=query.name, sql=query.sql, reason=reason)
+        if self._writer_only.forget_if_full():
+            # This expires all prepared statements, so that SQLite asks again.
+            self._raw.set_authorizer(self._authorize)
 
     def _fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
@@ -360,7 +373,15 @@ class Session:
         code = getattr(error, "sqlite_errorcode", None)  # a text that can't be decoded has none
         if isinstance(error, UnicodeDecodeError) or (code or 0) & 0xFF in _AT_FAULT:
             self._suspect = True
-        return translate(error, **details)
+        return translate(error, path=self._path, **details)
+
+    def _path(self) -> str:
+        """Of the database, as SQLite knows it; empty in memory, or if it can't be told any more."""
+        try:
+            [(_, _, path), *_] = self._raw.execute("PRAGMA database_list ").fetchall()
+        except (sqlite3.Error, UnicodeDecodeError):
+            return ""
+        return str(path)
 
     def _compiles(self, query: Query[Any]) -> bool:
         """Whether SQLite finds no fault with a statement before it has seen a value."""
@@ -380,17 +401,30 @@ class Session:
         return self.deadline.passed()
 
     def _authorize(
-        self, action: int, first: str | None, second: str | None, *_where: str | None
+        self,
+        action: int,
+        first: str | None,
+        second: str | None,
+        database: str | None,
+        _inside: str | None,
     ) -> int:
         # Called when a statement is prepared, not when it runs from the cache: whatever is
         # prepared with privilege must have a text that no caller's query can have.
         if self._privileged:
             return sqlite3.SQLITE_OK
         self._tables.note(self._text, action, first)
-        if action not in GUARDED:
+        reason = self._writer_only.why(self._text, action, first, second, database)
+        if self.writable:
+            self._writer_only.note_temporary(action, first)
+            if reason is not None:
+                self._writer_only.note(self._text, reason)
+                reason = None
+        if reason is None and action in GUARDED:
+            reason = denial(action, first, second)
+        if reason is None:
             return sqlite3.SQLITE_OK
-        self._denied = denial(action, first, second)
-        return sqlite3.SQLITE_OK if self._denied is None else sqlite3.SQLITE_DENY
+        self._denied = reason
+        return sqlite3.SQLITE_DENY
 
     # -- for the library ------------------------------------------------------------------------
 
@@ -438,7 +472,8 @@ class Session:
         deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
-            return self._raw.execute(sql, values).fetchall()
+            # The space makes it a text that no caller's statement can have, see `_authorize`.
+            return self._raw.execute(f"{sql} ", values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._translated(error, sql=sql, doing=sql) from error
         finally:
@@ -511,9 +546,9 @@ class Reading(Generic[T]):
             self._session._ran(self._query, self._seconds, self._count)
 
 
-def _reads(query: Query[Any], verb: str) -> QueryError:
+def _reads(query: Query[Any]) -> QueryError:
     return QueryError(
-        f"query {query.name!r} only reads: {verb} is for writes, use fetch_one or fetch_all",
+        f"query {query.name!r} only reads: execute is for writes, use fetch_one or fetch_all",
         query=query.name,
         sql=query.sql,
     )

@@ -20,7 +20,7 @@ from .deadline import Deadline
 from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
 from .events import Transacted
 from .pool import Pool
-from .query import Query, Statement, query_of
+from .query import Query, Statement, query_of, require_many, series
 from .session import Reading, Result, Session
 from .work import Lease, name_of
 
@@ -165,7 +165,7 @@ class _Writing(_Handle):
     """What a handle can do that may write as well."""
 
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
-        """Run a statement that writes."""
+        """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
         return await self._run(
             query_of(statement).name, lambda channel: channel.execute(statement), timeout
         )
@@ -174,9 +174,9 @@ class _Writing(_Handle):
         self, statements: Iterable[Statement[Any]], *, timeout: float | None = None
     ) -> list[Result]:
         """Run several statements that write, all or none of them."""
-        batch = list(statements)
+        batch = list(series(statements, "execute_batch", "statements"))
         return await self._run(
-            batch[0].query.name if batch else "an empty batch",
+            query_of(batch[0]).name if batch else "an empty batch",
             lambda channel: channel.execute_batch(batch),
             timeout,
         )
@@ -185,6 +185,7 @@ class _Writing(_Handle):
         self, query: Query[Any], rows: Iterable[object], *, timeout: float | None = None
     ) -> int:
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
+        require_many(query, rows)
         return await self._run(
             query.name, lambda channel: channel.execute_many(query, rows), timeout
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -319,4 +319,11 @@ def name_of(function: Callable[..., object]) -> str:
             f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
             " event loop: give a plain function, or use db.transaction()"
         )
+    if isgeneratorfunction(function) or isasyncgenfunction(function):
+        raise TypeError(
+            f"{function.__qualname__} is a generator function, of which a call runs nothing yet:"
+            " give a function that returns"
+        )
+    if not callable(function):
+        raise TypeError(f"a {type(function).__name__} is no function that takes a connection")
     return getattr(function, "__qualname__", None) or type(function).__qualname__

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -322,6 +323,60 @@ class TestLooking:
         raw = "\x1b[1;32mok\x1b[0m\x1b]0;a title\x07\x1b[2J\x1b[H of\t1\b2\x1bP\n"
         assert run("logs", "app").stdout == raw
 
+    def test_no_command_lets_what_is_recorded_steer_the_terminal(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        """Neither the controls above ASCII, of which U+009B begins what ESC [ does, nor what turns
+        the direction of writing; JSON means the same as before."""
+        steering = "\x9b31m\x85\u202egpj\u2066\u200f\u2028\u200b\x7f\U000e0001"
+        line = f"error: über 漢 {steering} file.c:1"
+        run("record", "--project", "app", "--artifact", steering, "--", "printf", f"{line}\n")
+        folder = tmp_path / "steps"
+        folder.mkdir()
+        (folder / "0001_a.up.sql").write_text(f"CREATE TABLE t (a DEFAULT '{steering}');\n")
+        (folder / "0001_a.down.sql").write_text(f"DROP TABLE t; SELECT '{steering}';\n")
+        commands = [
+            ["logs", "app"],
+            ["logs", "app", "--json"],
+            ["logs", "--search", "error"],
+            ["logs", "--search", "error", "--json"],
+            ["builds"],
+            ["builds", "--json"],
+            ["stats", "--json"],
+            ["export"],
+            ["import", f"bad{steering}.jsonl"],
+            ["logs", steering],
+            ["builds", "--db", f"{steering}.db"],
+            ["integrity", "--db", "other.db"],
+            ["integrity", "--db", "other.db", "--json"],
+            ["doctor", "--db", "other.db"],
+            ["doctor", "--db", "other.db", "--prometheus"],
+            ["migrate", "dump", "--migrations", "steps"],
+            ["migrate", "plan", "--migrations", "steps", "--db", "other.db"],
+            ["migrate", "up", "--migrations", "steps", "--db", "other.db"],
+        ]
+        (tmp_path / f"bad{steering}.jsonl").write_text(
+            json.dumps({f"x{steering}": 1}, ensure_ascii=False)
+        )
+        with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+            db.execute("CREATE TABLE parent (id INTEGER PRIMARY KEY)")
+            db.execute(f'CREATE TABLE "t{steering}" (a REFERENCES parent)')
+            db.execute(f'INSERT INTO "t{steering}" VALUES (7)')
+            db.commit()
+        for command in commands:
+            shown = on_terminal(tmp_path, *command, errors=True, NO_COLOR="1")
+            text = re.sub(r"\r|\x1b\[K", "", shown)  # of the line that shows how far it is
+            assert shown and all(c.isprintable() or c in "\n\t" for c in text), (command, shown)
+            if "--json" in command and command[0] == "logs":
+                assert json.loads(shown)["message"] == line
+                assert "über 漢" in shown  # what can be shown is
+                assert run(*command).stdout.replace("\n", "\r\n") == shown
+        exported = on_terminal(tmp_path, "export").splitlines()
+        assert [*map(json.loads, exported)] == [
+            *map(json.loads, run("export").stdout.split("\n")[:-1])
+        ]
+        assert steering.replace("\x7f", "") in run("export").stdout.replace("\x7f", "")
+
     def test_a_table_fits_the_terminal(self, run: Run, tmp_path: Path) -> None:
         run("record", "--project", "a-project-with-a-very-long-name-indeed", "--", "true")
         for command in ("builds", "projects", "stats"):
@@ -446,12 +501,16 @@ class TestBadInput:
         assert (tmp_path / "random.db").read_bytes() == noise
 
 
-def on_terminal(directory: Path, *arguments: str, **settings: str) -> str:
-    """What `abt-db` prints when its output is a terminal."""
+def on_terminal(directory: Path, *arguments: str, errors: bool = False, **settings: str) -> str:
+    """What `abt-db` prints when its output is a terminal, and with `errors` standard error, too."""
     controller, terminal = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
     process = subprocess.Popen(
-        ["abt-db", *arguments], cwd=directory, stdout=terminal, env={**environment, **settings}
+        ["abt-db", *arguments],
+        cwd=directory,
+        stdout=terminal,
+        stderr=terminal if errors else None,
+        env={**environment, **settings},
     )
     os.close(terminal)
     shown = b""

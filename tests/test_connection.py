@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from engine import (
 )
 
 from abt_db import AbtDbError, BusyError, CantOpenError, Config, CorruptError, Database, Query
+from abt_db.maintenance import restore, vacuum_into
 
 BUSY = 0.3
 MODE = Query("mode", "PRAGMA journal_mode", str)
@@ -86,7 +88,8 @@ class TestNames:
             assert await db.fetch_all(NAMES()) == ["a"]
 
     @pytest.mark.parametrize(
-        "name", ["app.db", "file:app", "./:memory:", "./app.db", "../in/app.db"]
+        "name",
+        ["app.db", "./file:app", "./:memory:", "./app.db", "../in/app.db", "memory", "profile:x"],
     )
     async def test_a_relative_one(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -155,6 +158,104 @@ class TestNames:
             assert await db.fetch_all(NAMES()) == ["ours", "too"]
         assert names_in(elsewhere / "app.db") == ["a"]
         assert names_in(tmp_path / "app.db") == ["ours", "too"]
+
+
+URIS = {
+    "file:x?mode=memory&cache=shared": "write ':memory:'",
+    "file::memory:?cache=shared": "write ':memory:'",
+    "file::memory:?mode=ro": "write ':memory:'",
+    "file:x?mode=memory&vfs=memdb": "write ':memory:'",
+    "file:x.db": r"it is a URI: write the path, 'x\.db';",
+    "file:x%20y.db?cache=shared": r"write the path, 'x y\.db';",
+    "file:x.db?mode=ro": r"write the path, 'x\.db', with read_only=True",
+    "file:x.db?mode=rw#f": r"write the path, 'x\.db', with Config\(create=False\)",
+    "file:x.db?immutable=1&mode=ro": r"'x\.db', with read_only=True and Config\(immutable=True\)",
+    "file:///srv/x.db": r"write the path, '/srv/x\.db'",
+    "file://localhost/srv/x.db": r"write the path, '/srv/x\.db'",
+    "file:/x?vfs=memdb": "it is a URI",
+    "file:x?mode=MEMORY": "it is a URI",
+    "file:": "it is a URI",
+    "File:x.db": "it is a URI",
+}
+NEARLY_MEMORY = [":MEMORY:", " :memory:", ":memory: ", ":Memory:\n", ":memory", "':memory:'"]
+
+
+class TestUris:
+    """A path that SQLite, or its reader, would take for something else never becomes a file that
+    is called so (faults.md 90)."""
+
+    @pytest.mark.parametrize("path_of", [str, Path])
+    @pytest.mark.parametrize("name", [*URIS, *NEARLY_MEMORY])
+    async def test_is_refused_with_what_to_write(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, path_of: Any
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for settings in ({}, {"read_only": True}):
+            db = Database(path_of(name), **settings)
+            with pytest.raises(CantOpenError, match="by its absolute path") as refused:
+                await db.open()
+            assert refused.value.sqlite_errorname == "SQLITE_CANTOPEN"
+            if path_of is str:
+                assert re.search(URIS.get(name, "written ':memory:'"), str(refused.value))
+        assert list(tmp_path.iterdir()) == []
+        async with items(tmp_path / name.replace("/", "_"), "a"):
+            pass
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "file::memory:",
+            "file:%3Amemory%3a",
+            "file::memory:?mode=memory&cache=private",
+            "file:x?mode=memory",
+            "file:?mode=memory",
+            "file:///x/y?mode=memory",
+            Path(":memory:"),
+        ],
+    )
+    async def test_that_of_a_private_database_in_memory_is_served_as_one(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str | Path
+    ) -> None:
+        """One connection then serves both lanes, and two Databases are two (invariant 25)."""
+        monkeypatch.chdir(tmp_path)
+        db = Database(name, config=Config(readers=3))
+        assert (db.path, repr(db)) == (":memory:", "<Database :memory:: closed>")
+        async with db, Database(name) as other:
+            for each in (db, other):
+                await each.execute(CREATE())
+            await db.execute(ADD(name="a"))
+            assert await db.fetch_all(NAMES()) == ["a"]
+            assert await other.fetch_all(NAMES()) == []
+            async with db.snapshot() as view:
+                assert await view.fetch_one(COUNT()) == 1
+        assert list(tmp_path.iterdir()) == []
+
+    async def test_the_empty_name_of_a_temporary_database(self) -> None:
+        with pytest.raises(CantOpenError, match="a database that nobody else sees is ':memory:'"):
+            await Database("").open()
+
+    @pytest.mark.parametrize(
+        ("target", "told"),
+        [
+            ("file:copy.db?mode=ro", "write the path"),
+            (":memory:", "in memory, and no file"),
+            (" :memory:", "is written ':memory:'"),
+            ("", "is not a path"),
+        ],
+    )
+    async def test_nothing_is_copied_to_such_a_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str, told: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        make(tmp_path / "app.db")
+        before = sorted(tmp_path.iterdir())
+        for copying in (
+            vacuum_into("app.db", target, lambda done, total: None),
+            restore("app.db", target),
+        ):
+            with pytest.raises(CantOpenError, match=told):
+                await copying
+        assert sorted(tmp_path.iterdir()) == before
 
 
 class TestMemory:

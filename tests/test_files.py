@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import resource
 import shutil
 import sqlite3
 import subprocess
 import tempfile
 import textwrap
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from functools import cache
@@ -18,6 +20,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
+from conftest import descriptors, threads
 from engine import (
     ADD,
     ADD_MANY,
@@ -563,7 +566,7 @@ class TestHotJournal:
         def hook(step: str) -> None:
             if step == "COMMIT":
                 protect(0o555)
-            elif step in ("SELECT count(*) FROM sqlite_schema", "end"):
+            elif step.startswith(("SELECT count(*) FROM sqlite_schema", "end")):
                 protect(0o777)
 
         driver = Driver()
@@ -606,6 +609,9 @@ class TestDescriptors:
                         opened = True
                     except QueryError as error:
                         assert path in str(error), error
+                        assert isinstance(error, CantOpenError), repr(error)
+                        told = f"of the {before[1] - 1 + room} file descriptors"
+                        assert told in str(error), error
                         opened = False
                         failed += 1
                     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -622,6 +628,138 @@ class TestDescriptors:
         assert run.returncode == 0, run.stderr
         failed, all_of_them = map(int, run.stdout.split())
         assert 0 < failed < all_of_them == 30
+
+
+class TestThreads:
+    """Each connection has a thread; if none can be started, nothing is left of the attempt."""
+
+    @pytest.mark.parametrize("lasting", [False, True])
+    async def test_whichever_can_not_be_started(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, lasting: bool
+    ) -> None:
+        """The first, the second and so on, until it goes well; only that one, or all from it on."""
+        failing = started = 0
+        start = threading.Thread.start
+
+        def limited(thread: threading.Thread) -> None:
+            nonlocal started
+            started += 1
+            if started == failing or (lasting and started > failing):
+                raise RuntimeError("can't start new thread")
+            start(thread)
+
+        async with items(path, "a"):
+            pass
+        before = threads(), descriptors()
+        monkeypatch.setattr(threading.Thread, "start", limited)
+        while True:
+            failing, started = failing + 1, 0
+            db = Database(path, config=Config(readers=2))
+            try:
+                await db.open()
+            except CantOpenError as error:
+                assert f"opening {path}: can't start new thread" in str(error)
+                assert (threads(), descriptors()) == before
+            else:
+                assert await db.fetch_all(NAMES()) == ["a"]
+                await db.close()
+                break
+        assert failing > 6  # the connections' own, and those that make them daemons
+
+    def test_where_no_thread_is_left(self, path: Path) -> None:
+        """At open, at resize, in place of a connection that was lost, and for a copy."""
+        run = run_script(
+            """
+            import resource
+            import threading
+            from abt_db.maintenance import vacuum_into
+
+            GIB = 1 << 30
+            threading.stack_size(GIB)
+
+            class Crowd:
+                # A block in which only so many threads can be started, for others have the memory.
+
+                def __init__(self, count):
+                    self.count = count
+
+                def __enter__(self):
+                    self.ends = []
+                    pages = Path("/proc/self/statm").read_text().split()[0]
+                    size = int(pages) * os.sysconf("SC_PAGE_SIZE") + 8 * GIB
+                    resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
+                    self.fill()
+                    for _ in range(self.count):
+                        self.let_one_end()
+                    return self
+
+                def fill(self):
+                    while True:
+                        end = threading.Event()
+                        thread = threading.Thread(target=end.wait)
+                        try:
+                            thread.start()
+                        except RuntimeError:
+                            break
+                        self.ends.append((thread, end))
+
+                def let_one_end(self):
+                    thread, end = self.ends.pop()
+                    end.set()
+                    thread.join()
+
+                def __exit__(self, *_error):
+                    infinite = resource.RLIM_INFINITY
+                    resource.setrlimit(resource.RLIMIT_AS, (infinite, infinite))
+                    while self.ends:
+                        self.let_one_end()
+
+            async def refused(call, kind=CantOpenError):
+                try:
+                    await call
+                except kind as error:
+                    assert "can't start new thread" in str(error), error
+                else:
+                    raise AssertionError("it went well")
+
+            async def main():
+                config = Config(readers=3, mmap_size=0)
+                db = Database(path, config=config)
+                async with db:
+                    await db.execute(CREATE())
+                before = threads(), descriptors()
+                for count in range(4):
+                    with Crowd(count):
+                        await refused(db.open())
+                    assert (threads(), descriptors()) == before, count
+
+                driver = Driver()
+                async with Database(path, config=config, connect=driver.connect) as db:
+                    with Crowd(0) as crowd:
+                        open_ones = threads(), descriptors()
+                        await refused(db.resize(readers=5))
+                        assert db.stats()["readers"]["size"] == 3
+                        assert (threads(), descriptors()) == open_ones
+                        await refused(
+                            vacuum_into(path, path + ".copy", lambda done, total: None),
+                            MaintenanceError,
+                        )
+                        running = threading.active_count()
+                        await lose_writer(db, driver)
+                        await until(lambda: threading.active_count() < running)
+                        crowd.fill()
+                        await refused(db.execute(ADD(name="a")))
+                        assert await db.fetch_one(COUNT()) == 0
+                    await db.execute(ADD(name="b"))
+                    assert await db.fetch_all(NAMES()) == ["b"]
+                assert (threads(), descriptors()) == before
+                print("done")
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        assert (run.stdout, run.returncode) == ("done\n", 0), run.stderr
 
 
 def growing_to(pages: int) -> Callable[..., aiosqlite.Connection]:
@@ -683,22 +821,41 @@ class TestFull:
 
     @pytest.mark.parametrize("mode", ["wal", "delete"])
     def test_files_that_may_not_grow(self, path: Path, mode: str) -> None:
-        """RLIMIT_FSIZE. SQLite takes its EFBIG for a failed write, not for a full disk."""
+        """RLIMIT_FSIZE. SQLite takes its EFBIG for a failed write, not for a full disk: in a
+        statement, at COMMIT and in a checkpoint."""
         code = f"""
             import resource
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
             async def main():
-                async with items(path, journal_mode="{mode}") as db:
+                async with items(path, journal_mode="{mode}", cache_size=65536) as db:
                     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
                     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
                     count, error = await fill(db)
-                    assert count and isinstance(error, (FullError, DiskIOError)), repr(error)
+                    assert count and isinstance(error, FullError), repr(error)
+                    assert "300,000 bytes in this process (RLIMIT_FSIZE" in str(error), error
                     await check(db, count)
                     assert (await fill(db))[0] == 0
+                    try:
+                        await db.execute(ADD_MANY(count=20_000, name="x" * 90))  # spills its cache
+                    except FullError as error:
+                        assert error.query == "items.add_many"
+                    else:
+                        raise AssertionError("there was room")
                     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                     await db.execute(ADD(name="room"))
                     await check(db, count + 1)
+                    if "{mode}" == "wal":
+                        size = os.stat(path).st_size
+                        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 4096, hard))
+                        try:
+                            await db.checkpoint("truncate")
+                        except FullError as error:
+                            assert "RLIMIT_FSIZE" in str(error)
+                        else:
+                            raise AssertionError("all of the log went into the file")
+                        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+                        await check(db, count + 1)
                 async with Database(path) as db:
                     await check(db, count + 1)
                 print("done")
@@ -706,6 +863,83 @@ class TestFull:
             asyncio.run(main())
             """
         run = run_script(FILL + textwrap.dedent(code), path)
+        assert (run.stdout, run.returncode) == ("done\n", 0), run.stderr
+
+    async def test_a_write_that_fails_below_such_a_limit_is_an_error_of_the_disk(
+        self, path: Path
+    ) -> None:
+        def connect(*args: Any, factory: Any, **options: Any) -> aiosqlite.Connection:
+            class Broken(factory):  # type: ignore[misc]
+                def execute(self, sql: str, *args: Any) -> Any:
+                    if "wal_checkpoint(TRUNCATE)" in sql:
+                        error = sqlite3.OperationalError("disk I/O error")
+                        error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+                        error.sqlite_errorname = "SQLITE_IOERR_WRITE"
+                        raise error
+                    return super().execute(sql, *args)
+
+            return aiosqlite.connect(*args, factory=Broken, **options)
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        async with items(path, "a", connect=connect) as db:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 40, hard))
+            try:
+                with pytest.raises(DiskIOError, match=r"SQLITE_IOERR_WRITE"):
+                    await db.checkpoint("truncate")
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def test_a_transaction_that_takes_back_what_grew_too_large(self, path: Path) -> None:
+        """Without a log its file could be small again when the error is looked at."""
+        run = run_script(
+            """
+            import resource
+
+            async def main():
+                async with items(path, journal_mode="delete", cache_size=65536) as db:
+                    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+                    try:
+                        await db.execute(ADD_MANY(count=20_000, name="x" * 90))
+                    except FullError as error:
+                        print("1,000,000 bytes" in str(error))
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        assert (run.stdout, run.returncode) == ("True\n", 0), run.stderr
+
+    def test_copies_that_would_grow_beyond_it_are_not_begun(self, path: Path) -> None:
+        run = run_script(
+            """
+            import resource
+            from abt_db.maintenance import backup, vacuum_into
+
+            async def main():
+                async with items(path) as db:
+                    await db.execute(ADD_MANY(count=5_000, name="x" * 100))
+                soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+                before = sorted(os.listdir(os.path.dirname(path)))
+                for copying in (
+                    backup(path, os.path.dirname(path)),
+                    vacuum_into(path, path + ".copy", lambda done, total: None),
+                ):
+                    try:
+                        await copying
+                    except MaintenanceError as error:
+                        assert "none may grow beyond 0.1 MB" in str(error), error
+                    else:
+                        raise AssertionError("it was copied")
+                assert sorted(os.listdir(os.path.dirname(path))) == before
+                print("done")
+
+            asyncio.run(main())
+            """,
+            path,
+        )
         assert (run.stdout, run.returncode) == ("done\n", 0), run.stderr
 
     def test_a_file_system_that_is_full(self, tmp_path: Path) -> None:

@@ -11,20 +11,21 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, make_dataclass
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum, StrEnum
 from itertools import permutations
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from abt_db import Database, Query
 from abt_db.errors import MappingError
 from abt_db.rows import field_encoders, mapper
 
@@ -500,6 +501,102 @@ class TestBadRows:
         with pytest.raises(MappingError, match=r"^Row refused a row") as caught:
             mapper(Row).bind(("a",))([(1,)])
         assert isinstance(caught.value.__cause__, OSError)
+
+
+NATIVES: dict[str, Any] = {"int": 1, "float": 0.5, "str": "s3cret", "bytes": b"s3cret"}
+UserId = NewType("UserId", int)
+FITTING: list[tuple[Any, str]] = [
+    (int, "int"),
+    (str, "str"),
+    (bytes, "bytes"),
+    (float, "float int"),
+    (int | str, "int str"),
+    (float | bytes, "float int bytes"),
+    (Annotated[int, "a note"], "int"),
+    (UserId, "int"),
+    (Literal["running", 7], "str int"),
+    (Any, "int float str bytes"),
+]
+
+
+class TestStorageClasses:
+    """SQLite keeps whatever it is given in whatever column, so what a column returns is looked at:
+    the types that it stores as they are, as well as those that are decoded."""
+
+    @pytest.mark.parametrize("optional", [False, True])
+    @pytest.mark.parametrize(("annotation", "fitting"), FITTING, ids=str)
+    def test_a_field_takes_what_it_is_declared_as_and_nothing_else(
+        self, annotation: Any, fitting: str, optional: bool
+    ) -> None:
+        declared = annotation | None if optional else annotation
+        row_type: Any
+        for row_type in (
+            make_dataclass("Row", [("a", int), ("b", declared)]),
+            make_dataclass("Row", [("a", int), ("b", declared)], frozen=True, slots=True),
+            make_dataclass("Row", [("b", declared), ("a", int)], kw_only=True),
+        ):
+            map_rows = mapper(row_type).bind(("a", "b"))
+            for kind, value in {**NATIVES, "NULL": None}.items():
+                rows = [(1, NATIVES[fitting.split()[0]]), (2, value)]
+                null = kind == "NULL"
+                if (optional or annotation is Any) if null else kind in fitting.split():
+                    assert map_rows(rows)[1] == row_type(a=2, b=value)
+                    continue
+                problem = "is NULL, but .* is not optional" if null else "is not an? "
+                with pytest.raises(MappingError, match=rf"^Row\.b {problem}.*, in row 12$") as told:
+                    map_rows(rows, 11)
+                assert "s3cret" not in str(told.value)
+
+    @pytest.mark.parametrize(("annotation", "fitting"), FITTING, ids=str)
+    def test_a_scalar_does_and_null_which_is_the_sum_of_no_rows(
+        self, annotation: Any, fitting: str
+    ) -> None:
+        for declared in (annotation, annotation | None):
+            map_rows = mapper(declared).bind(("n",))
+            assert map_rows([(None,)]) == [None]
+            for kind, value in NATIVES.items():
+                if kind in fitting.split():
+                    [mapped] = map_rows([(value,)])
+                    assert mapped is value
+                else:
+                    with pytest.raises(MappingError, match=r": column 'n' is not an? .* in row 3$"):
+                        map_rows([(None,), (None,), (value,)])
+
+    def test_a_value_that_a_missing_column_leaves_to_its_default_is_not_looked_at(self) -> None:
+        @dataclass
+        class Row:
+            a: int
+            b: int = "x"  # type: ignore[assignment]
+
+        assert mapper(Row).bind(("a",))([(1,)]) == [Row(1)]
+
+    def test_a_field_may_have_the_name_of_anything_that_the_check_needs(self) -> None:
+        names = ["type", "int", "make", "refuse", "rows", "v0", "str", "d1"]
+        row_type: Any = make_dataclass("Row", [(name, int) for name in names], kw_only=True)
+        (row,) = mapper(row_type).bind((*names,))([(*range(8),)])
+        assert row == row_type(**{name: n for n, name in enumerate(names)})
+        with pytest.raises(MappingError, match=r"Row\.refuse is not an int"):
+            mapper(row_type).bind((*names,))([(0, 1, 2, "x", 4, 5, 6, 7)])
+
+    async def test_the_query_is_named(self, path: Path) -> None:
+        """faults.md 34; in a row of every storage class, by each verb that reads."""
+        number = Query("numbers", "SELECT n FROM numbers ORDER BY rowid", int)
+        row = make_dataclass("Row", [("n", int)])
+        object_ = Query("objects", "SELECT n FROM numbers WHERE rowid < :end", row)
+        async with Database(path) as db:
+            await db.execute(Query("c", "CREATE TABLE numbers (n INTEGER)")())
+            add = Query("a", "INSERT INTO numbers VALUES (:n)")
+            await db.execute_many(add, [{"n": n} for n in (1, None, "x", b"x", 0.5)])
+            wrong = r"query 'numbers': int: column 'n' is not an int, in row 3"
+            with pytest.raises(MappingError, match=wrong):
+                await db.fetch_all(number())
+            with pytest.raises(MappingError, match=wrong):
+                async with db.stream(number(), size=2) as rows:
+                    async for _ in rows:
+                        pass
+            assert await db.fetch_one(object_(end=2)) == row(1)
+            with pytest.raises(MappingError, match=r"query 'objects': Row\.n is NULL, but int is"):
+                await db.fetch_all(object_(end=9))
 
 
 class TestOtherRows:

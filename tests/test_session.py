@@ -434,12 +434,6 @@ class TestMany:
             many = Query("q", sql)
             assert await db.execute_many(many, [{"name": "a"}, {"name": "z"}]) == changed
 
-    async def test_of_a_statement_that_returns_rows(self, path: Path) -> None:
-        adding = Query("q", "INSERT INTO items (name) VALUES (:name) RETURNING id")
-        async with items(path) as db:
-            assert await db.execute_many(adding, [{"name": "a"}, {"name": "b"}]) == 2
-            assert await names(db) == ["a", "b"]
-
     @pytest.mark.parametrize("bad", [{}, {"nam": "b"}, {"name": object()}, ("b",), "b", None, 7])
     async def test_nothing_is_written_when_a_row_can_not_be_bound(
         self, path: Path, bad: object

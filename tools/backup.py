@@ -12,7 +12,7 @@ from abt_db.maintenance import backup
 from abt_db.tools.care import find, megabytes
 from abt_db.tools.cli import positive, run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import print_json
+from abt_db.tools.output import for_terminal, print_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ async def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{done.path}: {megabytes(done.size)} in {done.seconds:.1f} s")
         for old in done.removed:
-            print(f"removed {old}")
+            print(for_terminal(f"removed {old}"))
     return 0
 
 

@@ -11,7 +11,7 @@ import sys
 from abt_db.tools.care import opened
 from abt_db.tools.cli import run_tool, seconds
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import print_json
+from abt_db.tools.output import for_terminal, print_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ async def run(arguments: argparse.Namespace) -> int:
             f" in the database now, after {done.seconds:.3f} s"
         )
     if done.busy and not arguments.json:
-        print(f"{arguments.db}: in the way: {'; '.join(done.readers)}")
+        print(for_terminal(f"{arguments.db}: in the way: {'; '.join(done.readers)}"))
     return int(done.busy)
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 from abt_db.builds import Build, BuildStore, Project
 from abt_db.config import Config
 from abt_db.errors import AbtDbError
+from abt_db.tools.output import for_terminal
 
 __all__ = [
     "CONFIG",
@@ -118,15 +119,16 @@ def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     _open_streams()
     arguments = parser.parse_args(argv)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
         code: int = asyncio.run(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except (AbtDbError, CliError) as error:
-        print(
-            f"{parser.prog}: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr
-        )
+        told = "\n".join([f"{parser.prog}: {error}", *getattr(error, "__notes__", ())])
+        print(for_terminal(told, sys.stderr), file=sys.stderr)
         return getattr(error, "exit_code", 1)
     except BrokenPipeError:
         # The reader, `head` for one, has seen enough. What is still buffered can't be flushed at
@@ -135,6 +137,11 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record), sys.stderr)
 
 
 def _open_streams() -> None:

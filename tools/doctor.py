@@ -32,7 +32,7 @@ from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CliError, run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import colour, print_json, print_table, printable
+from abt_db.tools.output import colour, for_terminal, print_json, print_table, printable
 
 APPLICATION = Query("doctor.application_id", "PRAGMA application_id", int)
 TABLES = 12
@@ -70,7 +70,7 @@ async def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise CliError(f"{arguments.db} can't be read: {error.strerror}") from error
     if arguments.prometheus:
-        sys.stdout.write(prometheus(figures))
+        sys.stdout.write(for_terminal(prometheus(figures)))
         return 0
     if arguments.json:
         print_json(diagnosis)

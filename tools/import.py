@@ -10,7 +10,7 @@ from abt_db.builds import BuildStore, ImportReport, history
 from abt_db.builds.importer import MAX_LINE
 from abt_db.builds.report.wording import plural
 from abt_db.tools.cli import CliError, open_store, positive, run_tool
-from abt_db.tools.output import print_json
+from abt_db.tools.output import for_terminal, print_json
 from abt_db.tools.progress import Bar
 
 
@@ -72,18 +72,18 @@ def _show(bar: Bar, report: ImportReport) -> None:
 
 def _tell(report: ImportReport) -> None:
     """Say what came of a file; standard output is for data."""
-    for line in report.bad_lines:
-        print(f"abt-db: {line}", file=sys.stderr)
-    if (more := report.bad - len(report.bad_lines)) > 0:
-        print(f"abt-db: {report.file} has {plural(more, 'more such line')}", file=sys.stderr)
+    told = list(report.bad_lines)
+    if (more := report.bad - len(told)) > 0:
+        told.append(f"{report.file} has {plural(more, 'more such line')}")
     there = f"; {report.present:,} were there already" if report.present else ""
     bad = f"; {plural(report.bad, 'bad line')} left out" if report.bad else ""
-    print(
-        f"abt-db: {report.file}: {plural(report.projects, 'project')},"
+    told.append(
+        f"{report.file}: {plural(report.projects, 'project')},"
         f" {plural(report.builds, 'build')}, {plural(report.log_lines, 'line')} added"
-        f"{there}{bad}",
-        file=sys.stderr,
+        f"{there}{bad}"
     )
+    for line in told:
+        print(for_terminal(f"abt-db: {line}", sys.stderr), file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from abt_db.maintenance import check, command
 from abt_db.tools.care import read_only
 from abt_db.tools.cli import run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import colour, print_json
+from abt_db.tools.output import colour, for_terminal, print_json
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,11 +31,12 @@ async def run(arguments: argparse.Namespace) -> int:
         print_json(health)
         return int(not health.whole)
     for problem in health.problems:
-        print(colour(problem, "red"))
+        print(colour(for_terminal(problem), "red"))
     if health.problems:
         print(f"what can be saved, and how: {command('doctor', arguments.db)}")
     for table, rows in health.dangling.items():
-        print(colour(f"{rows:,} rows of {table} refer to rows that are not there", "red"))
+        told = f"{rows:,} rows of {table} refer to rows that are not there"
+        print(colour(for_terminal(told), "red"))
     if health.whole:
         print(f"{arguments.db}: no damage found in {health.seconds:.1f} s")
     return int(not health.whole)

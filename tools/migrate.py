@@ -30,7 +30,7 @@ from abt_db.parts import replacing
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.cli import CONFIG, CliError, is_there, run_tool
 from abt_db.tools.meter import Meter
-from abt_db.tools.output import age, colour, print_json, print_table
+from abt_db.tools.output import age, colour, for_terminal, print_json, print_table
 
 OWN = "abt_db.schema"
 _LEVELS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
@@ -191,11 +191,11 @@ async def _plan(arguments: argparse.Namespace) -> int:
     for step in plan.steps:
         mode = "in a transaction" if step.transactional else "statement by statement"
         kind = f", {step.reversibility.value}" if step.reversibility else ""
-        print(f"{step.direction} {step.version} {step.description} ({mode}{kind})")
+        print(for_terminal(f"{step.direction} {step.version} {step.description} ({mode}{kind})"))
         for finding in step.findings:
             _print_finding(finding)
         for sql in step.statements:
-            print("    " + sql.replace("\n", "\n    "))
+            print(for_terminal("    " + sql.replace("\n", "\n    ")))
     print(f"{plural(len(plan.steps), 'step')}, for SQLite {plan.minimum_sqlite} and later")
     return int(bool(plan.errors))
 
@@ -208,7 +208,8 @@ async def _up(arguments: argparse.Namespace) -> int:
             raise
         except AbtDbError as error:  # of the experiment in memory, and of no harm to the step
             known = {}
-            print(f"abt-db: the steps could not be tried in memory: {error}", file=sys.stderr)
+            told = f"abt-db: the steps could not be tried in memory: {error}"
+            print(for_terminal(told, sys.stderr), file=sys.stderr)
         records = await migrator.up(
             arguments.target, reversibility=known, backup_to=arguments.backup_to
         )
@@ -272,7 +273,7 @@ async def _drift(arguments: argparse.Namespace) -> int:
         print_json(drift)
     else:
         for difference in drift.differences:
-            print(difference)
+            print(for_terminal(str(difference)))
         since = f", since version {drift.after}" if drift.after is not None else ""
         print(f"{drift.likeness.value}{since}")
     order = [each.value for each in Likeness]
@@ -299,7 +300,8 @@ async def _rehearse(arguments: argparse.Namespace) -> int:
         )
     for seeded in report.seeded:
         if seeded.problem:
-            print(f"{seeded.table} got only {seeded.rows} made-up rows: {seeded.problem}")
+            told = f"{seeded.table} got only {seeded.rows} made-up rows: {seeded.problem}"
+            print(for_terminal(told))
     print(
         f"{plural(len(report.steps), 'step')}, for SQLite {report.minimum_sqlite} and later, on a"
         f" copy of {report.bytes_copied:,} bytes; {len(report.applied)} applied"
@@ -322,7 +324,7 @@ async def _dump(arguments: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         file = arguments.check or arguments.output
         raise CliError(f"{file} can't be used: {getattr(error, 'strerror', error)}") from error
-    sys.stdout.write(text)
+    sys.stdout.write(for_terminal(text))
     return 0
 
 
@@ -392,7 +394,7 @@ def _print_versions(arguments: argparse.Namespace, done: str, versions: list[int
 
 
 def _print_finding(finding: Finding, indent: str = "  ") -> None:
-    print(indent + colour(str(finding), _LEVELS[finding.level]))
+    print(indent + colour(for_terminal(str(finding)), _LEVELS[finding.level]))
 
 
 def _trial_row(trial: Trial) -> list[str]:

@@ -14,19 +14,29 @@ from collections.abc import Sequence
 from datetime import datetime
 from enum import Enum
 from itertools import accumulate
-from typing import Any
+from typing import Any, TextIO
 
-from abt_db.builds.classify import without_escapes
+from abt_db.builds.classify import inert_json, without_escapes
 
-__all__ = ["age", "colour", "duration", "local", "logged", "print_json", "print_table", "printable"]
+__all__ = [
+    "age",
+    "colour",
+    "duration",
+    "for_terminal",
+    "local",
+    "logged",
+    "print_json",
+    "print_table",
+    "printable",
+]
 
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
 _SETS_COLOUR = re.compile(r"(\x1b\[[\d;:]*m)")
 
 
 def print_json(value: object) -> None:
-    """Print one value as a line of JSON."""
-    print(json.dumps(_plain(value), ensure_ascii=False))
+    """Print one value as a line of JSON, in which nothing steers a terminal."""
+    print(inert_json(json.dumps(_plain(value), ensure_ascii=False)))
 
 
 def _plain(value: Any) -> Any:
@@ -85,6 +95,14 @@ def print_table(
 def printable(text: str) -> str:
     """The text without what would move the cursor or colour the terminal."""
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def for_terminal(text: str, stream: TextIO | None = None) -> str:
+    """Lines of text as they are; for a terminal (standard output's, if none is named) without what
+    would steer that."""
+    if not (stream or sys.stdout).isatty():
+        return text
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
 def logged(text: str) -> str:

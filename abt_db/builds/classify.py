@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from enum import StrEnum
 
-__all__ = ["Classifier", "Level", "as_shown", "without_escapes"]
+__all__ = ["Classifier", "Level", "as_shown", "inert_json", "without_escapes"]
 
 
 class Level(StrEnum):
@@ -69,6 +70,17 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 def without_escapes(message: str) -> str:
     """Return the text without what colours it, moves the cursor or sets a title."""
     return _ESCAPES.sub("", message) if "\x1b" in message else message
+
+
+def inert_json(text: str) -> str:
+    """Return JSON, which is the same to whatever reads it, without a character that steers a
+    terminal: JSON itself demands escapes for those below U+0020 only."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character == "\n" else json.dumps(character)[1:-1]
+        for character in text
+    )
 
 
 def as_shown(message: str) -> str:

@@ -25,6 +25,7 @@ from abt_db.transaction import Snapshot
 from abt_db.values import encode
 
 from . import queries
+from .classify import inert_json
 from .history import BuildRecord, ProjectRecord
 from .models import Build, LogLine
 from .output import Stream
@@ -64,9 +65,11 @@ async def export_file(
         report = ExportReport(os.fspath(path), total)
         names = await _names(snapshot, projects)
         with _written(path, Path(db.path)) as file:
+            shown = os.fspath(path) == "-" and sys.stdout.isatty()
             portion = bytearray()
             async for text in _texts(snapshot, names, report):
                 # A lone surrogate, which JSON can hold as an escape, is written as that escape.
+                text = inert_json(text) if shown else text
                 portion += text.encode(errors="backslashreplace")
                 if len(portion) >= PORTION:
                     # In a thread, for to pack it takes long; waited for, for the file is closed.

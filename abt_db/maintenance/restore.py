@@ -23,6 +23,7 @@ from abt_db.copying import (
     in_thread,
 )
 from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.opening import require_path
 from abt_db.parts import BESIDE, WorkingDirectory, part_of, put_in_place
 
 from .backup import PACKED, blocks_of, opened_packed
@@ -64,6 +65,7 @@ async def restore(
     (Without a write-ahead log, a program that has it open and does nothing with it is seen on Linux
     only.) A database that is damaged itself can be replaced.
     """
+    require_path(database)
     source, file = Path(backup).absolute(), Path(os.path.realpath(database))
     doing = f"restoring {file} from {source}"
     with explained(doing):

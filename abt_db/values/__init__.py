@@ -12,7 +12,9 @@ sort and compare in SQL and come back equal:
     TypedDict, dataclass       object, and only bytes can't be
 
 `encode` goes by the value alone, `encoder` and `decoder` by an annotation, which may also be a
-union of native types, `Literal`, `Any`, `Annotated`, a `NewType`, or `X | None` of all these.
+union of native types, `Literal`, `Any`, `Annotated`, a `NewType`, or `X | None` of all these. A
+column must return what it is declared as: SQLite keeps a text in an INTEGER column if it must. Only
+an integer fits a `float` as well.
 
     encoding     what SQLite stores for a value, whatever it was declared as
     annotations  what the annotations of a class say
@@ -23,7 +25,7 @@ caller knows the name to put in front; the value itself is never told (invariant
 """
 
 from .annotations import constructor_fields, field_types, type_name
-from .codecs import decoder, encoder, json_reader
+from .codecs import decoder, encoder, json_reader, native_check, native_kinds
 from .encoding import Json, SQLiteValue, encode, encode_all
 
 __all__ = [
@@ -36,5 +38,7 @@ __all__ = [
     "encoder",
     "field_types",
     "json_reader",
+    "native_check",
+    "native_kinds",
     "type_name",
 ]

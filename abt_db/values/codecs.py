@@ -29,7 +29,7 @@ from .annotations import (
 )
 from .encoding import JSON_NATIVES, Convert, Json, SQLiteValue, dump, encode, plain, same, within
 
-__all__ = ["decoder", "encoder", "json_reader"]
+__all__ = ["decoder", "encoder", "json_reader", "native_check", "native_kinds"]
 
 
 def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
@@ -48,9 +48,9 @@ def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
 def decoder(annotation: Any) -> Convert | None:
     """Return the function that reads a column declared as `annotation`, or None.
 
-    None means that there is nothing to do: native types are handed on unchecked, as SQLite returns
-    them. The function raises `ValueError` for what does not fit. Raises `TypeError` for an
-    annotation that can't be read.
+    None means that there is nothing to do: native types are handed on as SQLite returns them, and
+    `native_kinds` says which of them fit. The function raises `ValueError` for what does not fit.
+    Raises `TypeError` for an annotation that can't be read.
     """
     members = parts(annotation)
     if all(map(is_native, members)):
@@ -61,6 +61,37 @@ def decoder(annotation: Any) -> Convert | None:
     else:
         decode = _scalar_decoder(kind) if _is_scalar(kind) else _json_decoder(kind)
     return _nullable(decode) if NoneType in members else decode
+
+
+def native_kinds(annotation: Any) -> tuple[type, ...] | None:
+    """Return the types of values that fit a column declared as native types, or None where there
+    is nothing to check: any value fits, or `decoder` checks it.
+
+    An integer fits a float: SQLite returns one for ``sum(n)``, or from a column that is not REAL.
+    """
+    members = parts(annotation)
+    if Any in members or object in members or not all(map(is_native, members)):
+        return None
+    kinds: dict[type, None] = {}
+    for member in members:
+        if get_origin(member) is Literal:
+            kinds.update(dict.fromkeys(map(type, get_args(member))))
+        else:
+            kinds.update(dict.fromkeys((float, int) if member is float else (member,)))
+    return tuple(kinds)
+
+
+def native_check(annotation: Any, kinds: tuple[type, ...]) -> Convert:
+    """Return the function that raises `ValueError` for a value of a column declared as
+    `annotation` whose type is none of `kinds`."""
+    name = type_name(annotation)
+
+    def check(value: Any) -> Any:
+        if type(value) not in kinds:
+            raise _refusal(value, name)
+        return value
+
+    return check
 
 
 def json_reader(annotation: Any) -> Convert:
