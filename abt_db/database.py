@@ -60,7 +60,8 @@ class Database:
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
-    the event loop that opened it. Every call
+    the event loop that opened it, until that is closed: it may be opened anew in another one then.
+    Every call
 
     - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names who
       holds it) and runs at most `timeout` seconds in all, `Config.statement_timeout` where that is
@@ -103,10 +104,13 @@ class Database:
     async def open(self) -> Self:
         """Open all connections; does nothing when they are open.
 
+        Those that a closed event loop has left are let go of first, with what was open on them: a
+        transaction is rolled back. Their threads are waited for, `Config.close_timeout` at most.
         Raises `CantOpenError` for a path that can't be a database, `CorruptError` for a file that
         is none, `BusyError` when another process keeps it locked for `Config.busy_timeout`. If it
         fails or is cancelled, nothing stays open.
         """
+        left = self._leave_behind()
         if self._pool is not None and not self._closing:
             self._opened()
             return self
@@ -115,6 +119,8 @@ class Database:
             self._loop, self._turn = loop, asyncio.Lock()
             self._thread, self._forks = threading.get_ident(), _Forks.count
         async with self._turn:
+            if left is not None:
+                await left.abandoned()
             if self._pool is None:
                 self._opening = True
                 try:
@@ -130,6 +136,8 @@ class Database:
         have `Config.close_timeout` seconds to end and are stopped then. Nothing is left behind:
         no thread, no file descriptor, no task. Cancelling it does not stop it.
         """
+        if (left := self._leave_behind()) is not None:
+            await left.abandoned()
         pool = self._pool
         if pool is not None:
             self._opened()
@@ -167,6 +175,18 @@ class Database:
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
                     self._finalizer.detach()
+
+    def _leave_behind(self) -> Pool | None:
+        """Let go of the pool of a loop that is closed, if there is one, and return it."""
+        pool, loop = self._pool, self._loop
+        if pool is None or loop is None or not loop.is_closed() or self._forks != _Forks.count:
+            return None
+        self._pool, self._opening, self._closing = None, False, False
+        self._watching.abandon()
+        pool.abandon()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        return pool
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -572,7 +592,7 @@ class Database:
         ):
             raise PoolClosedError(
                 f"{self.path} was opened in another event loop or process; open a Database of its"
-                " own in each"
+                " own in each, or this one anew when that loop is closed"
             )
         return pool
 

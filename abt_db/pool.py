@@ -16,7 +16,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from .busy import LONGEST_PAUSE
+from .busy import LONGEST_PAUSE, backoff
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect, Connection
@@ -152,8 +152,20 @@ class Pool:
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""
         strike_off(self._writing)
+        self.listeners.remove(self._tell_busy)
         for lane in self._lanes():
             lane.abandon()
+
+    async def abandoned(self) -> None:
+        """Return when nothing is left of what was abandoned; wait `Config.close_timeout` at most.
+
+        Its event loop is closed, so there is nothing of asyncio's to wait for.
+        """
+        limit = Deadline.after(self.config.close_timeout)
+        for pause in backoff():
+            if limit.passed() or not any(lane.seats.threads() for lane in self._lanes()):
+                return
+            await asyncio.sleep(pause)
 
     def _lanes(self) -> list[Lane]:
         lanes = [self.readers] if self.writer is self.readers else [self.writer, self.readers]

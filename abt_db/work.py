@@ -267,6 +267,11 @@ class Lease:
         self.error = self.error or error
         self.give_back()
 
+    def abandon(self) -> None:
+        """Stop what runs, for nobody waits for it any more; whoever lent the connection ends it."""
+        self.returned, self._connection = True, None
+        self._deadline.cancel()
+
     def fail(self, error: BaseException) -> None:
         """Let its caller, who waits, go on with an error."""
         if self.future is not None and not self.future.done():
