@@ -21,7 +21,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -39,7 +38,7 @@ from .opening import MEMORY
 from .pool import Pool
 from .query import Query, Statement, query_of
 from .retry import run_with_retries
-from .session import Result, Session
+from .session import Result, Session, Verbs
 from .transaction import Snapshot, Stream, Transaction
 from .upkeep import Upkeep
 from .watch import Watch, Watching
@@ -205,13 +204,13 @@ class Database:
         of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
         fit its type. Higher `priority` is served first.
         """
-        return await self._run(Session.fetch_one, statement, timeout, priority)
+        return await self._run(Verbs.fetch_one, statement, timeout, priority)
 
     async def fetch_all(
         self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
     ) -> list[T]:
         """Return all rows as the query's row type; otherwise as `fetch_one`."""
-        return await self._run(Session.fetch_all, statement, timeout, priority)
+        return await self._run(Verbs.fetch_all, statement, timeout, priority)
 
     async def execute(
         self, statement: Statement[Any], *, timeout: float | None = None, priority: int = 0
@@ -225,7 +224,7 @@ class Database:
         """
         query = query_of(statement)
         return await self._opened().write(
-            query, Session.execute, (statement,), timeout, priority, shares=not query.alters
+            query, Verbs.execute, (statement,), timeout, priority, shares=not query.alters
         )
 
     async def execute_batch(
@@ -239,7 +238,7 @@ class Database:
         batch = list(statements)
         return await self._opened().write(
             query_of(batch[0]).name if batch else "an empty batch",
-            Session.execute_batch,
+            Verbs.execute_batch,
             (batch,),
             timeout,
             priority,
@@ -262,7 +261,7 @@ class Database:
         ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
         """
         return await self._opened().write(
-            query, Session.execute_many, (query, rows), timeout, priority
+            query, Verbs.execute_many, (query, rows), timeout, priority
         )
 
     # -- functions -------------------------------------------------------------------------------
@@ -286,7 +285,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(name_of(function), partial(function, **kwargs), args)
+        return await self._opened().write(name_of(function), _call, (function, args, kwargs))
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -300,10 +299,11 @@ class Database:
     ) -> Transaction:
         """Return a write transaction, to be used with ``async with``.
 
-        It has the writer for itself: other writes wait, reads go on. `timeout` seconds after its
-        beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is doing,
-        and its next use raises `TransactionTimeoutError`. `label` names it in errors of those who
-        wait. Waits for the writer as every call does, then for other processes' locks
+        It has the writer for itself: other writes wait, reads go on. Any task of the event loop may
+        use it; the one that has entered it ends it (see `abt_db.transaction`). `timeout` seconds
+        after its beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is
+        doing, and its next use raises `TransactionTimeoutError`. `label` names it in errors of the
+        calls that wait. Waits for the writer as every call does, then for other processes' locks
         `Config.busy_timeout` seconds at most (`BusyError`).
 
         With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
@@ -598,7 +598,7 @@ class Database:
 
     def _run(
         self,
-        verb: Callable[[Session, Statement[Any]], T],
+        verb: Callable[[Verbs, Statement[Any]], T],
         statement: Statement[Any],
         timeout: float | None,
         priority: int,
@@ -633,6 +633,15 @@ def _writes(query: Query[Any], problem: str) -> QueryError:
     return QueryError(f"query {query.name!r} writes; {problem}", query=query.name, sql=query.sql)
 
 
+def _call(
+    channel: Channel,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
+    return channel.call(function, *args, **kwargs)
+
+
 def _in_snapshot(
     channel: Channel,
     function: Callable[..., T],
@@ -640,4 +649,4 @@ def _in_snapshot(
     kwargs: dict[str, Any],
 ) -> T:
     with channel.transaction("SNAPSHOT"):
-        return function(channel, *args, **kwargs)
+        return channel.call(function, *args, **kwargs)

@@ -238,6 +238,10 @@ class Lease:
             # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
             if self.error is not None:
                 raise self.error from error
+            if self.returned and isinstance(error, StoppedError):
+                raise TransactionStateError(
+                    f"{self.label} has ended, and {doing or self.label} was stopped with it"
+                ) from None
             raise
         finally:
             self._doing = None
