@@ -68,7 +68,9 @@ class Database:
     - may be cancelled at any moment: what has not begun never runs, a statement that runs is
       stopped and its transaction rolled back. A write that is cancelled in its COMMIT may have
       been committed;
-    - raises `PoolClosedError` when the database is not open in this event loop.
+    - raises `PoolClosedError` when the database is not open in this event loop;
+    - in the task that has a transaction open, raises `TransactionStateError` where it would wait
+      for that, as a write does, or would read a table that it has written, as it was before.
     """
 
     def __init__(
@@ -275,7 +277,7 @@ class Database:
         The function runs in the connection's thread: it must not touch the event loop. It is run
         again from its beginning when another process's lock was in the way.
         """
-        return await self._opened().read(name_of(function), _in_snapshot, (function, args, kwargs))
+        return await self._read(name_of(function), _in_snapshot, (function, args, kwargs))
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -391,7 +393,10 @@ class Database:
         )
 
     def snapshot(self, *, label: str | None = None) -> Snapshot:
-        """Return one consistent view, on one reader, to be used with ``async with``."""
+        """Return one consistent view, on one reader, to be used with ``async with``.
+
+        In the task that has a transaction open it is the way to read how things were before.
+        """
         return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot")
 
     def stream(
@@ -418,7 +423,9 @@ class Database:
         processes are looked for every `Config.watch_interval` seconds; after one, the rows come if
         they are not the same.
 
-        Who is slow, and commits that follow each other closely, skip states, never the last one.
+        What is not committed is not seen, not even by the task that writes it: read that by its
+        transaction. Who is slow, and commits that follow each other closely, skip states, never the
+        last one.
         Equal statements are run once for all who watch them. It ends when it is not held any more
         (by leaving the loop), and raises what running the statement raises; `PoolClosedError` when
         the database is closed.
@@ -604,10 +611,25 @@ class Database:
         priority: int,
     ) -> Coroutine[Any, Any, T]:
         """Have one statement that returns rows run where it belongs."""
-        pool, query = self._opened(), query_of(statement)
+        query = query_of(statement)
         if query.writes:
-            return pool.write(query, verb, (statement,), timeout, priority, shares=True)
-        return pool.read(query, verb, (statement,), timeout, priority)
+            return self._opened().write(query, verb, (statement,), timeout, priority, shares=True)
+        return self._read(query, verb, (statement,), timeout, priority)
+
+    def _read(
+        self,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Coroutine[Any, Any, T]:
+        """Have something run that reads, but not what this task has written and not committed."""
+        pool = self._opened()
+        tables = pool.uncommitted()
+        if tables is None or tables:
+            function, arguments = _without, (tables, function, arguments)
+        return pool.read(what, function, arguments, timeout, priority)
 
 
 class _Forks:
@@ -650,3 +672,14 @@ def _in_snapshot(
 ) -> T:
     with channel.transaction("SNAPSHOT"):
         return channel.call(function, *args, **kwargs)
+
+
+def _without(
+    channel: Channel,
+    tables: frozenset[str] | None,
+    function: Callable[..., T],
+    arguments: tuple[Any, ...],
+) -> T:
+    """Run what reads, refusing it where it reads one of `tables`."""
+    with channel.hiding(tables):
+        return function(channel, *arguments)

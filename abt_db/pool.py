@@ -111,6 +111,8 @@ class Pool:
             if self.writer is not None:
                 self.writer.behind = self.readers
                 self.writer.on_rest = self._rest
+        self.open_transaction: tuple[Lease, Callable[[], frozenset[str] | None]] | None = None
+        """That of a task which writes, and what tells the tables that it has written so far."""
         self._commits = 0  # when pages were moved out of the log last, in a quiet moment
         self._moving: asyncio.Task[None] | None = None
         self._accused: set[object] = set()  # the readers that were named in the log
@@ -212,6 +214,15 @@ class Pool:
             raise self._refused(what if isinstance(what, str) else what.name)
         job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
         return lane.run(job)
+
+    def uncommitted(self) -> frozenset[str] | None:
+        """Return the tables that this task has written in a transaction which it has open; None: it
+        may be any."""
+        if self.open_transaction is not None:
+            lease, written = self.open_transaction
+            if lease.task is asyncio.current_task() and not lease.returned:
+                return written()
+        return frozenset()
 
     async def others_committed(self) -> bool:
         """Whether another process has committed since this was last asked, or may have."""

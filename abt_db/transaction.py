@@ -299,10 +299,12 @@ class Transaction(_Writing):
         """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
         limit."""
         self._timer: asyncio.TimerHandle | None = None
+        self._tables_written: Callable[[], frozenset[str] | None]
 
     async def __aenter__(self) -> Self:
         lease = await self._pool.lend_writer(self._label, at=self.until)
         await self._enter(lease, self._mode, self.until)
+        self._pool.open_transaction = lease, self._tables_written
         limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
             error = TransactionTimeoutError(
@@ -313,6 +315,7 @@ class Transaction(_Writing):
         return self
 
     def _first(self, channel: Channel) -> None:
+        self._tables_written = channel.tables_written
         if self._fence is not None:
             self._fence(channel)
 
@@ -335,6 +338,9 @@ class Transaction(_Writing):
             if self._timer is not None:
                 self._timer.cancel()
             self._leave(committed=committed)
+            opened = self._pool.open_transaction
+            if opened is not None and opened[0].returned:
+                self._pool.open_transaction = None
 
 
 class Savepoint(_Writing):
@@ -413,6 +419,7 @@ class Stream(Generic[T]):
         self._timeout = timeout
         self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
         self._loan: _Loan | None = None
+        self._hidden: frozenset[str] | None = frozenset()
         self._reading: Reading[T] | None = None
         # Those that were read and not yet handed out: whoever breaks off can go on.
         self._rows: Iterator[T] = iter(())
@@ -422,6 +429,7 @@ class Stream(Generic[T]):
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
+            self._hidden = self._handle._pool.uncommitted()
             await self._own.__aenter__()
         self._task, self._loan = asyncio.current_task(), self._handle._entered()
         try:
@@ -458,7 +466,8 @@ class Stream(Generic[T]):
     # before it was told.
 
     def _begin(self, channel: Channel) -> list[T]:
-        self._reading = channel.reading(self._statement, self._size)
+        with channel.hiding(self._hidden):
+            self._reading = channel.reading(self._statement, self._size)
         return self._reading.next()
 
     def _end(self, _channel: Channel) -> None:
