@@ -122,10 +122,12 @@ class Session:
     another thread, or when the function has returned, they raise `TransactionStateError`.
     """
 
-    __slots__ = ("_verbs",)
+    __slots__ = ("_verbs", "writable")
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs: Verbs | None = verbs
+        self.writable = verbs.writable
+        """Whether it may write: it is not that of a reader."""
 
     def fetch_all(self, statement: Statement[T]) -> list[T]:
         """Return all rows."""
@@ -207,7 +209,6 @@ class Verbs(Session):
         "_thread",
         "_written",
         "deadline",
-        "writable",
     )
 
     def __init__(

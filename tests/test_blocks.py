@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import ADD, COUNT, NAMES, Driver, Witness, items
+from engine import ADD, COUNT, NAMES, Driver, Witness, items, on_writer
 
 from abt_db import (
     AbtDbError,
@@ -24,6 +24,8 @@ from abt_db import (
     TransactionAbortedError,
     TransactionStateError,
 )
+from abt_db.channel import Channel
+from abt_db.session import Block
 
 DELETE = Query("items.delete_all", "DELETE FROM items")
 
@@ -153,9 +155,10 @@ class TestOfAnotherTransaction:
                 with pytest.raises(TransactionStateError, match="inside that function only"):
                     await run(lambda cx: use(kept))  # noqa: B023
             async with db.transaction() as tx:
-                kept = await tx.read(lambda cx: cx)
-                with pytest.raises(TransactionStateError, match="inside that function only"):
-                    await tx.write(lambda cx: use(kept))
+                for run in tx.write, tx.read:
+                    kept = await run(lambda cx: cx)
+                    with pytest.raises(TransactionStateError, match="inside that function only"):
+                        await run(lambda cx: use(kept))  # noqa: B023
             await db.run_batch([keep := Keep()])
             report = await db.run_batch([lambda cx: use(keep.session)], on_error="continue")
             assert [type(failure.error) for failure in report.failures] == [TransactionStateError]
@@ -177,6 +180,32 @@ class TestOfAnotherTransaction:
 
             with pytest.raises(TransactionStateError):
                 await db.read(rest)
+
+    @pytest.mark.parametrize("end", [Channel.commit, Channel.rollback])
+    @pytest.mark.parametrize("undo", [True, False])
+    async def test_a_block_knows_when_its_transaction_is_over(
+        self, path: Path, end: Callable[[Channel], None], undo: bool
+    ) -> None:
+        """Whoever kept it: another one of the same depth is open by then."""
+
+        def function(channel: Channel) -> int | None:
+            kept = Block()
+            channel.begin("IMMEDIATE")
+            channel.open_block(kept)
+            end(channel)
+            channel.begin("IMMEDIATE")
+            channel.execute(ADD(name="1"))
+            with channel.atomic():
+                channel.execute(ADD(name="2"))
+                with pytest.raises(TransactionStateError, match="has ended"):
+                    channel.close_block(kept, undo=undo)
+                found = channel.fetch_one(COUNT())
+            channel.commit()
+            return found
+
+        async with items(path) as db:
+            assert await on_writer(db, function) == 2
+            assert await db.fetch_one(COUNT()) == 2
 
     async def test_a_session_can_not_do_what_only_the_library_may(self, path: Path) -> None:
         async with items(path) as db:

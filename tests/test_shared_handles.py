@@ -202,6 +202,24 @@ class TestAnyTask:
             assert sorted(chain(*found)) == sorted(map(str, range(40)))
             assert all(found)
 
+    @pytest.mark.parametrize("count", [1, 3, 40])
+    async def test_several_that_break_off_leave_the_rest(self, path: Path, count: int) -> None:
+        """What one has read and not handed out is there for the next."""
+        async with (
+            items(path, *map(str, range(count))) as db,
+            db.stream(NAMES(), size=3) as rows,
+        ):
+
+            async def one() -> list[str]:
+                async for row in rows:
+                    return [row]
+                return []
+
+            found: list[str] = []
+            while got := [*chain(*await asyncio.gather(*(one() for _ in range(4))))]:
+                found += got
+            assert found == [*map(str, range(count))]
+
     async def test_who_is_cancelled_as_it_waits_for_rows_loses_none(self, path: Path) -> None:
         driver = Driver()
         async with (
@@ -374,16 +392,21 @@ class TestTheEnd:
         self, path: Path, kind: str
     ) -> None:
         async with items(path, "a") as db, Witness(db) as witness:
+            asyncio.get_running_loop().set_debug(True)  # who touches it from elsewhere is told
             handle = getattr(db, kind)()
             await asyncio.create_task(handle.__aenter__())
+            raised: list[type[BaseException]] = []
 
             async def end() -> None:
-                with suppress(TransactionStateError):
+                try:
                     await handle.__aexit__(None, None, None)
+                except BaseException as error:
+                    raised.append(type(error))
 
             elsewhere = threading.Thread(target=asyncio.run, args=(end(),))
             elsewhere.start()
             elsewhere.join()
+            assert raised == ([TransactionStateError] if kind == "transaction" else [])
             await witness.whole()
 
     async def test_what_runs_elsewhere_when_it_fails_is_told(self, path: Path) -> None:
