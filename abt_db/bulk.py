@@ -169,7 +169,7 @@ class _Attempt:
                 else:
                     name_of(operation)
                     with channel.atomic():
-                        operation(channel)
+                        channel.call(operation)
                 channel.require_transaction()
             except Exception as error:
                 self.failures[place] = error

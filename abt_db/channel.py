@@ -1,7 +1,7 @@
 """The library's own side of a connection: transactions, settings, care.
 
-What is handed to a caller's function is a `Session`, which is this without what only the library
-may do: to begin and to commit, to run SQL that is refused to callers.
+What is handed to a caller's function is a `Session`, which has no way to what only the library may
+do: to begin and to commit, to run SQL that is refused to callers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .events import Checkpointed
 from .identity import Identity
 from .log import LOG
 from .query import Query
-from .session import Session
+from .session import Verbs
 from .stats import Account
 from .tables import ANYTHING
 from .wal import Wal
@@ -36,7 +36,7 @@ class BeginBusyError(BusyError):
     """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
 
 
-class Channel(Session):
+class Channel(Verbs):
     """A connection, on its own thread. Lives as long as its connection."""
 
     __slots__ = (
@@ -73,12 +73,16 @@ class Channel(Session):
         self._met = self._since = self._free = 0.0
 
     # What a caller's function has no business with.
-    control = Session._control
-    in_transaction = Session._in_transaction
-    require_transaction = Session._require_transaction
-    close_cursors = Session._close_cursors
-    rollback = Session._roll_back
-    reading = Session._reading
+    control = Verbs._control
+    in_transaction = Verbs._in_transaction
+    require_transaction = Verbs._require_transaction
+    close_cursors = Verbs._close_cursors
+    rollback = Verbs._roll_back
+    reading = Verbs._reading
+    open_block = Verbs._open_block
+    close_block = Verbs._close_block
+    abort = Verbs._abort
+    hiding = Verbs._hiding
 
     def begin(self, mode: str) -> None:
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
@@ -102,8 +106,7 @@ class Channel(Session):
             raise BeginBusyError(
                 str(error), code=error.sqlite_errorcode, name=error.sqlite_errorname
             ) from None
-        self._begun = True
-        self._written.clear()
+        self._note_begin()
         if self._met:
             self._since = monotonic()
 
@@ -170,7 +173,7 @@ class Channel(Session):
                 if seconds >= self._busy_timeout or self.deadline.passed():
                     who = "another connection reads the file and is in the way"
                     raise gave_up(error, seconds, who) from error.__cause__
-        self._begun = False
+        self._note_end()
         try:
             self._committed()
         except Exception:
@@ -182,7 +185,7 @@ class Channel(Session):
             now = monotonic()
             held = now - self._since
             self._free = now + min(held / 5, LONGEST_PAUSE) if held > 0.005 else 0.0
-        self._account.committed(self._tables_written)
+        self._account.committed(self.tables_written)
         if self._wal is not None and self._wal.is_long(monotonic()):
             self._shorten("truncate", self._wal)
 
@@ -197,8 +200,10 @@ class Channel(Session):
         if self._raw.in_transaction:
             self._command("ROLLBACK")
 
-    def _tables_written(self) -> frozenset[str] | None:
-        return self._tables.written_by(self._written)
+    def tables_written(self) -> frozenset[str] | None:
+        """Return the tables that the transaction has written so far; None: it may be any. May be
+        asked from any thread."""
+        return self._tables.written_by(self._written.copy())
 
     def reset(self) -> None:
         """Close what a caller left open: cursors, then the transaction (invariant 7); after an

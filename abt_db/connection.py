@@ -113,6 +113,10 @@ class _Driver(sqlite3.Connection):
             channel.deadline = NEVER  # that of a job knows its result
             channel.examine()
             self.owner.ended(channel)
+            if self.owner.orphaned:
+                # The driver's thread dies, loudly, of telling a closed loop of the end; there would
+                # be nobody left to close the file, and to let go of its locks.
+                self.close()
         return _NO_ROWS
 
 
@@ -349,6 +353,11 @@ class Connection:
         """Note, on the thread, that it has done what it was given."""
         self._settled = channel.settled
         self._ended += 1
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether the event loop that it belongs to was closed. May be asked by any thread."""
+        return self._loop.is_closed()
 
     @property
     def settled(self) -> bool:

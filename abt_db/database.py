@@ -21,7 +21,6 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
@@ -39,7 +38,7 @@ from .opening import MEMORY, in_memory
 from .pool import Pool
 from .query import Query, Statement, query_of, require_many, series
 from .retry import run_with_retries
-from .session import Result, Session
+from .session import Result, Session, Verbs
 from .transaction import Snapshot, Stream, Transaction
 from .upkeep import Upkeep
 from .watch import Watch, Watching
@@ -61,7 +60,8 @@ class Database:
     `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
-    the event loop that opened it. Every call
+    the event loop that opened it, until that is closed: it may be opened anew in another one then.
+    Every call
 
     - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names who
       holds it) and runs at most `timeout` seconds in all, `Config.statement_timeout` where that is
@@ -69,7 +69,9 @@ class Database:
     - may be cancelled at any moment: what has not begun never runs, a statement that runs is
       stopped and its transaction rolled back. A write that is cancelled in its COMMIT may have
       been committed;
-    - raises `PoolClosedError` when the database is not open in this event loop.
+    - raises `PoolClosedError` when the database is not open in this event loop;
+    - in the task that has a transaction open, raises `TransactionStateError` where it would wait
+      for that, as a write does, or would read a table that it has written, as it was before.
     """
 
     def __init__(
@@ -105,10 +107,13 @@ class Database:
     async def open(self) -> Self:
         """Open all connections; does nothing when they are open.
 
+        Those that a closed event loop has left are let go of first, with what was open on them: a
+        transaction is rolled back. Their threads are waited for, `Config.close_timeout` at most.
         Raises `CantOpenError` for a path that can't be a database, `CorruptError` for a file that
         is none, `BusyError` when another process keeps it locked for `Config.busy_timeout`. If it
         fails or is cancelled, nothing stays open.
         """
+        left = self._leave_behind()
         if self._pool is not None and not self._closing:
             self._opened()
             return self
@@ -117,6 +122,8 @@ class Database:
             self._loop, self._turn = loop, asyncio.Lock()
             self._thread, self._forks = threading.get_ident(), _Forks.count
         async with self._turn:
+            if left is not None:
+                await left.abandoned()
             if self._pool is None:
                 self._opening = True
                 try:
@@ -132,6 +139,8 @@ class Database:
         have `Config.close_timeout` seconds to end and are stopped then. Nothing is left behind:
         no thread, no file descriptor, no task. Cancelling it does not stop it.
         """
+        if (left := self._leave_behind()) is not None:
+            await left.abandoned()
         pool = self._pool
         if pool is not None:
             self._opened()
@@ -170,6 +179,18 @@ class Database:
                 if self._finalizer is not None:
                     self._finalizer.detach()
 
+    def _leave_behind(self) -> Pool | None:
+        """Let go of the pool of a loop that is closed, if there is one, and return it."""
+        pool, loop = self._pool, self._loop
+        if pool is None or loop is None or not loop.is_closed() or self._forks != _Forks.count:
+            return None
+        self._pool, self._opening, self._closing = None, False, False
+        self._watching.abandon()
+        pool.abandon()
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        return pool
+
     async def __aenter__(self) -> Self:
         return await self.open()
 
@@ -191,13 +212,13 @@ class Database:
         knows raises `DeniedError`: `last_insert_rowid()`, `changes()`, temporary tables. A
         transaction may ask that.
         """
-        return await self._run(Session.fetch_one, statement, timeout, priority)
+        return await self._run(Verbs.fetch_one, statement, timeout, priority)
 
     async def fetch_all(
         self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
     ) -> list[T]:
         """Return all rows as the query's row type; otherwise as `fetch_one`."""
-        return await self._run(Session.fetch_all, statement, timeout, priority)
+        return await self._run(Verbs.fetch_all, statement, timeout, priority)
 
     async def execute(
         self, statement: Statement[Any], *, timeout: float | None = None, priority: int = 0
@@ -212,7 +233,7 @@ class Database:
         """
         query = query_of(statement)
         return await self._opened().write(
-            query, Session.execute, (statement,), timeout, priority, shares=not query.alters
+            query, Verbs.execute, (statement,), timeout, priority, shares=not query.alters
         )
 
     async def execute_batch(
@@ -226,7 +247,7 @@ class Database:
         batch = list(series(statements, "execute_batch", "statements"))
         return await self._opened().write(
             query_of(batch[0]).name if batch else "an empty batch",
-            Session.execute_batch,
+            Verbs.execute_batch,
             (batch,),
             timeout,
             priority,
@@ -253,7 +274,7 @@ class Database:
         """
         require_many(query, rows)
         return await self._opened().write(
-            query, Session.execute_many, (query, rows), timeout, priority
+            query, Verbs.execute_many, (query, rows), timeout, priority
         )
 
     # -- functions -------------------------------------------------------------------------------
@@ -267,7 +288,7 @@ class Database:
         The function runs in the connection's thread: it must not touch the event loop. It is run
         again from its beginning when another process's lock was in the way.
         """
-        return await self._opened().read(name_of(function), _in_snapshot, (function, args, kwargs))
+        return await self._read(name_of(function), _in_snapshot, (function, args, kwargs))
 
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
@@ -277,7 +298,7 @@ class Database:
         Committed when it returns, rolled back when it raises. It is never run twice, and the
         transaction is its own.
         """
-        return await self._opened().write(name_of(function), partial(function, **kwargs), args)
+        return await self._opened().write(name_of(function), _call, (function, args, kwargs))
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -291,10 +312,11 @@ class Database:
     ) -> Transaction:
         """Return a write transaction, to be used with ``async with``.
 
-        It has the writer for itself: other writes wait, reads go on. `timeout` seconds after its
-        beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is doing,
-        and its next use raises `TransactionTimeoutError`. `label` names it in errors of those who
-        wait. Waits for the writer as every call does, then for other processes' locks
+        It has the writer for itself: other writes wait, reads go on. Any task of the event loop may
+        use it; the one that has entered it ends it (see `abt_db.transaction`). `timeout` seconds
+        after its beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is
+        doing, and its next use raises `TransactionTimeoutError`. `label` names it in errors of the
+        calls that wait. Waits for the writer as every call does, then for other processes' locks
         `Config.busy_timeout` seconds at most (`BusyError`).
 
         With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
@@ -382,7 +404,10 @@ class Database:
         )
 
     def snapshot(self, *, label: str | None = None) -> Snapshot:
-        """Return one consistent view, on one reader, to be used with ``async with``."""
+        """Return one consistent view, on one reader, to be used with ``async with``.
+
+        In the task that has a transaction open it is the way to read how things were before.
+        """
         return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot")
 
     def stream(
@@ -409,7 +434,9 @@ class Database:
         processes are looked for every `Config.watch_interval` seconds; after one, the rows come if
         they are not the same.
 
-        Who is slow, and commits that follow each other closely, skip states, never the last one.
+        What is not committed is not seen, not even by the task that writes it: read that by its
+        transaction. Who is slow, and commits that follow each other closely, skip states, never the
+        last one.
         Equal statements are run once for all who watch them. It ends when it is not held any more
         (by leaving the loop), and raises what running the statement raises; `PoolClosedError` when
         the database is closed.
@@ -583,22 +610,37 @@ class Database:
         ):
             raise PoolClosedError(
                 f"{self.path} was opened in another event loop or process; open a Database of its"
-                " own in each"
+                " own in each, or this one anew when that loop is closed"
             )
         return pool
 
     def _run(
         self,
-        verb: Callable[[Session, Statement[Any]], T],
+        verb: Callable[[Verbs, Statement[Any]], T],
         statement: Statement[Any],
         timeout: float | None,
         priority: int,
     ) -> Coroutine[Any, Any, T]:
         """Have one statement that returns rows run where it belongs."""
-        pool, query = self._opened(), query_of(statement)
+        query = query_of(statement)
         if query.writes:
-            return pool.write(query, verb, (statement,), timeout, priority, shares=True)
-        return pool.read(query, verb, (statement,), timeout, priority)
+            return self._opened().write(query, verb, (statement,), timeout, priority, shares=True)
+        return self._read(query, verb, (statement,), timeout, priority)
+
+    def _read(
+        self,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Coroutine[Any, Any, T]:
+        """Have something run that reads, but not what this task has written and not committed."""
+        pool = self._opened()
+        tables = pool.uncommitted()
+        if tables is None or tables:
+            function, arguments = _without, (tables, function, arguments)
+        return pool.read(what, function, arguments, timeout, priority)
 
 
 class _Forks:
@@ -624,6 +666,15 @@ def _writes(query: Query[Any], problem: str) -> QueryError:
     return QueryError(f"query {query.name!r} writes; {problem}", query=query.name, sql=query.sql)
 
 
+def _call(
+    channel: Channel,
+    function: Callable[..., T],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> T:
+    return channel.call(function, *args, **kwargs)
+
+
 def _in_snapshot(
     channel: Channel,
     function: Callable[..., T],
@@ -631,4 +682,15 @@ def _in_snapshot(
     kwargs: dict[str, Any],
 ) -> T:
     with channel.transaction("SNAPSHOT"):
-        return function(channel, *args, **kwargs)
+        return channel.call(function, *args, **kwargs)
+
+
+def _without(
+    channel: Channel,
+    tables: frozenset[str] | None,
+    function: Callable[..., T],
+    arguments: tuple[Any, ...],
+) -> T:
+    """Run what reads, refusing it where it reads one of `tables`."""
+    with channel.hiding(tables):
+        return function(channel, *arguments)

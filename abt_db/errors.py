@@ -174,11 +174,13 @@ class CommitUnknownError(StatementTimeoutError, TransactionTimeoutError):
 
 
 class TransactionAbortedError(AbtDbError):
-    """SQLite has already ended this transaction; nothing of it is in the database."""
+    """This transaction was ended before, by SQLite or because a part of it could not be undone
+    alone; nothing of it is in the database."""
 
 
 class TransactionStateError(AbtDbError):
-    """A handle was used where it can't be: after its block, from another task, inside itself …"""
+    """Something was used where it can't be: a handle after its block or in another event loop, a
+    session outside its function, the database itself for what waits for one's own transaction …"""
 
 
 # -- locks, maintenance and migrations -------------------------------------------------------------

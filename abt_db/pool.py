@@ -15,7 +15,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
-from .busy import LONGEST_PAUSE
+from .busy import LONGEST_PAUSE, backoff
 from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect, Connection
@@ -113,6 +113,8 @@ class Pool:
             if self.writer is not None:
                 self.writer.behind = self.readers
                 self.writer.on_rest = self._rest
+        self.open_transaction: tuple[Lease, Callable[[], frozenset[str] | None]] | None = None
+        """That of a task which writes, and what tells the tables that it has written so far."""
         self._commits = 0  # when pages were moved out of the log last, in a quiet moment
         self._moving: asyncio.Task[None] | None = None
         self._accused: set[object] = set()  # the readers that were named in the log
@@ -154,8 +156,20 @@ class Pool:
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""
         strike_off(self._writing)
+        self.listeners.remove(self._tell_busy)
         for lane in self._lanes():
             lane.abandon()
+
+    async def abandoned(self) -> None:
+        """Return when nothing is left of what was abandoned; wait `Config.close_timeout` at most.
+
+        Its event loop is closed, so there is nothing of asyncio's to wait for.
+        """
+        limit = Deadline.after(self.config.close_timeout)
+        for pause in backoff():
+            if limit.passed() or not any(lane.seats.threads() for lane in self._lanes()):
+                return
+            await asyncio.sleep(pause)
 
     def _lanes(self) -> list[Lane]:
         lanes = [self.readers] if self.writer is self.readers else [self.writer, self.readers]
@@ -202,6 +216,15 @@ class Pool:
             raise self._refused(what if isinstance(what, str) else what.name)
         job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
         return lane.run(job)
+
+    def uncommitted(self) -> frozenset[str] | None:
+        """Return the tables that this task has written in a transaction which it has open; None: it
+        may be any."""
+        if self.open_transaction is not None:
+            lease, written = self.open_transaction
+            if lease.task is asyncio.current_task() and not lease.returned:
+                return written()
+        return frozenset()
 
     async def others_committed(self) -> bool:
         """Whether another process has committed since this was last asked, or may have."""

@@ -185,7 +185,13 @@ class Seat:
             await finish(connection.close())
 
     def abandon(self) -> None:
-        """From anywhere, with nobody to wait: have the thread close the connection and end."""
+        """From anywhere, with nobody to wait: have the thread stop what it runs, close the
+        connection and end."""
+        if isinstance(self.work, Lease):
+            self.work.abandon()
+        elif self.work is not None:
+            for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
+                job.cancel()
         if self.connection is not None:
             self.connection.abandon()
         if self.task is not None and not self.task.get_loop().is_closed():

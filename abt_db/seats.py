@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -103,6 +104,12 @@ class Seats(list[Seat]):
         """From anywhere, with nobody to wait: have the threads close their connections and end."""
         for seat in self:
             seat.abandon()
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the connections' threads that have not ended."""
+        connections = [seat.connection for seat in self if seat.connection is not None]
+        threads = [connection.thread for connection in connections if connection.thread is not None]
+        return [thread for thread in threads if thread.is_alive()]
 
     # -- what they are in use for ----------------------------------------------------------------
 

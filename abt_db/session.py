@@ -1,21 +1,24 @@
 """What can be done with a connection, synchronously, on the connection's own thread.
 
-A `Session` is what `db.read(fn)` and `db.write(fn)` hand to `fn`, and what every verb of
-`Database`, `Transaction` and `Snapshot` comes down to: one call into the connection's thread that
-binds, executes, fetches and maps from start to end. It is the only place where statements meet
-SQLite; errors leave it translated and with the query's name.
+`Verbs` is what every call of `Database`, `Transaction` and `Snapshot` comes down to: one call into
+the connection's thread that binds, executes, fetches and maps from start to end. It is the only
+place where statements meet SQLite; errors leave it translated and with the query's name.
+
+A `Session` is what `db.read(fn)` and `db.write(fn)` hand to `fn`: the same verbs, for as long as
+`fn` runs. What `fn` leaves behind, a generator for one, may run again at any time, when Python
+collects it: by then the connection may be in the transaction of another caller (invariant 32).
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from time import monotonic
-from typing import Any, Generic, NoReturn, TypeVar
+from typing import Any, Concatenate, Generic, Literal, NoReturn, ParamSpec, TypeVar
 
 from .deadline import NEVER, Deadline
 from .errors import (
@@ -31,11 +34,12 @@ from .errors import (
 from .permissions import GUARDED, WriterOnly, denial
 from .query import Query, Statement, Values, query_of, require_many, series
 from .stats import Account
-from .tables import Tables
+from .tables import ANYTHING, Tables
 
-__all__ = ["Reading", "Result", "Session", "StoppedError"]
+__all__ = ["Block", "Reading", "Result", "Session", "StoppedError", "Verbs"]
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 # sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
 _Failure = sqlite3.Error | UnicodeDecodeError
@@ -100,20 +104,107 @@ class StoppedError(AbtDbError):
     """The job was cancelled. Its caller has gone, so nobody sees this."""
 
 
-class Session:
-    """The verbs, on the connection's thread. Lives as long as its connection.
+class Block:
+    """Work inside a transaction that can be undone alone: one savepoint, from its begin to its end.
 
-    `fetch_one`, `fetch_all`, `execute`, `execute_many`, `execute_batch` and `stream` do what
-    their namesakes of `Database` do, inside whatever transaction the caller has open.
+    Blocks that are open at the same time are nested. One that ends takes those inside it with it.
     """
 
+    __slots__ = ("fate", "stray")
+
+    def __init__(self) -> None:
+        self.fate: Literal["kept", "undone"] | None = None
+        """What has become of its work when a block around it ended first; None: nothing yet."""
+        self.stray = False
+        """Whether an error has left it in another thread, where its work could not be undone."""
+
+
+class Session:
+    """The verbs that a function is given to read and write with, inside that function only.
+
+    `fetch_one`, `fetch_all`, `execute`, `execute_many`, `execute_batch` and `stream` do what
+    their namesakes of `Database` do, inside the transaction that the function runs in. Used in
+    another thread, or when the function has returned, they raise `TransactionStateError`.
+    """
+
+    __slots__ = ("_verbs", "writable")
+
+    def __init__(self, verbs: Verbs) -> None:
+        self._verbs: Verbs | None = verbs
+        self.writable = verbs.writable
+        """Whether it may write: it is not that of a reader."""
+
+    def fetch_all(self, statement: Statement[T]) -> list[T]:
+        """Return all rows."""
+        return self._use().fetch_all(statement)
+
+    def fetch_one(self, statement: Statement[T]) -> T | None:
+        """Return the first row, or None when there is none."""
+        return self._use().fetch_one(statement)
+
+    def execute(self, statement: Statement[object]) -> Result:
+        """Run a statement that writes."""
+        return self._use().execute(statement)
+
+    def execute_batch(self, statements: Iterable[Statement[object]]) -> list[Result]:
+        """Run several statements that write, all or none of them."""
+        return self._use().execute_batch(statements)
+
+    def execute_many(self, query: Query[Any], rows: Iterable[object]) -> int:
+        """Run one statement for each of `rows`, all or none; return how many rows changed."""
+        return self._use().execute_many(query, rows)
+
+    def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
+        """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
+        reading = self._use()._reading(statement, size)
+        while self._use() and (rows := reading.next()):
+            yield from rows
+
+    @contextmanager
+    def atomic(self) -> Iterator[None]:
+        """A block inside the transaction whose work is undone when it is left by an error.
+
+        A block that is not left is over with the block around it, with the function at the latest,
+        and its work belongs to that. If such a block is left by an error all the same, and the
+        transaction goes on, then its work can't be undone alone: the transaction is given up, and
+        what follows in it raises `TransactionAbortedError`. When the function has returned, or in
+        another thread, leaving a block touches nothing.
+        """
+        block = Block()
+        self._use()._open_block(block)
+        try:
+            yield
+        except BaseException as error:
+            try:
+                self._use()._close_block(block, undo=True)
+            except Exception as second:
+                error.add_note(f"Its work could not be undone alone: {second}")
+            raise
+        self._use()._close_block(block, undo=False)
+
+    def _use(self) -> Verbs:
+        """Return what does the work, if it may be used here and now."""
+        if self._verbs is None:
+            raise TransactionStateError(_OUTSIDE)
+        return self._verbs
+
+
+_OUTSIDE = "what a function was given to read and write with serves inside that function only"
+
+
+class Verbs(Session):
+    """The verbs of a connection, on its thread. Lives as long as its connection."""
+
     __slots__ = (
+        "_aborted",
         "_account",
         "_begun",
+        "_blocks",
         "_commands",
         "_cursor",
         "_cursors",
         "_denied",
+        "_hidden",
         "_privileged",
         "_raw",
         "_suspect",
@@ -124,7 +215,6 @@ class Session:
         "_writer_only",
         "_written",
         "deadline",
-        "writable",
     )
 
     def __init__(
@@ -143,6 +233,9 @@ class Session:
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
+        self._aborted = False  # it must not go on, nor be committed
+        self._blocks: list[Block] = []  # those that are open in it, the outermost first
+        self._hidden: frozenset[str] = frozenset()  # tables that reads must not touch
         self._tables = Tables()
         self._text = ""  # what SQLite is preparing, if it asks the authorizer
         self._written: set[str] = set()  # the texts that have written since BEGIN
@@ -207,12 +300,6 @@ class Session:
             self._account.ran(query.name, monotonic() - began, count)
             return count
 
-    def stream(self, statement: Statement[T], *, size: int = 500) -> Iterator[T]:
-        """Yield the rows one by one, read in lists of `size`; memory stays bounded."""
-        reading = self._reading(statement, size)
-        while rows := reading.next():
-            yield from rows
-
     def _reading(self, statement: Statement[T], size: int) -> Reading[T]:
         """Begin to read rows in lists of `size`."""
         if size < 1:
@@ -222,32 +309,84 @@ class Session:
         cursor = self._raw.cursor()
         try:
             cursor.execute(query.text, statement.values)
+            if self._hidden:
+                self._require_shown(query)
         except (sqlite3.Error, UnicodeDecodeError) as error:
             cursor.close()
             self._fail(error, query, began)
+        except BaseException:
+            cursor.close()
+            raise
         self._cursors.add(cursor)
         reading = Reading(self, query, cursor, size, monotonic() - began)
         query.map_rows(cursor.description, [])
         return reading
 
-    @contextmanager
-    def atomic(self) -> Iterator[None]:
-        """A block inside a transaction whose work is undone when it is left by an error."""
-        self._require_transaction()  # without one, the savepoint would begin one of its own
-        self._control("SAVEPOINT abt_db")
+    def call(
+        self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a caller's function with a session of its own."""
+        session = Session(self)
+        outer = len(self._blocks)
         try:
-            yield
+            result = function(session, *args, **kwargs)
+            if len(self._blocks) > outer:
+                self._close_block(self._blocks[outer], undo=False)
+            return result
+        finally:
+            session._verbs = None
+
+    def _use(self) -> Verbs:
+        return self
+
+    def _open_block(self, block: Block) -> None:
+        self._require_thread()
+        self._require_transaction()  # without one, the savepoint would begin one of its own
+        # By its depth: a name for each block would be a statement to prepare for each.
+        self._control(f"SAVEPOINT abt_db_{len(self._blocks) + 1}")
+        self._blocks.append(block)
+
+    def _close_block(self, block: Block, *, undo: bool) -> None:
+        """End a block and those inside it, which were not left; undo their work or keep it.
+
+        Raises `TransactionStateError` when the work was to be kept and is not, or the block can't
+        be ended here and now.
+        """
+        if threading.get_ident() != self._thread:
+            block.stray |= undo
+        self._require_thread()
+        if block not in self._blocks:
+            if block.fate is None:
+                raise TransactionStateError("the transaction in which this block began has ended")
+            if undo and block.fate == "kept":
+                self._abort()
+            if not undo and block.fate == "undone":
+                raise TransactionStateError(
+                    "the work of this block was undone with that of the block around it, which was"
+                    " left first"
+                )
+            return
+        place = self._blocks.index(block)
+        ended = self._blocks[place:]
+        if not undo:
             self._require_transaction()
-            self._control("RELEASE abt_db")
-        except BaseException as error:
-            try:
-                # Otherwise SQLite has undone the whole transaction already (invariant 8).
-                if self._in_transaction:
-                    self._control("ROLLBACK TO abt_db")
-                    self._control("RELEASE abt_db")
-            except Exception as second:
-                error.add_note(f"Its work could not be undone alone: {second}")
-                self._roll_back()
+            if any(each.stray for each in ended):
+                self._abort()
+                raise TransactionStateError(
+                    "a block was left by an error in another thread, where its work could not be"
+                    " undone"
+                )
+        del self._blocks[place:]
+        for inner in ended[1:]:
+            inner.fate = "undone" if undo else "kept"
+        if not self._in_transaction:
+            return  # SQLite has undone the whole transaction already (invariant 8)
+        try:
+            if undo:
+                self._control(f"ROLLBACK TO abt_db_{place + 1}")
+            self._control(f"RELEASE abt_db_{place + 1}")
+        except BaseException:
+            self._abort()
             raise
 
     # -- inside ----------------------------------------------------------------------------------
@@ -258,6 +397,8 @@ class Session:
         cursor = self._cursor
         try:
             cursor.execute(query.text, statement.values)
+            if self._hidden:
+                self._require_shown(query)
             found = cursor.fetchmany(2 if first else CHUNK)
             if first and len(found) == 2:
                 self._let_go()  # half-read, it would pin its snapshot
@@ -304,10 +445,7 @@ class Session:
     def _check(self, query: Query[Any]) -> float:
         """Raise what keeps the query from running here and now; return the time, when it begins."""
         if threading.get_ident() != self._thread:
-            raise TransactionStateError(
-                f"query {query.name!r}: what a function was given to read and write with serves"
-                " inside that function only"
-            )
+            raise TransactionStateError(f"query {query.name!r}: {_OUTSIDE}")
         if self._begun:
             self._require_transaction()
         now, deadline = monotonic(), self.deadline
@@ -350,6 +488,28 @@ class Session:
         # (invariant 27).
         cause = error if str(error) in str(told) or isinstance(told, DeniedError) else None
         raise told from cause
+
+    @contextmanager
+    def _hiding(self, tables: frozenset[str] | None) -> Iterator[None]:
+        """A block in which what reads one of `tables` (None: anything) is refused."""
+        self._hidden = frozenset((ANYTHING,)) if tables is None else tables
+        try:
+            yield
+        finally:
+            self._hidden = frozenset()
+
+    def _require_shown(self, query: Query[Any]) -> None:
+        """Refuse a statement that reads what this task has written and not committed yet. SQLite
+        has prepared it by now, so its tables are known."""
+        tables = self._tables.read_by(query.text)
+        if tables is None or (tables and (ANYTHING in self._hidden or tables & self._hidden)):
+            found = ", ".join(sorted((tables or set()) & self._hidden)) or "a table"
+            raise TransactionStateError(
+                f"query {query.name!r} would read {found} as it was before the transaction that"
+                " this task has open and has written in; read with the transaction's own handle"
+                " (tx.fetch_one, tx.fetch_all, tx.read, tx.stream), or in a db.snapshot() if the"
+                " old state is what is wanted"
+            )
 
     def _let_go(self) -> None:
         """Reset the statement that was run last, wherever it stands."""
@@ -430,25 +590,48 @@ class Session:
 
     @property
     def _in_transaction(self) -> bool:
-        """Whether SQLite has a transaction open. Asked, never guessed (invariant 8)."""
-        return self._raw.in_transaction
+        """Whether a transaction is open that can go on. SQLite is asked, never guessed (invariant
+        8)."""
+        return self._raw.in_transaction and not self._aborted
+
+    def _note_begin(self) -> None:
+        """Note that a transaction has begun."""
+        self._note_end()
+        self._begun = True
+        self._written.clear()
+
+    def _note_end(self) -> None:
+        """Note that none is open any more: what belongs to the last one is over."""
+        self._begun = self._aborted = False
+        self._blocks.clear()
+
+    def _abort(self) -> None:
+        """Give the transaction up: nothing more is run in it, and it can't be committed."""
+        self._aborted = True
 
     def _roll_back(self) -> None:
         """Undo the open transaction, if SQLite has not done so already."""
         if self._raw.in_transaction:
             self._command("ROLLBACK")
-        self._begun = False
+        self._note_end()
+
+    def _require_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise TransactionStateError(_OUTSIDE)
 
     def _require_transaction(self) -> None:
-        """Raise `TransactionAbortedError` if SQLite has ended what `begin` began.
+        """Raise `TransactionAbortedError` if what `begin` began has ended, or was given up.
 
         Whatever ran after that would be committed on its own, statement by statement.
         """
-        if self._begun and not self._raw.in_transaction:
-            raise TransactionAbortedError(
-                "SQLite has ended the transaction after an earlier error; nothing of it was"
-                " written, begin it again"
+        if self._begun and not self._in_transaction:
+            reason = (
+                "the work of a block that failed could not be undone alone, so the transaction was"
+                " given up"
+                if self._aborted
+                else "SQLite has ended the transaction after an earlier error"
             )
+            raise TransactionAbortedError(f"{reason}; nothing of it was written, begin it again")
 
     def _close_cursors(self) -> None:
         """Close what streams have left half read."""
@@ -504,7 +687,7 @@ class Reading(Generic[T]):
 
     def __init__(
         self,
-        session: Session,
+        session: Verbs,
         query: Query[T],
         cursor: sqlite3.Cursor,
         size: int,

@@ -1,8 +1,15 @@
 """Handles on a lent connection: `Transaction`, its `Savepoint`s, `Snapshot` and `Stream`.
 
-A handle belongs to the task that entered its block and is dead after it (invariant 18). Leaving
-the block by an error or a cancellation awaits nothing: the connection is given back, and the
-lane's task rolls back. Only the end of a good transaction is awaited, its COMMIT.
+Any task of the event loop may use a handle; calls that come at the same time are served one after
+the other, in order. After its block a handle is dead (invariant 18). Leaving the block by an error
+or a cancellation awaits nothing: the connection is given back, and the lane's task rolls back. Only
+the end of a good transaction is awaited, its COMMIT.
+
+A block is ended by the task that has entered it. Frameworks end some blocks elsewhere: a fixture or
+a dependency is set up in one task, which ends, and is finished in another. So once the task that
+entered the block is done, any task may end it. While that task lives, a good end elsewhere is a
+mistake: the block is rolled back and the connection given back, for nothing else might do so, and
+whoever ended it gets `TransactionStateError`.
 """
 
 from __future__ import annotations
@@ -17,11 +24,16 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 from .busy import while_busy
 from .channel import BeginBusyError, Channel
 from .deadline import Deadline
-from .errors import TransactionAbortedError, TransactionStateError, TransactionTimeoutError
+from .errors import (
+    StatementTimeoutError,
+    TransactionAbortedError,
+    TransactionStateError,
+    TransactionTimeoutError,
+)
 from .events import Transacted
 from .pool import Pool
 from .query import Query, Statement, query_of, require_many, series
-from .session import Reading, Result, Session
+from .session import Block, Reading, Result, Session
 from .work import Lease, name_of
 
 __all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
@@ -30,17 +42,32 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
+class _Loan:
+    """A lent connection, as the handles share it that use it: a transaction and its savepoints."""
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.loop = asyncio.get_running_loop()
+        self.turn = asyncio.Lock()
+        """Held by the call that is running; the others wait in the order of coming."""
+        self.ending = False
+        """Whether no further call may come: behind the COMMIT it would be in no transaction."""
+        self.steps: deque[Callable[[Channel], object]] = deque()
+        """What the next job does first, in its own hop: savepoints cost none of their own. Taken
+        out on the connection's thread, so that a job that never ran loses none."""
+        self.savepoints: list[Savepoint] = []
+        """Those that are open, the outermost first."""
+
+
 class _Handle:
     """What every handle can do: read. Each verb is one thread hop."""
 
     def __init__(self, pool: Pool, label: str) -> None:
         self._pool = pool
         self._label = label
-        self._lease: Lease | None = None
+        self._loan: _Loan | None = None
+        self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
         self._ended = False
-        # Steps that the next job takes first, in its own hop: savepoints cost none of their own.
-        # Taken out on the connection's thread, so that a job that never ran loses none.
-        self._steps: deque[Callable[[Channel], object]] = deque()
 
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
         """Return the first row, or None when there is none."""
@@ -65,37 +92,59 @@ class _Handle:
     ) -> T:
         """Run a synchronous function on the connection; see `Database.read`."""
         return await self._run(
-            name_of(function), lambda channel: function(channel, *args, **kwargs)
+            name_of(function), lambda channel: channel.call(function, *args, **kwargs)
         )
 
     async def _run(
         self, doing: str, function: Callable[[Channel], T], timeout: float | None = None
     ) -> T:
-        lease = self._entered()
-        deadline = Deadline.after(timeout)
-        deadline.limited(self._pool.config.statement_timeout)
-        return await lease.run(lambda channel: self._job(channel, function), deadline, doing)
+        return await self._run_in(self._entered(), doing, function, timeout)
 
-    def _job(self, channel: Channel, function: Callable[[Channel], T]) -> T:
+    async def _run_in(
+        self, loan: _Loan, doing: str, function: Callable[[Channel], T], timeout: float | None
+    ) -> T:
+        """Run one job when its turn has come."""
+        deadline = Deadline.after(timeout)
+        if timeout is None:
+            await loan.turn.acquire()
+        else:
+            try:
+                async with asyncio.timeout(timeout):
+                    await loan.turn.acquire()
+            except TimeoutError:
+                raise StatementTimeoutError(
+                    f"{doing} was stopped at its time limit, before it began: its turn has not come"
+                    f" behind {loan.lease.holding().query or 'those before it'} in {self._label}"
+                ) from None
+        try:
+            deadline.limited(self._pool.config.statement_timeout)
+            return await loan.lease.run(
+                lambda channel: self._job(channel, loan, function), deadline, doing
+            )
+        finally:
+            loan.turn.release()
+
+    def _job(self, channel: Channel, loan: _Loan, function: Callable[[Channel], T]) -> T:
         """What is run on the connection's thread."""
         try:
             channel.require_transaction()
+            while loan.steps:
+                loan.steps.popleft()(channel)
+            channel.require_transaction()
         except TransactionAbortedError as error:
             raise TransactionAbortedError(f"{self._label}: {error}") from None
-        while self._steps:
-            self._steps.popleft()(channel)
         return function(channel)
 
-    def _entered(self) -> Lease:
-        """Return the lease, if the handle may be used here and now."""
-        if self._lease is None:
-            problem = "has ended" if self._ended else "has not begun; use it with `async with`"
+    def _entered(self) -> _Loan:
+        """Return what the handle works with, if it may be used here and now."""
+        loan = self._loan
+        if loan is None or loan.ending or self._ended:
+            ended = self._ended or loan is not None
+            problem = "has ended" if ended else "has not begun; use it with `async with`"
             raise TransactionStateError(f"{self._label} {problem}")
-        if asyncio.current_task() is not self._lease.task:
-            raise TransactionStateError(
-                f"{self._label} belongs to another task; hand on its results, not the handle"
-            )
-        return self._lease
+        if asyncio.get_running_loop() is not loan.loop:
+            raise TransactionStateError(f"{self._label} was begun in another event loop")
+        return loan
 
     async def _enter(self, lease: Lease, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
@@ -112,27 +161,38 @@ class _Handle:
                 lease.blocked = True
                 raise
 
-        if self._lease is not None or self._ended:
-            lease.give_back()
-            raise TransactionStateError(f"{self._label} can be entered only once")
         limit = Deadline(until)
         limit.limited(self._pool.config.busy_timeout)
         try:
+            self._require_new()
             await while_busy(attempt, limit, kind=BeginBusyError, who=self._pool.who)
+            self._require_new()  # two tasks may enter it at the same time
         except BaseException:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
             lease.give_back()
             raise
-        self._lease = lease
+        self._loan, self._task = _Loan(lease), lease.task
+
+    def _require_new(self) -> None:
+        if self._loan is not None or self._ended:
+            raise TransactionStateError(f"{self._label} can be entered only once")
 
     def _first(self, channel: Channel) -> None:
         """What is done in the transaction, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
-        lease, self._lease = self._lease, None
+        loan, self._loan, self._task = self._loan, None, None
         self._ended = True
-        if lease is not None:
+        if loan is not None:
+            loan.ending = True
+            lease = loan.lease
+            if loan.loop.is_closed():
+                lease.abandon()
+                return
+            if _running_loop() is not loan.loop:
+                loan.loop.call_soon_threadsafe(lease.give_back)  # only there it can tell the seat
+                return
             lease.give_back()
             if Transacted in self._pool.listeners.wanted:
                 outcome: Literal["committed", "rolled back"] = (
@@ -154,11 +214,19 @@ class Snapshot(_Handle):
         await self._enter(lease, "SNAPSHOT")
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(
+        self,
+        _kind: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        elsewhere = None if error is not None else _elsewhere(self._label, self._task)
         self._leave()
+        if elsewhere is not None:
+            raise elsewhere
 
-    def _job(self, channel: Channel, function: Callable[[Channel], T]) -> T:
-        return super()._job(channel, self._pool.reading(function))
+    def _job(self, channel: Channel, loan: _Loan, function: Callable[[Channel], T]) -> T:
+        return super()._job(channel, loan, self._pool.reading(function))
 
 
 class _Writing(_Handle):
@@ -197,7 +265,7 @@ class _Writing(_Handle):
 
         def run(channel: Channel) -> T:
             with channel.atomic():
-                return function(channel, *args, **kwargs)
+                return channel.call(function, *args, **kwargs)
 
         return await self._run(name_of(function), run)
 
@@ -232,10 +300,12 @@ class Transaction(_Writing):
         """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
         limit."""
         self._timer: asyncio.TimerHandle | None = None
+        self._tables_written: Callable[[], frozenset[str] | None]
 
     async def __aenter__(self) -> Self:
         lease = await self._pool.lend_writer(self._label, at=self.until)
         await self._enter(lease, self._mode, self.until)
+        self._pool.open_transaction = lease, self._tables_written
         limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
             error = TransactionTimeoutError(
@@ -247,6 +317,7 @@ class Transaction(_Writing):
 
     def _first(self, channel: Channel) -> None:
         channel.require_files()  # the COMMIT does so as well, after all the work
+        self._tables_written = channel.tables_written
         if self._fence is not None:
             self._fence(channel)
 
@@ -259,27 +330,44 @@ class Transaction(_Writing):
         committed = False
         try:
             if error is None:
-                await self._run("COMMIT", Channel.commit)
+                loan = self._entered()
+                if (elsewhere := _elsewhere(self._label, self._task)) is not None:
+                    raise elsewhere
+                loan.ending = True
+                await self._run_in(loan, "COMMIT", Channel.commit, None)
                 committed = True
         finally:
             if self._timer is not None:
                 self._timer.cancel()
             self._leave(committed=committed)
+            opened = self._pool.open_transaction
+            if opened is not None and opened[0].returned:
+                self._pool.open_transaction = None
 
 
 class Savepoint(_Writing):
-    """A block inside a transaction. It takes no hop of its own and can be nested."""
+    """A block inside a transaction. It takes no hop of its own and can be nested.
+
+    Whatever is run in the transaction while it is open is part of it, by whatever handle and task.
+    Blocks of tasks that run at the same time are nested in the order of their beginnings. One that
+    ends takes those inside it with it: they can't be used any more. If their work was undone with
+    its own, they raise `TransactionStateError` when they are left well; if it was kept and they are
+    left by an error, it can't be undone alone, and what follows in the transaction raises
+    `TransactionAbortedError`.
+    """
 
     def __init__(self, outer: _Writing) -> None:
         super().__init__(outer._pool, f"a savepoint in {outer._label}")
         self._outer = outer
-        self._steps = outer._steps
+        self._block = Block()
+        self._undone = False  # with a block around it, which was left first
 
     async def __aenter__(self) -> Self:
-        if self._lease is not None or self._ended:
-            raise TransactionStateError(f"{self._label} can be entered only once")
-        self._lease = self._outer._entered()
-        self._steps.append(lambda channel: channel.control("SAVEPOINT abt_db"))
+        self._require_new()
+        loan = self._outer._entered()
+        self._loan, self._task = loan, asyncio.current_task()
+        loan.savepoints.append(self)
+        loan.steps.append(lambda channel: channel.open_block(self._block))
         return self
 
     async def __aexit__(
@@ -288,10 +376,25 @@ class Savepoint(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        self._lease, self._ended = None, True
-        if error is not None:
-            self._steps.append(lambda channel: channel.control("ROLLBACK TO abt_db"))
-        self._steps.append(lambda channel: channel.control("RELEASE abt_db"))
+        loan, self._loan, self._ended = self._loan, None, True
+        if loan is None:
+            return
+        elsewhere = None if error is not None else _elsewhere(self._label, self._task)
+        undo = error is not None or elsewhere is not None
+        if self in loan.savepoints:
+            place = loan.savepoints.index(self)
+            for inner in loan.savepoints[place + 1 :]:
+                inner._ended, inner._undone = True, undo
+            del loan.savepoints[place:]
+        if self._undone and error is None:
+            raise TransactionStateError(
+                f"the work of {self._label} was undone with that of the one around it, which was"
+                " left first"
+            )
+        if not self._undone:
+            loan.steps.append(lambda channel: channel.close_block(self._block, undo=undo))
+        if elsewhere is not None:
+            raise elsewhere
 
 
 class Stream(Generic[T]):
@@ -316,35 +419,57 @@ class Stream(Generic[T]):
         self._statement = statement
         self._size = size
         self._timeout = timeout
+        self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
+        self._loan: _Loan | None = None
+        self._hidden: frozenset[str] | None = frozenset()
         self._reading: Reading[T] | None = None
         # Those that were read and not yet handed out: whoever breaks off can go on.
         self._rows: Iterator[T] = iter(())
+        self._turn = asyncio.Lock()  # of the task that has the next rows read
         self._interrupted = False
         self._over = False
 
     async def __aenter__(self) -> Self:
         if self._own is not None:
+            self._hidden = self._handle._pool.uncommitted()
             await self._own.__aenter__()
+        self._task, self._loan = asyncio.current_task(), self._handle._entered()
         try:
-            rows = await self._handle._run(self._statement.query.name, self._begin, self._timeout)
+            rows = await self._run(self._begin)
             self._rows = iter(rows)
-        except BaseException:
-            await self.__aexit__()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
             raise
         return self
 
-    async def __aexit__(self, *_error: object) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         self._rows, self._over = iter(()), True
+        loan, self._loan = self._loan, None
         if self._own is not None:
-            self._own._leave()
-        else:
-            self._handle._steps.append(self._end)
+            await self._own.__aexit__(kind, error, traceback)
+        elif loan is not None:
+            loan.steps.append(self._end)
+            if error is None and (elsewhere := _elsewhere(self._name, self._task)) is not None:
+                raise elsewhere
+
+    @property
+    def _name(self) -> str:
+        return f"stream of {self._statement.query.name}"
+
+    async def _run(self, step: Callable[[Channel], list[T]]) -> list[T]:
+        return await self._handle._run(self._statement.query.name, step, self._timeout)
 
     # On the connection's thread. What was begun is known there even if the caller was cancelled
     # before it was told.
 
     def _begin(self, channel: Channel) -> list[T]:
-        self._reading = channel.reading(self._statement, self._size)
+        with channel.hiding(self._hidden):
+            self._reading = channel.reading(self._statement, self._size)
         return self._reading.next()
 
     def _end(self, _channel: Channel) -> None:
@@ -353,20 +478,42 @@ class Stream(Generic[T]):
 
     async def __aiter__(self) -> AsyncIterator[T]:
         while True:
-            for row in self._rows:
+            rows = self._rows
+            for row in rows:
                 yield row
-            if self._reading is None or self._over:
-                raise TransactionStateError("a stream is read inside its `async with` block")
-            if self._interrupted:
-                raise TransactionStateError(
-                    f"{self._handle._label} was stopped while it read; rows would be missing"
-                )
-            self._interrupted = True
-            rows = await self._handle._run(self._statement.query.name, self._next, self._timeout)
-            self._interrupted = False
-            if not rows:
-                return
-            self._rows = iter(rows)
+            async with self._turn:
+                if self._rows is not rows and not self._over:
+                    continue  # another task has read more meanwhile
+                if self._reading is None or self._over:
+                    raise TransactionStateError("a stream is read inside its `async with` block")
+                more = await self._run(self._next)
+                self._interrupted = False
+                if not more:
+                    return
+                self._rows = iter(more)
 
     def _next(self, _channel: Channel) -> list[T]:
+        if self._interrupted:
+            raise TransactionStateError(
+                f"{self._name} was stopped while it read; rows would be missing"
+            )
+        self._interrupted = True  # until the task has the rows
         return [] if self._reading is None else self._reading.next()
+
+
+def _elsewhere(label: str, task: asyncio.Task[Any] | None) -> TransactionStateError | None:
+    """Return what is raised when a block ends well in a task that must not end it."""
+    if task is None or task.done() or task is asyncio.current_task():
+        return None
+    return TransactionStateError(
+        f"{label} was entered by task {task.get_name()!r}, which still runs and alone can end it"
+        " well; ended by another task it has been given up, and nothing of it was written"
+    )
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The event loop that runs here; none does where a coroutine is collected after its end."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None

@@ -123,6 +123,10 @@ class Watching:
         for live in lives:
             live.fail(PoolClosedError("the database was closed"))
 
+    def abandon(self) -> None:
+        """Let go of all of them when their event loop is closed: nobody is left to be told."""
+        self._pool.listeners.remove(self._committed)
+
     def _begin(self, key: object, live: _Live[Any]) -> None:
         if not self._lives:
             self._pool.listeners.add(self._committed, frozenset({Committed}))

@@ -262,6 +262,10 @@ class Lease:
             # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
             if self.error is not None and not isinstance(error, CommitUnknownError):
                 raise self.error from error
+            if self.returned and isinstance(error, StoppedError):
+                raise TransactionStateError(
+                    f"{self.label} has ended, and {doing or self.label} was stopped with it"
+                ) from None
             raise
         finally:
             self._doing = None
@@ -298,6 +302,11 @@ class Lease:
             self._freeing = asyncio.get_running_loop().call_later(
                 GRACE, connection.free_late, self._deadline, f"{self._doing} in {self.label}"
             )
+
+    def abandon(self) -> None:
+        """Stop what runs, for nobody waits for it any more; whoever lent the connection ends it."""
+        self.returned, self._connection = True, None
+        self._deadline.cancel()
 
     def fail(self, error: BaseException) -> None:
         """Let its caller, who waits, go on with an error."""

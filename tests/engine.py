@@ -27,7 +27,9 @@ from conftest import descriptors, threads
 import abt_db.lane
 import abt_db.work
 from abt_db import Config, Database, Query
+from abt_db.channel import Channel
 from abt_db.connection import Connect
+from abt_db.deadline import Deadline
 
 T = TypeVar("T")
 
@@ -73,6 +75,12 @@ async def items(
         await db.execute(CREATE())
         await db.execute_many(ADD, [{"name": name} for name in names])
         yield db
+
+
+async def on_writer(db: Database, function: Callable[[Channel], T]) -> T:
+    """Run a function on the writer that does what only the library may."""
+    async with db.writer(label="a test") as lease:
+        return await lease.run(function, Deadline())
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -8,8 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from subprocess import PIPE
 from time import monotonic
@@ -335,24 +335,19 @@ class TestElsewhere:
             await asyncio.to_thread(elsewhere)
 
     def test_in_the_loop_after_that_one(self, path: Path) -> None:
-        done = run_script(
-            """
-            db = Database(path)
+        """A call there is refused: only `open` begins anew."""
+        db = Database(path)
+        asyncio.run(opened(db))
+        with pytest.raises(PoolClosedError, match="another event loop"):
+            asyncio.run(db.fetch_one(COUNT_TABLES()))  # type: ignore[arg-type]
+        asyncio.run(db.close())
 
-            async def use():
-                await db.open()
-                await db.fetch_one(COUNT_TABLES())
-
-            asyncio.run(use())
-            for name in "use", "close":
-                try:
-                    asyncio.run(use() if name == "use" else db.close())
-                except PoolClosedError as error:
-                    print("another event loop" in str(error))
-            """,
-            path,
-        )
-        assert done.stdout == "True\nTrue\n", done.stderr
+    async def test_a_loop_that_runs_elsewhere_keeps_it(self, path: Path) -> None:
+        async with items(path) as db:
+            for use in db.open, db.close:
+                with pytest.raises(PoolClosedError, match="another event loop"):
+                    await asyncio.to_thread(asyncio.run, use())
+            assert await db.fetch_one(COUNT()) == 0
 
     def test_in_a_forked_child(self, path: Path) -> None:
         """faults.md 60: the child is told, whatever it tries, and the parent works on."""
@@ -405,6 +400,128 @@ class TestElsewhere:
             path,
         )
         assert done.stdout == "refused\n" * 7 + "0 [('ok',)]\n['app.db']\n", done.stderr
+
+
+async def opened(db: Database) -> None:
+    await db.open()
+    await db.fetch_one(COUNT_TABLES())
+
+
+class TestLeftOver:
+    """A database that was left open when its loop was closed is opened anew, and of what was there
+    nothing stays (faults.md 89)."""
+
+    async def read(self, db: Database) -> None:
+        await db.open()
+        await db.fetch_one(COUNT())
+
+    async def block(self, db: Database) -> None:
+        """In the middle of a transaction, which has the write lock of the file."""
+        await db.open()
+        self.kept = db.transaction()
+        await self.kept.__aenter__()
+        await self.kept.execute(ADD(name="undone"))
+
+    async def statement(self, db: Database) -> None:
+        await db.open()
+        self.kept = asyncio.create_task(db.fetch_one(ENDLESS()))
+        await until(lambda: db.stats()["readers"]["busy"])
+
+    async def watch(self, db: Database) -> None:
+        await db.open()
+        self.kept = db.watch(NAMES())
+        await anext(self.kept)
+
+    @pytest.mark.parametrize("cancelled", [False, True])
+    @pytest.mark.parametrize("left", ["read", "block", "watch"])
+    @pytest.mark.parametrize("again", ["open", "async with", "close"])
+    def test_it_begins_anew(
+        self, path: Path, left: str, again: str, cancelled: bool, no_leaks: None
+    ) -> None:
+        """Whether its tasks were cancelled, as `asyncio.run` does, or not, as pytest plugins do."""
+        asyncio.run(entered(items(path, "a")))
+        before = threads(), descriptors()
+        db = Database(path, config=Config(readers=2))
+
+        async def use() -> None:
+            if again == "async with":
+                async with db:
+                    assert await db.fetch_all(NAMES()) == ["a"]
+                return
+            if again == "close":
+                await db.close()
+                await db.close()
+                assert threads() == before[0]
+            await db.open()
+            await db.execute(ADD(name="b"))
+            assert await db.fetch_all(NAMES()) == ["a", "b"]
+            assert db.stats()["transactions"] == []
+            assert await anext(db.watch(NAMES())) == ["a", "b"]
+            await db.close()
+
+        for _ in range(3 if again == "async with" else 1):
+            if cancelled:
+                asyncio.run(getattr(self, left)(db))
+            else:
+                with quiet_loop() as loop:
+                    loop.run_until_complete(getattr(self, left)(db))
+            asyncio.run(use())
+            assert threads() == before[0]
+        self.kept = None
+        gc.collect()
+        assert (threads(), descriptors()) == before
+
+    def test_with_a_statement_that_runs(self, path: Path) -> None:
+        """The driver's thread dies of telling a closed loop of it; the file is closed before."""
+        done = run_script(
+            """
+            import gc, threading
+            from contextlib import suppress
+            threading.excepthook = lambda args: print(args.exc_type.__name__)
+
+            def files():
+                return sum(os.path.realpath(f"/proc/self/fd/{fd}").startswith(path)
+                           for fd in os.listdir("/proc/self/fd"))
+
+            db = Database(path, config=Config(readers=1))
+
+            async def left():
+                await db.open()
+                await db.execute(CREATE())
+                global running
+                running = [asyncio.create_task(db.fetch_one(ENDLESS())),
+                           asyncio.create_task(db.execute(ADD_ENDLESSLY()))]
+                await until(lambda: db.stats()["readers"]["busy"])
+                await until(lambda: db.stats()["writer"]["busy"])
+
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda *_: None)
+            loop.run_until_complete(left())
+            loop.close()
+
+            async def use():
+                async with db:
+                    print(files() <= 3 * 2, threading.active_count() <= 3)
+                    await db.execute(ADD(name="a"))
+                    print(await db.fetch_all(NAMES()))
+
+            asyncio.run(use())
+            print(threading.active_count(), files())
+            """,
+            path,
+        )
+        assert done.stdout.split("\n")[-4:] == ["True True", "['a']", "1 0", ""], done
+
+
+@contextmanager
+def quiet_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """A loop that is closed with its tasks pending, and does not tell of each."""
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda _loop, _context: None)
+    try:
+        yield loop
+    finally:
+        loop.close()
 
 
 ENDS: dict[str, str] = {

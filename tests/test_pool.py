@@ -28,6 +28,7 @@ from engine import (
     busy,
     items,
     lose_writer,
+    on_writer,
     script,
     until,
 )
@@ -73,7 +74,9 @@ class TestReadYourWrites:
         async with items(path) as db, db.transaction() as tx:
             await tx.execute(ADD(name="a"))
             assert await tx.fetch_one(COUNT()) == 1
-            assert await db.fetch_one(COUNT()) == 0
+            async with db.snapshot() as view:
+                assert await view.fetch_one(COUNT()) == 0
+            assert await asyncio.create_task(db.fetch_one(COUNT())) == 0
 
 
 class TestReaders:
@@ -199,7 +202,7 @@ class TestWrites:
                 cx.execute(ending())
 
         async with items(path, "a") as db, Witness(db) as witness:
-            await db.write(lambda cx: cx.run_sql(ROLLBACK_TRIGGER, doing="the trigger"))
+            await on_writer(db, lambda cx: cx.run_sql(ROLLBACK_TRIGGER, doing="the trigger"))
             with pytest.raises(TransactionAbortedError):
                 await db.write(function)
             with pytest.raises(IntegrityError):

@@ -262,12 +262,13 @@ class TestSavepoint:
 
 
 class TestTheHandle:
-    """A handle belongs to its task and lives as long as its block (invariant 18)."""
+    """A handle lives as long as its block (invariant 18). `test_shared_handles.py` has its use by
+    several tasks."""
 
     @pytest.mark.parametrize("kind", ["transaction", "snapshot", "savepoint"])
-    @pytest.mark.parametrize("when", ["before", "after", "elsewhere", "entered again"])
+    @pytest.mark.parametrize("when", ["before", "after", "entered again"])
     async def test_it_is_refused(self, path: Path, kind: str, when: str) -> None:
-        """faults.md 14, 17."""
+        """faults.md 17."""
         async with items(path) as db, Witness(db) as witness:
             async with AsyncExitStack() as work:
                 if kind == "savepoint":
@@ -278,7 +279,6 @@ class TestTheHandle:
                 problem = {
                     "before": "has not begun",
                     "after": "has ended",
-                    "elsewhere": "another task",
                     "entered again": "only once|would wait for ever",
                 }[when]
                 with pytest.raises(TransactionStateError, match=problem):
@@ -286,8 +286,6 @@ class TestTheHandle:
                         await handle.fetch_one(COUNT())
                     async with handle:
                         assert await handle.fetch_one(COUNT()) == 0
-                        if when == "elsewhere":
-                            await asyncio.create_task(handle.fetch_one(COUNT()))
                         if when == "entered again":
                             async with handle:
                                 pass
@@ -304,14 +302,6 @@ class TestTheHandle:
                 async with handle:
                     pass
             await witness.whole()
-
-    async def test_a_refused_use_elsewhere_does_no_harm(self, path: Path) -> None:
-        async with items(path) as db:
-            async with db.transaction() as tx:
-                with pytest.raises(TransactionStateError):
-                    await asyncio.create_task(tx.execute(ADD(name="elsewhere")))
-                await tx.execute(ADD(name="a"))
-            assert await db.fetch_all(NAMES()) == ["a"]
 
     async def test_a_savepoint_kept_beyond_its_transaction_is_dead(self, path: Path) -> None:
         async with items(path) as db:
@@ -559,14 +549,6 @@ class TestStream:
                 assert await anext(iterator) == "a"
             with pytest.raises(TransactionStateError):
                 await anext(iterator)
-
-    async def test_it_is_refused_in_another_task(self, path: Path) -> None:
-        async def read(rows: Any) -> list[str]:
-            return [row async for row in rows]
-
-        async with items(path, *"abc") as db, db.stream(NAMES(), size=1) as rows:
-            with pytest.raises(TransactionStateError, match="another task"):
-                await asyncio.create_task(read(rows))
 
     @pytest.mark.parametrize("in_transaction", [False, True])
     async def test_a_slow_step_is_stopped(self, path: Path, in_transaction: bool) -> None:
