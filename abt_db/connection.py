@@ -280,15 +280,17 @@ class Connection:
         call = _Call()
         call.function = function
         self._begun += 1
-        self._waiter = asyncio.current_task(self._loop)
+        self._waiter = waiter = asyncio.current_task(self._loop)
+        assert waiter is not None
+        cancelling = waiter.cancelling()
         try:
             await self._aio.execute_fetchall(call)
         except ValueError:
             # The driver's: what the function raises does not come this way.
             raise LostError(f"the {self.name} was closed by somebody else") from None
         except asyncio.CancelledError:
-            if self._lost and self._waiter is not None:
-                self._waiter.uncancel()
+            # By `look_after`, unless somebody has cancelled the task as well (invariant 11).
+            if self._lost and waiter.uncancel() <= cancelling:
                 raise LostError(
                     f"the thread of the {self.name} died while it was at work"
                 ) from None

@@ -621,6 +621,92 @@ class TestBrokenSeats:
         )
         assert done.stdout == "b\n", done.stderr
 
+    @pytest.mark.parametrize("queued", [False, True])
+    def test_who_lost_a_thread_has_not_been_cancelled(self, path: Path, queued: bool) -> None:
+        """The lane wakes the task that waits for a dead thread by a cancellation. If that left its
+        mark, a group of tasks would raise it later, in place of an error of one of them."""
+        done = run_script(
+            f"""
+            {DYING}
+            async def fail():
+                1 / 0
+
+            async def call(db):
+                try:
+                    await db.execute(ADD(name="lost"))
+                except AbtDbError:
+                    print("lost", asyncio.current_task().cancelling())
+                try:
+                    async with asyncio.TaskGroup() as group:
+                        group.create_task(fail())
+                        await asyncio.Event().wait()
+                except ExceptionGroup as error:
+                    print(*error.exceptions)
+
+            async def main():
+                async with items(path, "a") as db:
+                    if {queued}:
+                        async with Holder(db.barrier()):
+                            called = asyncio.create_task(call(db))
+                            await until(lambda: db.stats()["writer"]["waiting"])
+                            die_soon()
+                        await called
+                    else:
+                        die_soon()
+                        await call(db)
+                    await db.execute(ADD(name="b"))
+                    print(*await db.fetch_all(NAMES()))
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        assert done.stdout == "lost 0\ndivision by zero\na b\n", done.stderr
+
+    def test_a_caller_that_is_cancelled_when_its_thread_is_found_dead_is_cancelled(
+        self, path: Path
+    ) -> None:
+        """invariant 11: in one and the same turn of the loop."""
+        done = run_script(
+            f"""
+            {DYING}
+            async def main():
+                async with items(path, "a") as db:
+                    die_soon()
+                    lost = asyncio.create_task(db.execute(ADD(name="lost")))
+                    while not lost.cancelling():
+                        await asyncio.sleep(0)
+                    lost.cancel()
+                    await asyncio.wait([lost])
+                    print(lost.cancelled())
+                    await db.execute(ADD(name="b"))
+                    print(*await db.fetch_all(NAMES()))
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        assert done.stdout == "True\na b\n", done.stderr
+
+
+DYING = """
+            import logging, threading, warnings
+            warnings.simplefilter("ignore")
+            driver, doomed = logging.getLogger("aiosqlite"), []
+
+            def die(record):
+                # Raises when the thread says what it begins, and when it says what was raised.
+                doomed.append(threading.current_thread())
+                if doomed[0] is threading.current_thread():
+                    raise SystemExit
+                return False
+
+            def die_soon():
+                driver.addFilter(die)
+                driver.setLevel(logging.DEBUG)
+"""
+"""`die_soon()`: the next thread of a connection that has something to do dies before it does it."""
+
 
 class TestTheEndOfTheLoop:
     """A loop that ends cancels every task it has, the lanes' among them."""
