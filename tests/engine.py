@@ -310,6 +310,13 @@ class Clock(asyncio.SelectorEventLoop):
         return super().time() + self.ahead
 
 
+def pass_time(seconds: float) -> None:
+    """Put the clock of the loop forward, which is one of `run_in_turns`."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, Clock)
+    loop.ahead += seconds
+
+
 def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop whose turns can be looked at."""
     turns = Turns()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from subprocess import PIPE, Popen
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from engine import (
@@ -22,6 +22,7 @@ from engine import (
     ADD_ENDLESSLY,
     NAMES,
     SOON,
+    TOUCH,
     Driver,
     Gate,
     Holder,
@@ -401,6 +402,36 @@ class TestWhoFails:
                 db.execute(ADD_OR_ROLLBACK(name="a")),
             )
             assert [type(result) for result in results] == [IntegrityError, Result]
+
+    @pytest.mark.parametrize("how", ["OR ROLLBACK", "OR FAIL", "half a batch, OR ROLLBACK"])
+    async def test_nor_is_one_because_of_a_member_that_was_cancelled_meanwhile(
+        self, path: Path, how: str
+    ) -> None:
+        """The last member has everything undone, and when the others are done again the caller of
+        the first has gone: the second one's row is the only one of its name (invariant 28)."""
+        driver = Driver()
+        async with tables(path, connect=driver.connect, batch_time=60.0) as db:
+            gate = Gate(driver)
+            async with Group(
+                db,
+                db.execute(ADD(name="a")),
+                db.execute(ADD(name="a")),
+                db.execute(TOUCH(id=1)),
+                cast(Any, SPOILERS[how]("first")(db)),
+            ) as group:
+                gate.stop_at(TOUCH.text)
+                group.let_go()
+                await gate.reached.wait()
+                group.tasks[0].cancel()
+                await asyncio.sleep(0)
+                gate.open()
+            assert group.tasks[0].cancelled()
+            assert [type(result) for result in group.results[1:]] == [
+                Result,
+                Result,
+                IntegrityError,
+            ]
+            assert await db.fetch_all(NAMES()) == ["first", "a"]
 
     async def test_a_full_database(self, path: Path) -> None:
         """faults.md 22, 49: one member is too much for `max_page_count`."""

@@ -25,6 +25,7 @@ from engine import (
     LockingProcess,
     Witness,
     items,
+    run_script,
     until,
 )
 
@@ -129,6 +130,40 @@ class TestBusyError:
                 raw.execute("BEGIN IMMEDIATE")
                 with pytest.raises(BusyError, match="another connection of this process"):
                     await db.execute(ADD(name="x"))
+
+    def test_a_writer_that_a_fork_has_copied_is_not_in_this_process(self, path: Path) -> None:
+        """The child inherits the parent's list of writers, which are not its own."""
+        done = run_script(
+            """
+            import warnings
+            warnings.simplefilter("ignore")
+
+            async def write():
+                async with Database(path, config=Config(busy_timeout=0.05)) as db:
+                    try:
+                        await db.execute(ADD(name="child"))
+                    except BusyError as error:
+                        print(error, flush=True)
+
+            async def main():
+                async with items(path) as db, db.transaction(label="deploy") as tx:
+                    await tx.execute(ADD(name="parent"))
+                    if not (child := os.fork()):
+                        try:
+                            asyncio.run(write())
+                        finally:
+                            os._exit(0)
+                    await asyncio.to_thread(os.waitpid, child, 0)
+                    print(os.getpid())
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        said, _, parent = done.stdout.strip().rpartition("\n")
+        assert "another process holds the lock" in said and "deploy" not in said, done.stderr
+        if sys.platform == "linux":
+            assert f"(pid {parent})" in said
 
     async def test_where_the_system_tells_nothing_it_is_another_process(
         self, path: Path, monkeypatch: pytest.MonkeyPatch

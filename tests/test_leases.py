@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from engine import ADD, COUNT, CREATE, Driver, Gate, Holder, until
+from engine import ADD, COUNT, CREATE, Driver, Gate, Holder, Turns, pass_time, run_in_turns, until
 
 import abt_db.grants
 import abt_db.leases
@@ -85,6 +85,10 @@ async def holder_of(db: Database, name: str = "a") -> LockInfo:
 
 def commits(db: Database) -> int:
     return int(db.stats()["writer"]["commits"])
+
+
+def task_names() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()}
 
 
 async def until_wanted(db: Database) -> None:
@@ -366,6 +370,46 @@ class TestRenewal:
                 assert lease._problem is None
             raw.close()
 
+    def test_that_fails_is_tried_again_soon_and_not_when_the_next_one_is_due(
+        self, path: Path
+    ) -> None:
+        """A third of what the lease lasts lies between two: after two failures it would be lost."""
+        driver, failures = Driver(), list[str]()
+
+        def fail(step: str) -> None:
+            if step.startswith("UPDATE distributed_locks") and len(failures) < 5:
+                failures.append(step)
+                raise sqlite3.OperationalError("database or disk is full")
+
+        async def main(_turns: Turns) -> None:
+            async with opened(path, connect=driver.connect) as db, db.lock("a", ttl=3000) as lease:
+                before = commits(db)
+                driver.hook = fail
+                await asyncio.sleep(0)  # in this turn the task that renews begins to wait
+                pass_time(1001)
+                await until(lambda: commits(db) > before)
+                assert len(failures) == 5
+                lease.check()
+
+        run_in_turns(main)
+
+    def test_that_waits_for_the_writer_gives_its_place_to_the_release(self, path: Path) -> None:
+        """Where no more may wait, the release would be refused, and the lock stay held."""
+
+        async def main(_turns: Turns) -> None:
+            async with opened(path, config=Config(max_pending=1)) as db:
+                async with Holder(db.lock("a", ttl=3000)) as holder:
+                    async with Holder(db.transaction(timeout=9000)):
+                        pass_time(1001)
+                        await until(lambda: db.stats()["writer"]["waiting"] == 1)
+                        holder.let_go()
+                        await until(lambda: "abt_db lock a" not in task_names())
+                    assert holder.task is not None
+                    await holder.task
+                    assert await db.lock_info("a") is None
+
+        run_in_turns(main)
+
     async def test_that_can_not_be_done_in_time_is_a_loss(self, path: Path) -> None:
         async with opened(path, config=Config(busy_timeout=0.01)) as db:
             raw = sqlite3.connect(path, isolation_level=None)
@@ -490,7 +534,7 @@ class TestCancelling:
             await asyncio.wait([holding])
             assert holding.cancelled()
             assert await db.lock_info("a") is None
-            assert "abt_db lock a" not in {task.get_name() for task in asyncio.all_tasks()}
+            assert "abt_db lock a" not in task_names()
 
     async def test_inside_the_block(self, path: Path) -> None:
         async with opened(path) as db:
