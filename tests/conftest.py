@@ -9,15 +9,28 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
-HANG = 3600.0 if os.environ.get("ABT_DB_LONG") else 120.0
+HANG = 14_400.0 if os.environ.get("ABT_DB_LONG") else 1_800.0
+"""Seconds after which a test hangs. The largest take a minute where nothing else runs."""
+
+SOON = 300.0
+"""Seconds after which what should happen at once has not happened. A test that waits for it fails
+only then, and none may fail because a machine is slow, or stands still for a while."""
+
 ROOT = Path(__file__).resolve().parents[1]
 RBTLOG = ROOT.parent / "shared" / "data" / "rbtlog"
+
+# An example may take as long as it takes, and so may making it.
+hypothesis.settings.register_profile(
+    "slow machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("slow machine")
 
 # Tests are of the installed package; `python -m pytest` would put the checkout before it, where
 # `abt_db.schema` and `abt_db.tools` are not to be found.
@@ -36,13 +49,18 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         async with asyncio.timeout(HANG):
             await pyfuncitem.obj(**arguments)
 
-    # A thread that blocks the loop can't be timed out: show where everyone stands, and end.
-    faulthandler.dump_traceback_later(HANG * 3, exit=True)
+    asyncio.run(within_limit())
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that no limit in the event loop can end: show where its threads stand, and exit."""
+    faulthandler.dump_traceback_later(HANG + SOON, exit=True)
     try:
-        asyncio.run(within_limit())
+        return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -95,7 +113,7 @@ def descriptors() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-async def eventually(true: Callable[[], object], *, within: float = 20.0) -> None:
+async def eventually(true: Callable[[], object], *, within: float = SOON) -> None:
     """Wait until something is so; fail if it is not `within` so many seconds."""
     deadline = asyncio.get_running_loop().time() + within
     while not true():

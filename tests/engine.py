@@ -5,7 +5,6 @@ every step, an event loop that can be looked at between two turns, and a pool he
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
 import selectors
 import signal
@@ -22,7 +21,7 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import pytest
-from conftest import descriptors, threads
+from conftest import SOON, descriptors, threads
 
 import abt_db.lane
 import abt_db.work
@@ -58,9 +57,6 @@ ADD_ENDLESSLY = Query(
     "INSERT INTO items (name) WITH RECURSIVE n(x) AS"
     " (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'endless' || count(*) FROM n",
 )
-
-SOON = 5.0
-"""Seconds after which what should happen at once has not happened."""
 
 
 @asynccontextmanager
@@ -321,17 +317,13 @@ def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop whose turns can be looked at."""
     turns = Turns()
     loop = Clock(turns)
-    faulthandler.dump_traceback_later(60, exit=True)
-    try:
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            asyncio.Runner(loop_factory=lambda: loop) as runner,
-        ):
-            for module in abt_db.lane, abt_db.work:
-                patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
-            return runner.run(main(turns))
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        asyncio.Runner(loop_factory=lambda: loop) as runner,
+    ):
+        for module in abt_db.lane, abt_db.work:
+            patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
+        return runner.run(main(turns))
 
 
 # -- other processes -------------------------------------------------------------------------------
@@ -355,7 +347,7 @@ def script(code: str, *, engine: bool = True) -> list[str]:
     return [sys.executable, "-P", "-c", IMPORTS + also + textwrap.dedent(code)]
 
 
-def run_script(code: str, path: Path, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+def run_script(code: str, path: Path, *, seconds: float = SOON) -> subprocess.CompletedProcess[str]:
     """Run `code` in another interpreter to its end; one that takes longer fails the test."""
     command = script(code)
     process = subprocess.Popen(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import COUNT, NAMES, Holder, LockingProcess, items, run_script
+from engine import COUNT, NAMES, SOON, Holder, LockingProcess, items, run_script
 from test_files import PAGE, fill, make
 
 from abt_db import Config, Database, Query, maintenance
@@ -587,5 +587,5 @@ class TestCommand:
     def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
         os.mkfifo(path)
         command = ["abt-db", "doctor", "--db", path]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SOON)
         assert (done.returncode, done.stdout) == (1, "") and "it is a pipe" in done.stderr

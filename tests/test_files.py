@@ -18,7 +18,18 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from engine import ADD, ADD_MANY, COUNT, COUNT_TABLES, CREATE, NAMES, items, run_script, script
+from engine import (
+    ADD,
+    ADD_MANY,
+    COUNT,
+    COUNT_TABLES,
+    CREATE,
+    NAMES,
+    SOON,
+    items,
+    run_script,
+    script,
+)
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -569,6 +580,6 @@ class TestFull:
             ["unshare", "--mount", *script(FILL + textwrap.dedent(code)), str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SOON,
         )
         assert (run.stdout, run.returncode) == ("done\n", 0), run.stderr

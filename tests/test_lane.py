@@ -487,7 +487,7 @@ async def main():
     async with items(path) as db, Witness(db) as witness:
         for verb in "read", "write", "snapshot read", "transaction read", "transaction write":
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(SOON):
                     await through(verb, db)
             except BaseException as error:
                 print(verb, type(error).__name__)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+from conftest import HANG
 from engine import script
 
 from abt_db import Config, Database, LocalLocks, LockTimeoutError, Query
@@ -62,7 +63,7 @@ class Process:
 
     async def says(self) -> str:
         assert self._process.stdout is not None
-        async with asyncio.timeout(3600 if LONG else 60):
+        async with asyncio.timeout(HANG):
             return (await self._process.stdout.readline()).decode().strip()
 
     def tell(self, line: str) -> None:

@@ -18,7 +18,19 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from engine import ADD, COUNT, CREATE, Driver, Gate, Holder, Turns, pass_time, run_in_turns, until
+from engine import (
+    ADD,
+    COUNT,
+    CREATE,
+    SOON,
+    Driver,
+    Gate,
+    Holder,
+    Turns,
+    pass_time,
+    run_in_turns,
+    until,
+)
 
 import abt_db.grants
 import abt_db.leases
@@ -186,7 +198,7 @@ class TestALease:
                     if len(log) < 6 and number < 2:
                         await until_wanted(db)
 
-        async with two(path) as (one, other), asyncio.timeout(20):
+        async with two(path) as (one, other), asyncio.timeout(SOON):
             await asyncio.gather(again_and_again(one, "1"), again_and_again(other, "2"))
         assert "".join(log) in ("121212", "212121")
 

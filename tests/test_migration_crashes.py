@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from conftest import descriptors, threads
+from conftest import SOON, descriptors, threads
 from engine import Driver, Gate, Holder, Turns, busy, run_in_turns, script, until
 from test_migrations import (
     ENDLESS,
@@ -265,7 +265,7 @@ class Processes:
         return codes, seconds
 
     def end(self) -> None:
-        self._server.communicate(timeout=10)
+        self._server.communicate(timeout=SOON)
 
 
 @pytest.fixture(scope="module")
@@ -684,7 +684,7 @@ class TestCancelled:
                 if again:
                     await asyncio.sleep(0)
                     task.cancel()
-                await asyncio.wait([task], timeout=5)
+                await asyncio.wait([task], timeout=SOON)
                 assert task.cancelled() == fell
                 gate.open()
                 reached.cancel()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import Driver, Holder
+from engine import SOON, Driver, Holder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -198,8 +198,8 @@ class TestUp:
             await migrator.up()
             with nothing_written(path):
                 async with Holder(db.transaction()):
-                    assert await asyncio.wait_for(migrator.up(), 5) == []
-                    assert await asyncio.wait_for(migrator.up(2), 5) == []
+                    assert await asyncio.wait_for(migrator.up(), SOON) == []
+                    assert await asyncio.wait_for(migrator.up(2), SOON) == []
 
     async def test_it_goes_up_to_a_target_and_no_further(self, path: Path) -> None:
         async with Database(path, config=SMALL) as db:
@@ -347,7 +347,7 @@ class TestStatus:
                 await verb(migrator)
                 # Nor does it wait for the writer.
                 async with Holder(db.transaction()):
-                    await asyncio.wait_for(verb(migrator), 5)
+                    await asyncio.wait_for(verb(migrator), SOON)
         assert len(applied(path)) == target
 
     async def test_a_database_without_a_history(self, path: Path) -> None:
