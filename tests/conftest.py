@@ -9,8 +9,10 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hypothesis
@@ -39,17 +41,22 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a coroutine function with `asyncio.run`; more than HANG seconds fail it."""
+    """Run a coroutine function in a loop of its own, which is `clock` if the test asks for that;
+    more than HANG seconds fail it."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in names}
 
+    clock = pyfuncitem.funcargs.get("clock")
+
     async def within_limit() -> None:
-        async with asyncio.timeout(HANG):
+        # Where the test puts the clock forward, the limit is that of `pytest_runtest_protocol`.
+        async with asyncio.timeout(None if clock else HANG):
             await pyfuncitem.obj(**arguments)
 
-    asyncio.run(within_limit())
+    with asyncio.Runner(loop_factory=(lambda: clock) if clock else None) as runner:
+        runner.run(within_limit())
     return True
 
 
@@ -66,6 +73,42 @@ def pytest_runtest_protocol() -> Generator[None, object, object]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("ABT_DB_BRIEF") and item.get_closest_marker("large"):
         pytest.skip("ABT_DB_BRIEF is set: the gate runs this on its first Python")
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose clock, and the library's with it, can be put forward: a limit is over when the
+    test has come to where it wants it to be, however long the machine has taken for that."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def passes(self, seconds: float) -> None:
+        """Put the clock forward. From any thread."""
+        self.ahead += seconds
+        self.call_soon_threadsafe(self.time)  # so that the loop looks which timers are due
+
+    def lead(self, patch: pytest.MonkeyPatch) -> None:
+        """Have the library go by this clock, whichever of its modules look at one."""
+        ours: dict[str, Any] = {
+            "monotonic": lambda: time.monotonic() + self.ahead,
+            "monotonic_ns": lambda: time.monotonic_ns() + int(self.ahead * 1e9),
+        }
+        ours["time"] = SimpleNamespace(**vars(time) | ours)
+        theirs = {"time": time, "monotonic": time.monotonic, "monotonic_ns": time.monotonic_ns}
+        for module in [sys.modules[name] for name in sys.modules if name.startswith("abt_db")]:
+            for name, its in theirs.items():
+                if getattr(module, name, None) is its:
+                    patch.setattr(module, name, ours[name])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The loop that the test runs in."""
+    clock = Clock()
+    clock.lead(monkeypatch)
+    return clock
 
 
 @pytest.fixture

@@ -21,10 +21,8 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import pytest
-from conftest import SOON, descriptors, threads
+from conftest import SOON, Clock, descriptors, threads
 
-import abt_db.lane
-import abt_db.work
 from abt_db import Config, Database, Query
 from abt_db.connection import Connect
 
@@ -297,22 +295,6 @@ class Turns(selectors.DefaultSelector):
         return events
 
 
-class Clock(asyncio.SelectorEventLoop):
-    """A loop whose clock can be put forward, so that every timer goes off at a chosen turn."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-
-def pass_time(seconds: float) -> None:
-    """Put the clock of the loop forward, which is one of `run_in_turns`."""
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, Clock)
-    loop.ahead += seconds
-
-
 def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop whose turns can be looked at."""
     turns = Turns()
@@ -321,8 +303,7 @@ def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
         pytest.MonkeyPatch.context() as patch,
         asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
-        for module in abt_db.lane, abt_db.work:
-            patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
+        loop.lead(patch)
         return runner.run(main(turns))
 
 

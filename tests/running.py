@@ -6,17 +6,14 @@ import asyncio
 import os
 import subprocess
 import sys
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import SOON
 
-from abt_db.builds import command
 from abt_db.builds.command import Command, Outcome
 from abt_db.builds.output import Chunk, Stream
 from abt_db.builds.spool import Spool
@@ -69,24 +66,6 @@ async def run(argv: list[str], **settings: Any) -> tuple[Outcome, Recording]:
     async with recording(argv, **settings) as record:
         outcome = await record.command.wait()
     return outcome, record
-
-
-class Ahead:
-    """The clock of commands, which a test can put forward; they look at it again and again."""
-
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
-        self._seconds = 0.0
-        patch.setattr(command, "time", self)
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self._seconds
-
-    @staticmethod
-    def sleep(seconds: float) -> None:
-        time.sleep(seconds)
-
-    def passes(self, seconds: float) -> None:
-        self._seconds += seconds
 
 
 def sh(script: str) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import descriptors, threads
+from conftest import Clock, descriptors, threads
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -27,7 +27,6 @@ from engine import (
     NAMES,
     NUMBERS,
     SOON,
-    Clock,
     Driver,
     Gate,
     Holder,

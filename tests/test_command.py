@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SOON, eventually
-from running import Ahead, python, recording, run, sh
+from conftest import SOON, Clock, eventually
+from running import python, recording, run, sh
 
 from abt_db.builds import command, pump, usage
 from abt_db.builds.command import Command, CommandError, StopReason
@@ -301,8 +301,7 @@ class TestStopping:
             assert alive_in(group) == []
         assert outcome.signal == signal.SIGTERM
 
-    async def test_the_time_limit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        clock = Ahead(monkeypatch)
+    async def test_the_time_limit(self, clock: Clock) -> None:
         async with recording(sh("echo begun; exec sleep 1000"), timeout=9000) as record:
             await record.line()
             clock.passes(9000)
@@ -381,11 +380,8 @@ class TestCancelling:
             assert record.command.outcome.stopped is StopReason.CANCELLED
         assert record.out.decode() == f"{group}\n"
 
-    async def test_cancelling_again_and_again_changes_nothing(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    async def test_cancelling_again_and_again_changes_nothing(self, clock: Clock) -> None:
         """faults.md 7, for a command."""
-        clock = Ahead(monkeypatch)
         async with recording(STUBBORN, grace=9000) as record:
             group = await record.line()
             waiter = asyncio.create_task(record.command.wait())

@@ -16,8 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import descriptors, eventually, threads
-from running import Ahead
+from conftest import Clock, descriptors, eventually, threads
 
 from abt_db.builds import Build, BuildStatus, BuildStore, CommandError, Level, LogLine, Stream
 from abt_db.builds.holder import Holder
@@ -95,10 +94,9 @@ class TestOutcome:
             assert (build.build.status, build.build.exit_code) == ("failed", 127)
 
     async def test_a_time_limit_stops_the_whole_group_and_keeps_the_log(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, clock: Clock
     ) -> None:
         program = "sleep 1000 & echo $!; echo started; wait"
-        clock = Ahead(monkeypatch)
         async with await BuildStore.open(path) as store:
             async with store.recorder("app") as build:
                 running = asyncio.create_task(build.run(["sh", "-c", program], timeout=9000))
