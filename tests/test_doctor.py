@@ -471,7 +471,7 @@ class TestDiagnosis:
             assert settings[kind]["query_only"] == (kind == "reader")
 
     async def test_a_writer_that_is_busy_is_said(self, path: Path) -> None:
-        async with items(path, "a", acquire_timeout=0.05) as db, Holder(db.transaction(label="x")):
+        async with items(path, "a", acquire_timeout=0.5) as db, Holder(db.transaction(label="x")):
             found = await diagnose(db)
             assert "transaction 'x'" in the(found, "writer").message
             assert found.settings.keys() == {"reader"}

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Seque
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from subprocess import PIPE, Popen
-from time import monotonic
 from typing import Any, cast
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -29,6 +29,7 @@ from engine import (
     LockingProcess,
     Witness,
     items,
+    passing,
     run_script,
     script,
     until,
@@ -674,27 +675,31 @@ class TestWhoLeaves:
             assert await db.fetch_all(NAMES()) == ["first", "b"]
             await witness.whole()
 
-    async def test_out_of_time_while_it_waits(self, path: Path) -> None:
+    async def test_out_of_time_while_it_waits(self, path: Path, clock: Clock) -> None:
         async with tables(path) as db, Witness(db) as witness:
             async with Group(
                 db,
                 db.execute(ADD(name="a")),
-                db.execute(ADD(name="b"), timeout=0.05),
+                db.execute(ADD(name="b"), timeout=10),
                 db.execute(ADD(name="c")),
             ) as group:
-                await asyncio.wait([group.tasks[1]], timeout=SOON)
+                clock.passes(10)
+                await asyncio.wait([group.tasks[1]])
             assert isinstance(group.results[1], PoolTimeoutError)
             assert await db.fetch_all(NAMES()) == ["first", "a", "c"]
             await witness.whole()
 
-    async def test_out_of_time_while_it_runs(self, path: Path) -> None:
-        async with tables(path) as db, Witness(db) as witness:
+    async def test_out_of_time_while_it_runs(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        config: dict[str, Any] = {"acquire_timeout": None, "connect": driver.connect}
+        async with tables(path, **config) as db, Witness(db) as witness:
+            driver.hook = passing(clock, 1000, ADD_ENDLESSLY)
             results = await together(
                 db,
                 db.execute(ADD(name="a")),
-                db.execute(ADD_ENDLESSLY(), timeout=0.2),
+                db.execute(ADD_ENDLESSLY(), timeout=1000),
                 db.execute(ADD(name="c")),
-                db.execute_batch([ADD(name="d"), ADD_ENDLESSLY()], timeout=0.2),
+                db.execute_batch([ADD(name="d"), ADD_ENDLESSLY()], timeout=2000),
                 db.execute(ADD(name="e")),
             )
             assert isinstance(results[1], StatementTimeoutError)
@@ -745,7 +750,7 @@ class TestOtherProcesses:
     """faults.md 51: a group waits for another process's lock as one call would."""
 
     async def test_all_wait_and_succeed_when_it_is_free(self, path: Path) -> None:
-        async with tables(path, busy_timeout=30.0) as db, Witness(db) as witness:
+        async with tables(path, busy_timeout=SOON) as db, Witness(db) as witness:
             async with Group(db, *(db.execute(ADD(name=name)) for name in "abcde")) as group:
                 with LockingProcess(path):
                     group.let_go()
@@ -756,12 +761,12 @@ class TestOtherProcesses:
             assert group.commits == 1
             await witness.whole()
 
-    async def test_who_has_less_time_gives_up_alone(self, path: Path) -> None:
-        async with tables(path, busy_timeout=30.0) as db, Witness(db) as witness:
+    async def test_who_has_less_time_gives_up_alone(self, path: Path, clock: Clock) -> None:
+        async with tables(path, busy_timeout=1000) as db, Witness(db) as witness:
             async with Group(
                 db,
                 db.execute(ADD(name="a")),
-                db.execute(ADD(name="b"), timeout=0.5),
+                db.execute(ADD(name="b"), timeout=10),
                 db.execute(ADD(name="c")),
                 db.execute(ADD(name="d")),
             ) as group:
@@ -769,9 +774,8 @@ class TestOtherProcesses:
                     group.let_go()
                     await until(lambda: db.stats()["writer"]["batches"].get(4))
                     group.tasks[3].cancel()
-                    began = monotonic()
-                    await asyncio.wait([group.tasks[1]], timeout=SOON)
-                    assert monotonic() - began < SOON
+                    clock.passes(10)
+                    await asyncio.wait([group.tasks[1]])
                     assert not group.tasks[0].done() and not group.tasks[2].done()
             assert isinstance(group.results[1], BusyError | StatementTimeoutError)
             assert await db.fetch_all(NAMES()) == ["first", "a", "c"]
