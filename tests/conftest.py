@@ -9,15 +9,30 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import pytest
 
-HANG = 3600.0 if os.environ.get("ABT_DB_LONG") else 120.0
+HANG = 14_400.0 if os.environ.get("ABT_DB_LONG") else 1_800.0
+"""Seconds after which a test hangs. The largest take a minute where nothing else runs."""
+
+SOON = 300.0
+"""Seconds after which what should happen at once has not happened. A test that waits for it fails
+only then, and none may fail because a machine is slow, or stands still for a while."""
+
 ROOT = Path(__file__).resolve().parents[1]
 RBTLOG = ROOT.parent / "shared" / "data" / "rbtlog"
+
+# An example may take as long as it takes, and so may making it.
+hypothesis.settings.register_profile(
+    "slow machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("slow machine")
 
 # Tests are of the installed package; `python -m pytest` would put the checkout before it, where
 # `abt_db.schema` and `abt_db.tools` are not to be found.
@@ -26,28 +41,74 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a coroutine function with `asyncio.run`; more than HANG seconds fail it."""
+    """Run a coroutine function in a loop of its own, which is `clock` if the test asks for that;
+    more than HANG seconds fail it."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     names = pyfuncitem._fixtureinfo.argnames
     arguments: dict[str, Any] = {name: pyfuncitem.funcargs[name] for name in names}
 
+    clock = pyfuncitem.funcargs.get("clock")
+
     async def within_limit() -> None:
-        async with asyncio.timeout(HANG):
+        # Where the test puts the clock forward, the limit is that of `pytest_runtest_protocol`.
+        async with asyncio.timeout(None if clock else HANG):
             await pyfuncitem.obj(**arguments)
 
-    # A thread that blocks the loop can't be timed out: show where everyone stands, and end.
-    faulthandler.dump_traceback_later(HANG * 3, exit=True)
+    with asyncio.Runner(loop_factory=(lambda: clock) if clock else None) as runner:
+        runner.run(within_limit())
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A test that no limit in the event loop can end: show where its threads stand, and exit."""
+    faulthandler.dump_traceback_later(HANG + SOON, exit=True)
     try:
-        asyncio.run(within_limit())
+        return (yield)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return True
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if os.environ.get("ABT_DB_BRIEF") and item.get_closest_marker("large"):
         pytest.skip("ABT_DB_BRIEF is set: the gate runs this on its first Python")
+
+
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose clock, and the library's with it, can be put forward: a limit is over when the
+    test has come to where it wants it to be, however long the machine has taken for that."""
+
+    ahead = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead
+
+    def passes(self, seconds: float) -> None:
+        """Put the clock forward. From any thread."""
+        self.ahead += seconds
+        self.call_soon_threadsafe(self.time)  # so that the loop looks which timers are due
+
+    def lead(self, patch: pytest.MonkeyPatch) -> None:
+        """Have the library go by this clock, whichever of its modules look at one."""
+        ours: dict[str, Any] = {
+            "monotonic": lambda: time.monotonic() + self.ahead,
+            "monotonic_ns": lambda: time.monotonic_ns() + int(self.ahead * 1e9),
+        }
+        ours["time"] = SimpleNamespace(**vars(time) | ours)
+        theirs = {"time": time, "monotonic": time.monotonic, "monotonic_ns": time.monotonic_ns}
+        for module in [sys.modules[name] for name in sys.modules if name.startswith("abt_db")]:
+            for name, its in theirs.items():
+                if getattr(module, name, None) is its:
+                    patch.setattr(module, name, ours[name])
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The loop that the test runs in."""
+    clock = Clock()
+    clock.lead(monkeypatch)
+    return clock
 
 
 @pytest.fixture
@@ -95,7 +156,7 @@ def descriptors() -> int:
     return len(list(folder.iterdir())) if folder.is_dir() else 0
 
 
-async def eventually(true: Callable[[], object], *, within: float = 20.0) -> None:
+async def eventually(true: Callable[[], object], *, within: float = SOON) -> None:
     """Wait until something is so; fail if it is not `within` so many seconds."""
     deadline = asyncio.get_running_loop().time() + within
     while not true():

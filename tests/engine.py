@@ -5,7 +5,6 @@ every step, an event loop that can be looked at between two turns, and a pool he
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import gc
 import selectors
 import signal
@@ -22,10 +21,8 @@ from typing import Any, TypeVar
 
 import aiosqlite
 import pytest
-from conftest import descriptors, threads
+from conftest import SOON, Clock, descriptors, threads
 
-import abt_db.lane
-import abt_db.work
 from abt_db import Config, Database, Query
 from abt_db.channel import Channel
 from abt_db.connection import Connect
@@ -60,9 +57,6 @@ ADD_ENDLESSLY = Query(
     "INSERT INTO items (name) WITH RECURSIVE n(x) AS"
     " (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT 'endless' || count(*) FROM n",
 )
-
-SOON = 5.0
-"""Seconds after which what should happen at once has not happened."""
 
 
 @asynccontextmanager
@@ -251,6 +245,18 @@ async def lose_writer(db: Database, driver: Driver, *, refusing: str = "ROLLBACK
         driver.hook = lambda step: None
 
 
+def passing(clock: Clock, seconds: float, *queries: Query[Any]) -> Callable[[str], None]:
+    """A hook that puts the clock forward whenever one of some statements begins: so those are over
+    their time limits at once, and what comes before them never is."""
+    texts = {query.text for query in queries}
+
+    def hook(step: str) -> None:
+        if step in texts:
+            clock.passes(seconds)
+
+    return hook
+
+
 class Gate:
     """Stops the connection's thread at one step, where it waits until the gate is opened."""
 
@@ -309,30 +315,16 @@ class Turns(selectors.DefaultSelector):
         return events
 
 
-class Clock(asyncio.SelectorEventLoop):
-    """A loop whose clock can be put forward, so that every timer goes off at a chosen turn."""
-
-    ahead = 0.0
-
-    def time(self) -> float:
-        return super().time() + self.ahead
-
-
 def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
     """Run `main` in a loop whose turns can be looked at."""
     turns = Turns()
     loop = Clock(turns)
-    faulthandler.dump_traceback_later(60, exit=True)
-    try:
-        with (
-            pytest.MonkeyPatch.context() as patch,
-            asyncio.Runner(loop_factory=lambda: loop) as runner,
-        ):
-            for module in abt_db.lane, abt_db.work:
-                patch.setattr(module, "monotonic", lambda: monotonic() + loop.ahead)
-            return runner.run(main(turns))
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        asyncio.Runner(loop_factory=lambda: loop) as runner,
+    ):
+        loop.lead(patch)
+        return runner.run(main(turns))
 
 
 # -- other processes -------------------------------------------------------------------------------
@@ -356,7 +348,7 @@ def script(code: str, *, engine: bool = True) -> list[str]:
     return [sys.executable, "-P", "-c", IMPORTS + also + textwrap.dedent(code)]
 
 
-def run_script(code: str, path: Path, *, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+def run_script(code: str, path: Path, *, seconds: float = SOON) -> subprocess.CompletedProcess[str]:
     """Run `code` in another interpreter to its end; one that takes longer fails the test."""
     command = script(code)
     process = subprocess.Popen(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from conftest import SOON
+
 from abt_db.builds.command import Command, Outcome
 from abt_db.builds.output import Chunk, Stream
 from abt_db.builds.spool import Spool
@@ -91,6 +93,6 @@ def program(
     ) as process:
         try:
             yield process
-            assert process.wait(30) == 0
+            assert process.wait(SOON) == 0
         finally:
             process.kill()

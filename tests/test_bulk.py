@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -25,6 +26,7 @@ from engine import (
     Witness,
     items,
     on_writer,
+    passing,
     until,
 )
 from hypothesis import HealthCheck, given, settings
@@ -249,10 +251,12 @@ class TestTheTransaction:
             assert {type(failure.error) for failure in report.failures} == {BusyError}
             await witness.whole()
 
-    async def test_a_time_limit_hits_who_needs_more(self, path: Path) -> None:
-        async with items(path) as db, Witness(db) as witness:
+    async def test_a_time_limit_hits_who_needs_more(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
+            driver.hook = passing(clock, 10, ADD_ENDLESSLY)
             report = await db.run_batch(
-                [*good(2), ADD_ENDLESSLY(), *good(2, 2)], on_error="continue", timeout=0.1
+                [*good(2), ADD_ENDLESSLY(), *good(2, 2)], on_error="continue", timeout=10
             )
             assert (report.done, report.failed) == (4, 1)
             assert isinstance(report.failures[0].error, StatementTimeoutError)

@@ -13,6 +13,7 @@ from time import sleep
 from typing import Any
 
 import pytest
+from conftest import SOON
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -142,7 +143,7 @@ class TestTogether:
     async def test_who_watches_the_table_learns_of_it(self, path: Path) -> None:
         async with Database(path) as db:
             await db.execute(Query("create", CREATE)())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(SOON):
                 async for [count] in db.watch(Query("count", "SELECT count(*) FROM things", int)()):
                     if count == 64:
                         break
@@ -315,7 +316,7 @@ class TestSource:
 
         def late() -> Iterator[dict[str, int]]:
             loop.call_soon_threadsafe(asked.set)
-            assert cancelled.wait(10)
+            assert cancelled.wait(SOON)
             yield from ({"a": number, "b": 1} for number in range(100))
 
         async with Database(path) as db:

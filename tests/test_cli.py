@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, eventually
+from conftest import ROOT, SOON, eventually
 
 from abt_db.builds.usage import processes
 from abt_db.tools.cli import main
@@ -98,7 +98,7 @@ class TestRecord:
             assert recorder.stdout is not None
             sleeper = int(recorder.stdout.readline())
             recorder.send_signal(how)
-            assert recorder.wait(timeout=20) == 128 + (2 if how is signal.SIGINT else 15)
+            assert recorder.wait(timeout=SOON) == 128 + (2 if how is signal.SIGINT else 15)
         assert not any(p.pid == sleeper and not p.zombie for p in processes())
         [build] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert (build["status"], build["log_lines"]) == ("cancelled", 1)
@@ -114,7 +114,7 @@ class TestRecord:
             assert recorder.stdout is not None
             assert recorder.stdout.readline() == "up\n"
             recorder.send_signal(how)
-            recorder.communicate("go\n", timeout=20)
+            recorder.communicate("go\n", timeout=SOON)
         assert recorder.returncode == 5
 
     def test_a_signal_after_the_end_does_not_keep_it_from_being_noted(
@@ -135,7 +135,7 @@ class TestRecord:
                 recorder.send_signal(signal.SIGTERM)
                 time.sleep(0.01)
             lock.close()
-            assert recorder.wait(timeout=20) == 0
+            assert recorder.wait(timeout=SOON) == 0
         [row] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert row["status"] == "success"
 
@@ -150,7 +150,7 @@ class TestRecord:
         ) as recorder:
             assert recorder.stderr is not None
             recorder.stderr.close()
-            recorder.communicate(b"go\n", timeout=20)
+            recorder.communicate(b"go\n", timeout=SOON)
         assert recorder.returncode == 5
 
     def test_a_time_limit_fails_the_build(self, run: Run) -> None:
@@ -171,7 +171,7 @@ class TestRecord:
         assert recorder.stdout is not None
         recorder.stdout.readline()
         recorder.stdout.close()
-        assert recorder.wait(timeout=30) == 0
+        assert recorder.wait(timeout=SOON) == 0
         assert run("logs", "app", "--raw").stdout == "".join(f"{n}\n" for n in range(1, 100_001))
 
 
@@ -279,7 +279,7 @@ class TestLooking:
         assert follower.stdout.readline() == "first\n"
         go.write_text("")
         assert follower.stdout.read() == "last\n"
-        assert (follower.wait(timeout=20), recorder.wait(timeout=20)) == (0, 0)
+        assert (follower.wait(timeout=SOON), recorder.wait(timeout=SOON)) == (0, 0)
         follower.stdout.close()
 
     def test_follow_ends_when_the_recorder_is_killed(self, run: Run, tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ class TestLooking:
         assert follower.stdout.readline() == "first\n"
         recorder.kill()
         recorder.wait()
-        assert (follower.stdout.read(), follower.wait(timeout=20)) == ("", 0)
+        assert (follower.stdout.read(), follower.wait(timeout=SOON)) == ("", 0)
         assert json.loads(run("builds", "--json").stdout)["status"] == "failed"
         go.write_text("")  # the command is still there
         follower.stdout.close()
@@ -514,7 +514,7 @@ def on_terminal(directory: Path, *arguments: str, errors: bool = False, **settin
     )
     os.close(terminal)
     shown = b""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while time.monotonic() < deadline:
         try:
             data = os.read(controller, 65536)
@@ -523,6 +523,6 @@ def on_terminal(directory: Path, *arguments: str, errors: bool = False, **settin
         if not data:
             break
         shown += data
-    process.wait(timeout=20)
+    process.wait(timeout=SOON)
     os.close(controller)
     return shown.decode()

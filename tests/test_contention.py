@@ -54,9 +54,13 @@ async def main():
             for way in ways:
                 print("ready", flush=True)
                 sys.stdin.readline()
-                for done in range(times if way != "long" else min(times // 4, 100)):
+                enough = times if way != "long" else min(times // 4, 100)
+                done = 0
+                # However slowly the others have woken up: until each had its turn, if each has one.
+                while done < enough or done < 20 * enough and 0 in struct.unpack("8q", counts):
                     await count(db, way)
-                    struct.pack_into("q", counts, 8 * number, done + 1)
+                    done += 1
+                    struct.pack_into("q", counts, 8 * number, done)
                 print(*struct.unpack("8q", counts), flush=True)
 
 asyncio.run(main())
@@ -113,10 +117,7 @@ class TestEightProcesses:
                     first, total = race(path, processes, way)
                     values = raw.execute("SELECT n FROM counters WHERE way = ?", (way,)).fetchone()
                     assert values == (total,)
-                    assert total == PROCESSES * max(first)
-                    # A short run is over before everyone has woken up.
-                    if LONG or way == "long":
-                        assert min(first) > (max(first) / 4 if LONG else 0), f"{way}: unfair"
+                    assert min(first) > (max(first) / 4 if LONG else 0), f"{way}: unfair"
 
 
 class TestCourtesy:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import COUNT, NAMES, Holder, LockingProcess, items, run_script
+from engine import COUNT, NAMES, SOON, Holder, LockingProcess, items, run_script
 from test_files import PAGE, fill, make
 
 from abt_db import Config, Database, Query, maintenance
@@ -471,7 +471,7 @@ class TestDiagnosis:
             assert settings[kind]["query_only"] == (kind == "reader")
 
     async def test_a_writer_that_is_busy_is_said(self, path: Path) -> None:
-        async with items(path, "a", acquire_timeout=0.05) as db, Holder(db.transaction(label="x")):
+        async with items(path, "a", acquire_timeout=0.5) as db, Holder(db.transaction(label="x")):
             found = await diagnose(db)
             assert "transaction 'x'" in the(found, "writer").message
             assert found.settings.keys() == {"reader"}
@@ -587,5 +587,5 @@ class TestCommand:
     def test_a_pipe_is_not_waited_for(self, path: Path) -> None:
         os.mkfifo(path)
         command = ["abt-db", "doctor", "--db", path]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SOON)
         assert (done.returncode, done.stdout) == (1, "") and "it is a pipe" in done.stderr

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SOON
 from running import program, python, sh
 
 from abt_db.builds.usage import processes
@@ -195,7 +196,7 @@ asyncio.run(record(*sys.argv[1:]))
 
 def until_gone(pid: int) -> None:
     """Wait for the end of a process that is not a child."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + SOON
     while any(not process.zombie for process in processes(pid)):
         assert time.monotonic() < deadline
         time.sleep(0.01)

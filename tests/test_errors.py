@@ -9,7 +9,7 @@ import sqlite3
 import string
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
@@ -552,17 +552,16 @@ class Running:
 
     def __init__(self, path: Path) -> None:
         self.runner = asyncio.Runner()
-        config = Config(
-            readers=1, max_value_size=100_000, statement_timeout=0.02, trusted_schema=True
-        )
+        config = Config(readers=1, max_value_size=100_000, trusted_schema=True)
         self.db = Database(path, config=config)
+        self.hasty = Database(path, config=replace(config, statement_timeout=0.02))
 
-    def failure(self, fail: Callable[[], Callable[[Session], object]]) -> AbtDbError:
+    def failure(self, leak: str, fail: Callable[[], Callable[[Session], object]]) -> AbtDbError:
         """What a call raises, be it in binding its statement or in running it."""
 
         async def call() -> None:
             with pytest.raises(AbtDbError) as caught:
-                await self.db.write(fail())
+                await (self.hasty if leak == "time limit" else self.db).write(fail())
             self.caught = caught.value
 
         self.runner.run(call())
@@ -575,7 +574,9 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     with running.runner as runner:
         runner.run(running.db.open())
         runner.run(with_schema(running.db))
+        runner.run(running.hasty.open())
         yield running
+        runner.run(running.hasty.close())
         runner.run(running.db.close())
 
 
@@ -600,13 +601,13 @@ class TestSecrets:
     @given(secret=st.text(string.ascii_lowercase, min_size=16, max_size=24))
     @settings(max_examples=8, deadline=None)
     def test_stay_out_of_errors(self, running: Running, leak: str, secret: str) -> None:
-        error = running.failure(lambda: LEAKS[leak](secret))
+        error = running.failure(leak, lambda: LEAKS[leak](secret))
         assert secret not in shown(error).lower()
 
     def test_the_failures_are_the_ones_that_are_meant(self, running: Running) -> None:
         """Otherwise the test above would prove nothing."""
         kinds = {
-            leak: type(running.failure(partial(fail, "secretsecret")))
+            leak: type(running.failure(leak, partial(fail, "secretsecret")))
             for leak, fail in LEAKS.items()
         }
         assert kinds["unique"] is kinds["check"] is kinds["foreign key"] is IntegrityError

@@ -28,6 +28,7 @@ from engine import (
     COUNT_TABLES,
     CREATE,
     NAMES,
+    SOON,
     Driver,
     items,
     run_script,
@@ -995,6 +996,6 @@ class TestFull:
             ["unshare", "--mount", *script(FILL + textwrap.dedent(code)), str(tmp_path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=SOON,
         )
         assert (run.stdout, run.returncode) == ("done\n", 0), run.stderr

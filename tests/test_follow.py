@@ -189,7 +189,7 @@ class TestAmongProcesses:
                 assert await asyncio.to_thread(process.stdout.readline) == "ready\n"
             appending = [start(APPENDING, path, build.id, name, 50_000) for name in "ab"]
             for process in appending:
-                assert await asyncio.to_thread(process.wait, 100) == 0
+                assert await asyncio.to_thread(process.wait, SOON) == 0
             await store.builds.update_status(build.id, BuildStatus.SUCCESS)
 
             whole = hashlib.sha256()
@@ -199,7 +199,7 @@ class TestAmongProcesses:
                     messages.append(line.message)
                     whole.update(line.message.encode() + b"\n")
             for process in following:
-                said, _ = await asyncio.to_thread(process.communicate, None, 100)
+                said, _ = await asyncio.to_thread(process.communicate, None, SOON)
                 count, seen, *_ = said.split()
                 assert (int(count), seen) == (100_000, whole.hexdigest())
             # Two wrote at the same time, and each one's lines are in its order.
@@ -222,13 +222,13 @@ class TestAmongProcesses:
                 ]
 
             following = asyncio.create_task(follow())
-            ends = monotonic() + 1.5
+            ends = monotonic() + 0.5
             while monotonic() < ends:
                 await store.logs.append(build.id, lines(["line"]))
                 await asyncio.sleep(0.013)
             await store.builds.update_status(build.id, BuildStatus.SUCCESS)
             late = await asyncio.wait_for(following, SOON)
-            said, _ = await asyncio.to_thread(other.communicate, None, 100)
+            said, _ = await asyncio.to_thread(other.communicate, None, SOON)
             median, most = (1000 * float(figure) for figure in said.split()[2:])
             print(
                 f"\nhere: median {1000 * statistics.median(late):.0f} ms,"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     COUNT,
@@ -21,10 +22,12 @@ from engine import (
     NAMES,
     NUMBERS,
     SOON,
+    Driver,
     Holder,
     LockingProcess,
     Witness,
     items,
+    run_script,
     until,
 )
 
@@ -130,6 +133,40 @@ class TestBusyError:
                 with pytest.raises(BusyError, match="another connection of this process"):
                     await db.execute(ADD(name="x"))
 
+    def test_a_writer_that_a_fork_has_copied_is_not_in_this_process(self, path: Path) -> None:
+        """The child inherits the parent's list of writers, which are not its own."""
+        done = run_script(
+            """
+            import warnings
+            warnings.simplefilter("ignore")
+
+            async def write():
+                async with Database(path, config=Config(busy_timeout=0.05)) as db:
+                    try:
+                        await db.execute(ADD(name="child"))
+                    except BusyError as error:
+                        print(error, flush=True)
+
+            async def main():
+                async with items(path) as db, db.transaction(label="deploy") as tx:
+                    await tx.execute(ADD(name="parent"))
+                    if not (child := os.fork()):
+                        try:
+                            asyncio.run(write())
+                        finally:
+                            os._exit(0)
+                    await asyncio.to_thread(os.waitpid, child, 0)
+                    print(os.getpid())
+
+            asyncio.run(main())
+            """,
+            path,
+        )
+        said, _, parent = done.stdout.strip().rpartition("\n")
+        assert "another process holds the lock" in said and "deploy" not in said, done.stderr
+        if sys.platform == "linux":
+            assert f"(pid {parent})" in said
+
     async def test_where_the_system_tells_nothing_it_is_another_process(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -202,8 +239,12 @@ class TestPoolTimeoutError:
 class TestActiveTransactions:
     """`stats()` has what is lent at this moment, as data."""
 
-    async def test_what_it_is_doing(self, path: Path) -> None:
-        async with items(path, "a") as db, db.transaction(label="deploy") as tx:
+    async def test_what_it_is_doing(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with (
+            items(path, "a", connect=driver.connect) as db,
+            db.transaction(label="deploy", timeout=9000) as tx,
+        ):
             assert held(db) | {"age": 0} == {
                 "label": "transaction 'deploy'",
                 "task": asyncio.current_task().get_name(),  # type: ignore[union-attr]
@@ -216,9 +257,19 @@ class TestActiveTransactions:
             await tx.write(lambda cx: [cx.execute(ADD(name=name)) for name in "bc"])
             assert held(db)["statements"] == 3
             seen = []
-            asyncio.get_running_loop().call_later(0.02, lambda: seen.append(held(db)))
+            loop = asyncio.get_running_loop()
+
+            def look() -> None:
+                seen.append(held(db))
+                clock.passes(1000)
+
+            def begun(step: str) -> None:
+                if step == ENDLESS.text:
+                    loop.call_soon_threadsafe(look)
+
+            driver.hook = begun
             with suppress(TimeoutError):
-                await tx.fetch_one(ENDLESS(), timeout=0.05)
+                await tx.fetch_one(ENDLESS(), timeout=1000)
             assert (seen[0]["state"], seen[0]["query"]) == ("running", "endless")
             assert (held(db)["state"], held(db)["query"]) == ("idle", None)
 
@@ -263,7 +314,7 @@ class TestLongHolders:
         self, path: Path, limit: float | None, caplog: pytest.LogCaptureFixture
     ) -> None:
         async with items(path, slow_transaction=limit) as db:
-            async with db.transaction(timeout=0.3) as tx:
+            async with db.transaction(timeout=SOON) as tx:
                 await tx.execute(ADD(name="a"))
         assert not self.said(caplog)
 
@@ -272,16 +323,19 @@ class TestOwnerWhoNeverComesBack:
     """Past its limit a transaction is rolled back by the library, whatever its owner does, and the
     owner hears of it at its next use (faults.md 9)."""
 
-    async def test_it_sleeps_for_ever(self, path: Path) -> None:
+    async def test_it_sleeps_for_ever(self, path: Path, clock: Clock) -> None:
         async with items(path) as db, Witness(db) as witness:
 
             async def sleep() -> None:
-                async with db.transaction(timeout=0.05) as tx, tx.savepoint() as inner:
+                async with db.transaction(timeout=10) as tx, tx.savepoint() as inner:
                     await inner.execute(ADD(name="undone"))
+                    asleep.set()
                     await asyncio.Event().wait()
 
+            asleep = asyncio.Event()
             owner = asyncio.create_task(sleep())
-            await until(lambda: db.stats()["writer"]["busy"])
+            await asleep.wait()
+            clock.passes(10)
             await db.execute(ADD(name="a"))  # waits for the writer, and has it then
             assert db.stats()["transactions"] == []
             await witness.whole()
@@ -290,12 +344,13 @@ class TestOwnerWhoNeverComesBack:
             assert witness.count() == 1
 
     @pytest.mark.parametrize("use", ["tx", "savepoint", "stream", "end", "savepoint's end"])
-    async def test_its_next_use(self, path: Path, use: str) -> None:
+    async def test_its_next_use(self, path: Path, use: str, clock: Clock) -> None:
         async with items(path, *"abc") as db, Witness(db) as witness:
             with pytest.raises(TransactionTimeoutError, match="'deploy'"):
-                async with db.transaction(timeout=0.05, label="deploy") as tx:
+                async with db.transaction(timeout=10, label="deploy") as tx:
                     await tx.execute(ADD(name="undone"))
                     async with tx.savepoint() as inner, tx.stream(NAMES(), size=1) as rows:
+                        clock.passes(10)
                         await witness.whole()
                         if use == "tx":
                             await tx.execute(ADD(name="refused"))

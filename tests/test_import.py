@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import SOON
 from test_migrations import ask
 
 from abt_db import Config
@@ -214,7 +215,7 @@ class TestInterrupted:
     def test_two_processes_at_once(self, some: Path, imported: Path, path: Path) -> None:
         command = ["abt-db", "import", "--json", "--db", path, some]
         both = [subprocess.Popen(command, stdout=-1, stderr=-3) for _ in range(2)]
-        reports = [json.loads(process.communicate(timeout=60)[0]) for process in both]
+        reports = [json.loads(process.communicate(timeout=SOON)[0]) for process in both]
         assert [process.returncode for process in both] == [0, 0]
         assert sum(report["builds"] for report in reports) == SLICE
         assert sum(report["present"] for report in reports) == SLICE
@@ -275,7 +276,7 @@ class TestInterrupted:
 def killed_at(builds: int, seconds: float, path: Path, file: Path) -> bool:
     """Kill an import `seconds` after so many builds are there; whether that came before its end."""
     with subprocess.Popen(["abt-db", "import", "--db", path, file], stderr=-3) as importing:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SOON
         while count_of(path, "builds") < builds and importing.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.002)

@@ -15,6 +15,7 @@ from pathlib import Path
 from time import perf_counter
 
 import pytest
+from conftest import HANG, SOON
 from engine import script
 
 from abt_db import Config, Database, LocalLocks, LockTimeoutError, Query
@@ -28,6 +29,7 @@ CREATE = Query("counter.create", "CREATE TABLE counter (value INTEGER)")
 START = Query("counter.start", "INSERT INTO counter (value) VALUES (0)")
 VALUE = Query("counter.value", "SELECT value FROM counter", int)
 ADD_TEN = Query("counter.add_ten", "UPDATE counter SET value = value + 10")
+UNTIL = Query("until", "SELECT json_extract(lock_holder, '$.until') FROM distributed_locks", int)
 TOKEN = Query("token", "SELECT token FROM distributed_locks", int)
 
 QUERIES = """
@@ -62,7 +64,7 @@ class Process:
 
     async def says(self) -> str:
         assert self._process.stdout is not None
-        async with asyncio.timeout(3600 if LONG else 60):
+        async with asyncio.timeout(HANG):
             return (await self._process.stdout.readline()).decode().strip()
 
     def tell(self, line: str) -> None:
@@ -95,49 +97,59 @@ async def counting(path: Path) -> AsyncIterator[Database]:
 
 
 COUNTING = """
+import mmap, struct
+board, number, times = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 async def main():
+    with open(board, "r+b") as file, mmap.mmap(file.fileno(), 0) as counts:
+        await count(counts)
+
+async def count(counts):
     async with Database(path, config=Config(readers=1)) as db:
         say("ready")
         await told()
-        began = time.perf_counter()
-        for _ in range(int(sys.argv[2])):
+        for done in range(times):
             async with db.lock("counter", timeout=600) as lease:
                 value = await db.fetch_one(VALUE())
                 await asyncio.sleep(0.001)
                 async with db.transaction(lease=lease) as tx:
                     await tx.execute(SET(value=value + 1))
-        say(time.perf_counter() - began)
-import time
+            struct.pack_into("q", counts, 8 * number, done + 1)
+        say(*struct.unpack("8q", counts))
 asyncio.run(main())
 """
 
 
-async def count_together(path: Path) -> list[float]:
-    """Have all processes count, from the same moment on; return how long each of them took."""
+async def count_together(path: Path) -> list[int]:
+    """Have all processes count, from the same moment on; return how far each was when the first of
+    them was at its end."""
+    board = path.with_name("board")
+    board.write_bytes(bytes(8 * PROCESSES))
     async with counting(path) as db:
-        starting = (Process.start(COUNTING, path, EACH) for _ in range(PROCESSES))
-        processes = await asyncio.gather(*starting)
+        processes = await asyncio.gather(
+            *(Process.start(COUNTING, path, board, number, EACH) for number in range(PROCESSES))
+        )
         async with started(*processes):
             for process in processes:
                 assert await process.says() == "ready"
             for process in processes:
                 process.tell("go")
-            seconds = [float(await process.says()) for process in processes]
+            told = [[int(n) for n in (await process.says()).split()] for process in processes]
         assert await db.fetch_one(VALUE()) == PROCESSES * EACH
         assert await db.fetch_one(TOKEN()) == PROCESSES * EACH
-        return seconds
+        return min(told, key=sum)
 
 
 def test_eight_processes_count_together(path: Path) -> None:
     """Each reads, sleeps and writes under a lease: nothing is lost, and nobody starves."""
-    seconds = asyncio.run(count_together(path))  # the long form takes longer than tests may
-    fastest, slowest = min(seconds), max(seconds)
+    began = perf_counter()
+    first = asyncio.run(count_together(path))  # the long form takes longer than tests may
+    seconds = perf_counter() - began
     print(
-        f"\n{PROCESSES} processes counted to {PROCESSES * EACH:,} under a lease in {slowest:.1f} s:"
-        f" {PROCESSES * EACH / slowest:.0f} a second; the slowest took {slowest / fastest:.2f}"
-        " times as long as the fastest"
+        f"\n{PROCESSES} processes counted to {PROCESSES * EACH:,} under a lease in {seconds:.1f} s:"
+        f" {PROCESSES * EACH / seconds:.0f} a second; at the end of the first the others were at"
+        f" {first}"
     )
-    assert fastest * 4 > slowest
+    assert min(first) * (4 if LONG else 10) > EACH  # in a short run chance has its share
 
 
 HOLDING = """
@@ -181,21 +193,20 @@ class TestAHolder:
             async with started(holder):
                 assert await holder.says() == "1"
                 holder.signal(signal.SIGKILL)
-                info = await db.lock_info("a")
-                assert info is not None
-                async with db.lock("a", timeout=30) as lease:
-                    assert milliseconds() >= info.until
+                until = await db.fetch_one(UNTIL())
+                async with db.lock("a", timeout=SOON) as lease:
+                    assert until is not None and milliseconds() >= until
                     assert lease.token == 2
 
     async def test_that_was_stopped_and_comes_back_writes_nothing(self, path: Path) -> None:
         """faults.md 74: it made its transaction, and read what it wants to write, when it held."""
         async with counting(path) as db:
-            holder = await Process.start(HOLDING, path, 0.5)
+            holder = await Process.start(HOLDING, path, 3)
             async with started(holder):
                 assert await holder.says() == "1"
                 holder.signal(signal.SIGSTOP)
                 holder.tell("write")
-                async with db.lock("a", timeout=30) as lease:
+                async with db.lock("a", timeout=SOON) as lease:
                     async with db.transaction(lease=lease) as tx:
                         await tx.execute(ADD_TEN())
                     holder.signal(signal.SIGCONT)
@@ -252,7 +263,7 @@ class TestAClockThatJumps:
     async def test_of_who_holds(self, path: Path, tmp_path: Path, offset: str) -> None:
         clock = AClock(tmp_path / "clock")
         async with counting(path) as db:
-            holder = await Process.start(HOLDING, path, 0.9, **clock.environment)
+            holder = await Process.start(HOLDING, path, 4, **clock.environment)
             async with started(holder):
                 assert await holder.says() == "1"
                 clock.set(offset)
@@ -260,7 +271,7 @@ class TestAClockThatJumps:
                 assert before is not None
                 # Longer than the ttl: it is renewed, by a clock that has jumped.
                 with pytest.raises(LockTimeoutError):
-                    await db.lock("a", timeout=1.2).__aenter__()
+                    await db.lock("a", timeout=5).__aenter__()
                 info = await db.lock_info("a")
                 assert info is not None
                 assert (info.token, info.until > before.until) == (1, True)
@@ -268,7 +279,7 @@ class TestAClockThatJumps:
                 assert timedelta(minutes=50) < wrong
                 holder.tell("write")
                 assert await holder.says() == "written"
-                async with db.lock("a", timeout=30) as lease:
+                async with db.lock("a", timeout=SOON) as lease:
                     assert lease.token == 2
                     assert await db.fetch_one(VALUE()) == 1
 

@@ -17,8 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
-from engine import ADD, COUNT, CREATE, Driver, Gate, Holder, until
+from conftest import ROOT, Clock
+from engine import (
+    ADD,
+    COUNT,
+    CREATE,
+    Driver,
+    Gate,
+    Holder,
+    until,
+)
 
 import abt_db.grants
 import abt_db.leases
@@ -85,6 +93,16 @@ async def holder_of(db: Database, name: str = "a") -> LockInfo:
 
 def commits(db: Database) -> int:
     return int(db.stats()["writer"]["commits"])
+
+
+def task_names() -> set[str]:
+    return {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def renewing(clock: Clock, seconds: float) -> None:
+    """Put the clock forward, when the tasks that renew leases have begun to wait."""
+    await asyncio.sleep(0)
+    clock.passes(seconds)
 
 
 async def until_wanted(db: Database) -> None:
@@ -169,20 +187,21 @@ class TestALease:
             await asyncio.wait([waiting])
 
     async def test_goes_to_others_before_it_goes_back(
-        self, path: Path, monkeypatch: pytest.MonkeyPatch
+        self, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However soon who has released it asks for it again."""
-        monkeypatch.setattr(abt_db.leases, "COURTESY", 0.5)
+        monkeypatch.setattr(abt_db.leases, "COURTESY", 1000)
         log: list[str] = []
 
         async def again_and_again(db: Database, name: str) -> None:
             for number in range(3):
-                async with db.lock("a"):
+                async with db.lock("a", ttl=10**6):
                     log.append(name)
+                    clock.passes(1000)
                     if len(log) < 6 and number < 2:
                         await until_wanted(db)
 
-        async with two(path) as (one, other), asyncio.timeout(20):
+        async with two(path) as (one, other):
             await asyncio.gather(again_and_again(one, "1"), again_and_again(other, "2"))
         assert "".join(log) in ("121212", "212121")
 
@@ -283,16 +302,17 @@ class TestLoss:
             with pytest.raises(LockLostError, match="closed"):
                 lease.check()
 
-    async def test_when_it_was_released_by_force(self, path: Path) -> None:
+    async def test_when_it_was_released_by_force(self, path: Path, clock: Clock) -> None:
         async with two(path) as (one, other):
 
             async def breaks() -> None:
                 info = await holder_of(other)
                 assert await other.break_lock(info)
                 assert not await other.break_lock(info)
+                await renewing(clock, 1001)
                 await asyncio.wait([asyncio.ensure_future(lease.lost)])
 
-            lease = one.lock("a", ttl=1.5)
+            lease = one.lock("a", ttl=3000)
             await self.lost(lease, "by another", breaks)
 
     async def test_is_told_at_the_end_if_not_before(self, path: Path) -> None:
@@ -344,21 +364,25 @@ class TestLoss:
 class TestRenewal:
     """A lease lasts as long as its block, if the database can be written to (faults.md 77)."""
 
-    async def test_goes_on_as_long_as_the_block(self, path: Path) -> None:
-        async with two(path) as (one, other), one.lock("a", ttl=0.3) as lease:
-            ends = {(await holder_of(other)).until}
-            while len(ends) < 4:
-                await asyncio.sleep(0.02)
-                ends.add((await holder_of(other)).until)
+    async def test_goes_on_as_long_as_the_block(self, path: Path, clock: Clock) -> None:
+        async with two(path) as (one, other), one.lock("a", ttl=3000) as lease:
+            for _ in range(4):
+                before, end = commits(one), (await holder_of(other)).until
+                await renewing(clock, 1001)
+                await until(lambda before=before: commits(one) > before)
+                assert (await holder_of(other)).until > end + 1_000_000
             assert lease.token == 1
             lease.check()
 
-    async def test_that_meets_a_busy_database_is_tried_again(self, path: Path) -> None:
+    async def test_that_meets_a_busy_database_is_tried_again(
+        self, path: Path, clock: Clock
+    ) -> None:
         async with opened(path, config=Config(busy_timeout=0.01)) as db:
             raw = sqlite3.connect(path, isolation_level=None)
-            async with db.lock("a", ttl=3) as lease:
+            async with db.lock("a", ttl=3000) as lease:
                 before = lease._until
                 raw.execute("BEGIN IMMEDIATE")
+                await renewing(clock, 1001)
                 await until(lambda: lease._problem)
                 assert isinstance(lease._problem, BusyError)
                 raw.execute("ROLLBACK")
@@ -366,12 +390,49 @@ class TestRenewal:
                 assert lease._problem is None
             raw.close()
 
-    async def test_that_can_not_be_done_in_time_is_a_loss(self, path: Path) -> None:
+    async def test_that_fails_is_tried_again_soon_and_not_when_the_next_one_is_due(
+        self, path: Path, clock: Clock
+    ) -> None:
+        """A third of what the lease lasts lies between two: after two failures it would be lost."""
+        driver, failures = Driver(), list[str]()
+
+        def fail(step: str) -> None:
+            if step.startswith("UPDATE distributed_locks") and len(failures) < 5:
+                failures.append(step)
+                raise sqlite3.OperationalError("database or disk is full")
+
+        async with opened(path, connect=driver.connect) as db, db.lock("a", ttl=3000) as lease:
+            before = commits(db)
+            driver.hook = fail
+            await renewing(clock, 1001)
+            await until(lambda: commits(db) > before)
+            assert len(failures) == 5
+            lease.check()
+
+    async def test_that_waits_for_the_writer_gives_its_place_to_the_release(
+        self, path: Path, clock: Clock
+    ) -> None:
+        """Where no more may wait, the release would be refused, and the lock stay held."""
+        async with opened(path, config=Config(max_pending=1)) as db:
+            async with Holder(db.lock("a", ttl=3000)) as holder:
+                async with Holder(db.transaction(timeout=9000)):
+                    await renewing(clock, 1001)
+                    await until(lambda: db.stats()["writer"]["waiting"] == 1)
+                    holder.let_go()
+                    await until(lambda: "abt_db lock a" not in task_names())
+                assert holder.task is not None
+                await holder.task
+                assert await db.lock_info("a") is None
+
+    async def test_that_can_not_be_done_in_time_is_a_loss(self, path: Path, clock: Clock) -> None:
         async with opened(path, config=Config(busy_timeout=0.01)) as db:
             raw = sqlite3.connect(path, isolation_level=None)
             with pytest.raises(LockLostError, match="before it ran out") as caught:
-                async with db.lock("a", ttl=0.6) as lease:
+                async with db.lock("a", ttl=3000) as lease:
                     raw.execute("BEGIN IMMEDIATE")
+                    await renewing(clock, 1001)
+                    await until(lambda: lease._problem)
+                    clock.passes(2000)
                     raise (await lease.lost) or AssertionError
             assert isinstance(caught.value.__cause__, BusyError)
             raw.close()
@@ -490,7 +551,7 @@ class TestCancelling:
             await asyncio.wait([holding])
             assert holding.cancelled()
             assert await db.lock_info("a") is None
-            assert "abt_db lock a" not in {task.get_name() for task in asyncio.all_tasks()}
+            assert "abt_db lock a" not in task_names()
 
     async def test_inside_the_block(self, path: Path) -> None:
         async with opened(path) as db:

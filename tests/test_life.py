@@ -98,7 +98,7 @@ class TestClose:
             waiting = asyncio.create_task(db.execute(ADD(name="x")))
             await until(lambda: busy(db) == 3)
             closing = asyncio.create_task(db.close())
-            done, _ = await asyncio.wait([waiting], timeout=1)
+            done, _ = await asyncio.wait([waiting], timeout=SOON)
             assert done and isinstance(waiting.exception(), PoolClosedError)
             writer.let_go()
             with suppress(PoolClosedError):

@@ -26,6 +26,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from conftest import HANG
 from engine import SOON, Holder, LockingProcess, run_script, until
 
 from abt_db import (
@@ -694,7 +695,7 @@ def killed(work, line=None, after=None):
 folder = Path(path).parent
 step = 1 if os.environ.get("ABT_DB_LONG") else 7
 """
-ENOUGH = 300 if LONG else 30
+ENOUGH = HANG
 
 
 class TestKilled:

@@ -17,6 +17,7 @@ class TestMeter:
     @pytest.fixture(autouse=True)
     def often(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("abt_db.tools.meter.INTERVAL", 0.001)
+        monkeypatch.setattr("abt_db.tools.meter.monotonic", lambda: 0.0)  # whatever it takes
 
     async def said(self, capfd: pytest.CaptureFixture[str]) -> str:
         meter, said = Meter(), ""

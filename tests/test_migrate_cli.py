@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SOON
 from test_migrations import ask
 
 from abt_db.tools.cli import main
@@ -216,7 +216,7 @@ class TestAtOnce:
             )
             for _ in range(8)
         ]
-        said = [process.communicate(timeout=60) for process in running]
+        said = [process.communicate(timeout=SOON) for process in running]
         assert [process.returncode for process in running] == [0] * 8, said
         versions = [json.loads(line)["version"] for out, _ in said for line in out.splitlines()]
         assert sorted(versions) == [1, 2, 3, 4, 5]

@@ -22,7 +22,7 @@ from typing import Any
 from unittest.mock import patch
 
 import pytest
-from conftest import descriptors, threads
+from conftest import SOON, Clock, descriptors, threads
 from engine import Driver, Gate, Holder, Turns, busy, run_in_turns, script, until
 from test_migrations import (
     ENDLESS,
@@ -265,7 +265,7 @@ class Processes:
         return codes, seconds
 
     def end(self) -> None:
-        self._server.communicate(timeout=10)
+        self._server.communicate(timeout=SOON)
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +477,7 @@ class TestMeddling:
         """The note waits for the lock; without it the step's own error still is what is raised
         (invariant 10)."""
         meddler = Meddler()
-        config = Config(readers=1, busy_timeout=5.0 if lets_go else 0.2)
+        config = Config(readers=1, busy_timeout=SOON if lets_go else 0.2)
         async with Database(path, config=config, connect=meddler.driver.connect) as db:
             with closing(sqlite3.connect(path, check_same_thread=False)) as other:
                 meddler.actions[2] = lambda: other.execute("BEGIN IMMEDIATE")
@@ -684,7 +684,7 @@ class TestCancelled:
                 if again:
                     await asyncio.sleep(0)
                     task.cancel()
-                await asyncio.wait([task], timeout=5)
+                await asyncio.wait([task], timeout=SOON)
                 assert task.cancelled() == fell
                 gate.open()
                 reached.cancel()
@@ -812,14 +812,16 @@ class TestBarrier:
         assert boundary(path) == 3
 
     async def test_a_reader_that_does_not_end_is_named_and_nothing_written(
-        self, path: Path
+        self, path: Path, clock: Clock
     ) -> None:
         await migrated(path, target=1)
-        async with Database(path, config=Config(readers=2, acquire_timeout=0.1)) as db:
+        async with Database(path, config=TWO_READERS) as db:
             async with Holder(db.snapshot(label="the long one")):
                 with nothing_written(path):
+                    task = asyncio.create_task(Migrator(db, FAMILY).up())
+                    await until(lambda: clock.passes(1) or task.done())
                     with pytest.raises(PoolTimeoutError, match="the long one"):
-                        await Migrator(db, FAMILY).up()
+                        await task
                 # The other reader and the writer are free again.
                 await db.fetch_one(COUNT())
                 await db.execute(TOUCH())

@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic, sleep
 
 import pytest
+from conftest import SOON
 from test_migrations import FAMILY, SMALL, applied, ask, nothing_written, state, step
 
 from abt_db import BusyError, CorruptError, Database, Query
@@ -153,7 +154,7 @@ class TestCopy:
 
         def tell(done: int, total: int) -> None:
             loop.call_soon_threadsafe(begun.set)
-            deadline = monotonic() + 10
+            deadline = monotonic() + SOON
             while not task.cancelling():
                 assert monotonic() < deadline
                 sleep(0.001)

@@ -7,6 +7,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from conftest import Clock
+from engine import Driver
 from test_migration_guard import free, migrate
 from test_migrations import SMALL, applied, ask, foreign_keys, notes, step
 
@@ -98,12 +100,14 @@ class TestOutside:
         assert ask(path, "PRAGMA auto_vacuum") == [(2,)]
 
     async def test_vacuum_obeys_the_time_limit_and_foreign_keys_are_put_back(
-        self, path: Path
+        self, path: Path, clock: Clock
     ) -> None:
+        driver = Driver()
         endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x)"
         chain = [free(1, f"PRAGMA foreign_keys = ON; VACUUM; {endless} FROM n;")]
-        chain = [step(1, chain[0].up, transactional=False, timeout=0.2)]
-        async with Database(path, config=SMALL) as db:
+        chain = [step(1, chain[0].up, transactional=False, timeout=1000)]
+        async with Database(path, config=SMALL, connect=driver.connect) as db:
+            driver.hook = lambda step: clock.passes(1000) if "RECURSIVE" in step else None
             with pytest.raises(MigrationFailedError, match="time limit"):
                 await Migrator(db, chain).up()
             [note] = await db.read(history.read)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import tempfile
-import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine import Driver, Holder
+from conftest import Clock
+from engine import SOON, Driver, Holder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -173,8 +173,8 @@ class TestUp:
         told = (record.version, record.description, record.success, record.error_message)
         assert told == (4, "step 4", True, None)
         assert (record.checksum, record.down_sql) == (migration.checksum, "DROP TABLE t;")
-        assert timedelta(0) <= datetime.now(UTC) - record.applied_at < timedelta(seconds=30)
-        assert 0 <= record.execution_time_ms < 30_000
+        assert timedelta(0) <= datetime.now(UTC) - record.applied_at < timedelta(seconds=SOON)
+        assert 0 <= record.execution_time_ms < SOON * 1000
 
     async def test_the_fingerprint_is_that_of_the_schema_alone(self, tmp_path: Path) -> None:
         async def fingerprints(name: str, *ups: str) -> list[str | None]:
@@ -198,8 +198,8 @@ class TestUp:
             await migrator.up()
             with nothing_written(path):
                 async with Holder(db.transaction()):
-                    assert await asyncio.wait_for(migrator.up(), 5) == []
-                    assert await asyncio.wait_for(migrator.up(2), 5) == []
+                    assert await asyncio.wait_for(migrator.up(), SOON) == []
+                    assert await asyncio.wait_for(migrator.up(2), SOON) == []
 
     async def test_it_goes_up_to_a_target_and_no_further(self, path: Path) -> None:
         async with Database(path, config=SMALL) as db:
@@ -347,7 +347,7 @@ class TestStatus:
                 await verb(migrator)
                 # Nor does it wait for the writer.
                 async with Holder(db.transaction()):
-                    await asyncio.wait_for(verb(migrator), 5)
+                    await asyncio.wait_for(verb(migrator), SOON)
         assert len(applied(path)) == target
 
     async def test_a_database_without_a_history(self, path: Path) -> None:
@@ -661,10 +661,12 @@ class TestTimeLimit:
         assert notes(Path(db.path)) == {}
         return str(caught.value)
 
-    async def test_in_a_statement(self, path: Path) -> None:
+    async def test_in_a_statement(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
         up = f"CREATE TABLE t (x);\n{ENDLESS}"
-        async with Database(path, config=SMALL) as db:
-            message = await self.stopped(db, step(1, up, timeout=0.05, origin="1.sql"))
+        async with Database(path, config=SMALL, connect=driver.connect) as db:
+            driver.hook = lambda sql: clock.passes(1000) if "RECURSIVE" in sql else None
+            message = await self.stopped(db, step(1, up, timeout=1000, origin="1.sql"))
         assert message.startswith("1.sql, line 2")
 
     # A statement may be too short for SQLite to ask about the time; so may be those around it.
@@ -672,37 +674,39 @@ class TestTimeLimit:
         "after",
         ["BEGIN IMMEDIATE", "CREATE TABLE t (x);", "INSERT INTO t VALUES (1);", "SELECT 1;"],
     )
-    async def test_between_statements(self, path: Path, after: str) -> None:
+    async def test_between_statements(self, path: Path, after: str, clock: Clock) -> None:
         driver = Driver()
         seen: list[str] = []
 
         def be_slow(sql: str) -> None:
             if seen[-1:] == [after] and seen.count(after) == 1:
-                threading.Event().wait(0.1)
+                clock.passes(1000)
             seen.append(sql)
 
         async with Database(path, config=SMALL, connect=driver.connect) as db:
             driver.hook = be_slow
             up = "CREATE TABLE t (x); INSERT INTO t VALUES (1); SELECT 1;"
-            message = await self.stopped(db, step(1, up, timeout=0.05, origin="1.sql"))
+            message = await self.stopped(db, step(1, up, timeout=1000, origin="1.sql"))
         assert message.startswith("1.sql")
 
-    async def test_each_step_has_its_own(self, path: Path) -> None:
+    async def test_each_step_has_its_own(self, path: Path, clock: Clock) -> None:
         driver = Driver()
 
         def be_slow(sql: str) -> None:
             if sql.startswith("CREATE TABLE t"):
-                threading.Event().wait(0.15)
+                clock.passes(400)
 
         async with Database(path, config=SMALL, connect=driver.connect) as db:
             driver.hook = be_slow
-            steps = [step(n, f"CREATE TABLE t{n} (x);", timeout=0.4) for n in (1, 2, 3, 4)]
+            steps = [step(n, f"CREATE TABLE t{n} (x);", timeout=1000) for n in (1, 2, 3, 4)]
             assert len(await Migrator(db, steps).up()) == 4
 
-    async def test_of_a_down_script(self, path: Path) -> None:
-        async with Database(path, config=SMALL) as db:
+    async def test_of_a_down_script(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with Database(path, config=SMALL, connect=driver.connect) as db:
+            driver.hook = lambda sql: clock.passes(1000) if "RECURSIVE" in sql else None
             up = "CREATE TABLE t (x);"
-            migrator = Migrator(db, [step(1, up, f"DROP TABLE t; {ENDLESS}", timeout=0.05)])
+            migrator = Migrator(db, [step(1, up, f"DROP TABLE t; {ENDLESS}", timeout=1000)])
             await migrator.up()
             with pytest.raises(MigrationFailedError, match="time limit"):
                 await migrator.down(0)
@@ -872,7 +876,8 @@ class TestForeignKeys:
                 ],
                 start=2,
             ):
-                migrator = Migrator(db, [*migrations, step(number, up, down, timeout=0.2)])
+                limit = 0.2 if up is ENDLESS else SOON
+                migrator = Migrator(db, [*migrations, step(number, up, down, timeout=limit)])
                 if kind is None:
                     await migrator.up()
                     await migrator.down(1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from conftest import threads
+from conftest import Clock, threads
 from engine import (
     ADD,
     COUNT,
@@ -384,7 +384,7 @@ class TestOtherProcesses:
             async def main():
                 print("ready", flush=True)
                 sys.stdin.readline()
-                async with Database(path, config=Config(readers=1, busy_timeout=20.0)) as db:
+                async with Database(path, config=Config(readers=1, busy_timeout=300)) as db:
                     await db.execute(Query("t", "CREATE TABLE IF NOT EXISTS items (name TEXT)")())
                     await db.execute(Query("add", "INSERT INTO items VALUES (:name)")(name="x"))
 
@@ -536,11 +536,13 @@ class TestBarrier:
             await asyncio.wait([read, write])
             await witness.whole()
 
-    async def test_a_reader_that_stays_too_long_fails_it(self, path: Path) -> None:
-        async with items(path, acquire_timeout=0.1) as db, Witness(db) as witness:
+    async def test_a_reader_that_stays_too_long_fails_it(self, path: Path, clock: Clock) -> None:
+        async with items(path) as db, Witness(db) as witness:
             async with Holder(db.snapshot(label="report")):
+                task = asyncio.create_task(entered(db.barrier()))
+                await until(lambda: clock.passes(1) or task.done())
                 with pytest.raises(PoolTimeoutError, match="'report'"):
-                    await entered(db.barrier())
+                    await task
                 assert await db.fetch_one(COUNT()) == 0  # the other reader goes on
                 await db.execute(ADD(name="a"))
             await witness.whole()

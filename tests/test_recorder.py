@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest import descriptors, eventually, threads
+from conftest import Clock, descriptors, eventually, threads
 
 from abt_db.builds import Build, BuildStatus, BuildStore, CommandError, Level, LogLine, Stream
 from abt_db.builds.holder import Holder
@@ -93,11 +93,16 @@ class TestOutcome:
                     await build.run(["no-such-program"])
             assert (build.build.status, build.build.exit_code) == ("failed", 127)
 
-    async def test_a_time_limit_stops_the_whole_group_and_keeps_the_log(self, path: Path) -> None:
+    async def test_a_time_limit_stops_the_whole_group_and_keeps_the_log(
+        self, path: Path, clock: Clock
+    ) -> None:
         program = "sleep 1000 & echo $!; echo started; wait"
         async with await BuildStore.open(path) as store:
             async with store.recorder("app") as build:
-                await build.run(["sh", "-c", program], timeout=0.5)
+                running = asyncio.create_task(build.run(["sh", "-c", program], timeout=9000))
+                await eventually(lambda: _lines(path) == 2)
+                clock.passes(9000)
+                await running
             assert build.build.status == "failed"
             assert build.build.build_metadata is not None
             assert build.build.build_metadata["stopped"] == "timeout"

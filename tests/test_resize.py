@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -286,6 +287,25 @@ class TestLifetime:
             assert db.stats()["writer"]["replaced"] == 0
 
 
+async def from_snapshot(db: Database) -> int | None:
+    async with db.snapshot() as view:
+        return await view.fetch_one(COUNT())
+
+
+async def from_stream(db: Database) -> int | None:
+    async with db.stream(COUNT()) as rows:
+        [count] = [row async for row in rows]
+        return count
+
+
+READS: dict[str, Callable[[Database], Awaitable[int | None]]] = {
+    "fetch_one": lambda db: db.fetch_one(COUNT()),
+    "a function": lambda db: db.read(lambda cx: cx.fetch_one(COUNT())),
+    "snapshot": from_snapshot,
+    "stream": from_stream,
+}
+
+
 class TestFaults:
     """A connection that raised an error of the disk once goes on, or is replaced."""
 
@@ -309,3 +329,28 @@ class TestFaults:
                 assert await db.fetch_one(COUNT()) == 1
             await until(lambda: not busy(db))
             assert size(db) == 1
+
+    @pytest.mark.parametrize("name", ["SQLITE_IOERR", "SQLITE_CORRUPT"])
+    @pytest.mark.parametrize("how", READS)
+    async def test_for_good(self, path: Path, name: str, how: str) -> None:
+        """One that can't read any more is examined and replaced before the next caller has it."""
+        driver = Driver()
+        async with items(path, "a", readers=1, connect=driver.connect) as db:
+            error = sqlite3.DatabaseError("injected")
+            error.sqlite_errorcode = getattr(sqlite3, name)
+            error.sqlite_errorname = name
+            broken: list[threading.Thread] = []
+
+            def fail(step: str) -> None:
+                if step == COUNT.text and not broken:
+                    broken.append(threading.current_thread())
+                if threading.current_thread() in broken and step.startswith("SELECT"):
+                    raise error
+
+            driver.hook = fail
+            with pytest.raises(QueryError, match=name):
+                await READS[how](db)
+            for _ in range(2):
+                assert await READS[how](db) == 1
+            stats = db.stats()["readers"]
+            assert (stats["opened"], stats["replaced"], stats["size"]) == (2, 1, 1)

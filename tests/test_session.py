@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -22,7 +24,9 @@ from engine import (
     NAMES,
     NUMBERS,
     SOON,
+    Driver,
     items,
+    passing,
 )
 
 from abt_db import (
@@ -765,26 +769,30 @@ class TestTimeLimits:
                 await db.fetch_all(rows(count=10**9, pad=""), timeout=0.05)
             assert await db.fetch_one(ONE()) == 1
 
-    async def test_many_short_statements_are_stopped(self, path: Path) -> None:
+    async def test_many_short_statements_are_stopped(self, path: Path, clock: Clock) -> None:
         """None of them runs long enough for SQLite to ask whether it should stop."""
 
         def spin(cx: Session) -> None:
-            while True:
+            for number in itertools.count():
                 cx.fetch_one(ONE())
+                if number == 1000:
+                    clock.passes(1000)
 
-        async with items(path, readers=1, statement_timeout=0.05) as db:
+        async with items(path, readers=1, statement_timeout=1000) as db:
             for run in (db.read, db.write):
                 with pytest.raises(StatementTimeoutError, match="'one'"):
                     await run(spin)
             assert await db.fetch_one(ONE()) == 1
 
-    async def test_a_limit_that_was_swallowed_is_told_again(self, path: Path) -> None:
+    async def test_a_limit_that_was_swallowed_is_told_again(self, path: Path, clock: Clock) -> None:
         def stubborn(cx: Session) -> object:
             with suppress(StatementTimeoutError):
                 cx.fetch_one(ENDLESS())
             return cx.execute(ADD(name="late"))
 
-        async with items(path, statement_timeout=0.05) as db:
+        driver = Driver()
+        async with items(path, statement_timeout=1000, connect=driver.connect) as db:
+            driver.hook = passing(clock, 1000, ENDLESS)
             with pytest.raises(AbtDbError):
                 await db.write(stubborn)
             assert await db.fetch_one(COUNT()) == 0
@@ -812,9 +820,7 @@ class TestTimeLimits:
         """faults.md 11: limits from far too short to long enough, each followed by a statement that
         has no limit and must not fail."""
         async with items(path, "a", readers=1) as db:
-            began = monotonic()
-            await db.fetch_one(NUMBERS_SUMMED(count=20_000))
-            limit = (monotonic() - began) / 20
+            limit = 0.0001
             stopped = finished = 0
             while finished < 20:
                 try:
@@ -830,9 +836,7 @@ class TestTimeLimits:
         slow = Query("slow", f"UPDATE items SET name = ({NUMBERS_SUMMED.sql}) WHERE id = 1")
         quick = Query("quick", f"UPDATE items SET name = ({NUMBERS_SUMMED.sql}) WHERE id = 2")
         async with items(path, "a", "b") as db:
-            began = monotonic()
-            await db.execute(slow(count=20_000))
-            limit = (monotonic() - began) / 20
+            limit = 0.0001
             stopped = finished = 0
             while finished < 20:
                 try:

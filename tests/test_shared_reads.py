@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from datetime import date
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import HANG, Clock
 from engine import (
     ADD,
     COUNT,
@@ -23,6 +25,7 @@ from engine import (
     Holder,
     Witness,
     items,
+    passing,
     until,
 )
 
@@ -72,7 +75,7 @@ class TestTogether:
     """Only what is known to be quick shares, in the order of the calls; each has its own."""
 
     async def test_a_query_that_has_run_shares_a_hop(self, path: Path) -> None:
-        async with items(path, "a", "b") as db, Witness(db) as witness:
+        async with items(path, "a", "b", batch_time=60.0) as db, Witness(db) as witness:
             await learn(db, ONE(n=1), NAMES(), COUNT())
             async with Behind(
                 db,
@@ -87,7 +90,7 @@ class TestTogether:
 
     async def test_of_one_that_has_not_the_first_goes_alone(self, path: Path) -> None:
         """The others share the next hop, for then it is known to be quick."""
-        async with items(path, readers=1) as db:
+        async with items(path, readers=1, batch_time=60.0) as db:
             async with Behind(db, *(db.fetch_one(ONE(n=n)) for n in range(20))) as behind:
                 pass
             assert behind.results == [*range(20)]
@@ -129,9 +132,9 @@ class TestTogether:
                 results = await asyncio.gather(*tasks)
             assert [r for n, r in enumerate(results) if n % 3] == [2, 2, 3, 3, 4, 4]
 
-    async def test_each_has_its_own_error(self, path: Path) -> None:
+    async def test_each_has_its_own_error(self, path: Path, clock: Clock) -> None:
         value = Query("value", "SELECT :value", date)
-        async with items(path) as db, Witness(db) as witness:
+        async with items(path, batch_time=60.0) as db, Witness(db) as witness:
             await learn(db, value(value="2020-01-01"))
             async with Behind(
                 db,
@@ -139,10 +142,11 @@ class TestTogether:
                 db.fetch_one(value(value="secret")),
                 db.fetch_one(value(value="2020-01-03")),
                 db.fetch_one(value(value="2020-01-04")),
-                db.fetch_one(value(value="2020-01-05"), timeout=0.05),
+                db.fetch_one(value(value="2020-01-05"), timeout=10),
             ) as behind:
                 behind.tasks[3].cancel()
-                await asyncio.wait([behind.tasks[4]], timeout=SOON)
+                clock.passes(10)
+                await asyncio.wait([behind.tasks[4]])
             one, two, three, four, five = behind.results
             assert (one, three) == (date(2020, 1, 1), date(2020, 1, 3))
             assert isinstance(two, MappingError) and "secret" not in str(two)
@@ -172,11 +176,28 @@ class TestTogether:
             await witness.whole()
 
 
+@contextmanager
+def slow_reads(driver: Driver) -> Iterator[threading.Event]:
+    """From now on NUMBERS is as slow as a test wants it to be: it goes on when the event is set."""
+    go_on = threading.Event()
+
+    def hook(step: str) -> None:
+        if step == NUMBERS.text:
+            go_on.wait(HANG)
+
+    driver.hook = hook
+    try:
+        yield go_on
+    finally:
+        go_on.set()
+
+
 class TestSlow:
     """A slow one delays nobody but those who need its own reader (invariant 14)."""
 
     async def test_one_among_a_thousand(self, path: Path) -> None:
-        async with items(path, readers=4) as db:
+        driver = Driver()
+        async with items(path, readers=4, connect=driver.connect) as db:
             await learn(db, ONE(n=1), SLOW)
             ended: list[str] = []
 
@@ -185,46 +206,57 @@ class TestSlow:
                 ended.append(name)
 
             calls = [call("quick", ONE(n=n)) for n in range(1000)]
-            calls.insert(500, call("slow", NUMBERS(count=1_000_000)))
-            await asyncio.gather(*calls)
+            calls.insert(500, call("slow", NUMBERS(count=1)))
+            with slow_reads(driver) as go_on:
+                tasks = [asyncio.create_task(call) for call in calls]
+                await until(lambda: len(ended) == 1000)
+                go_on.set()
+                await asyncio.gather(*tasks)
             assert ended[-1] == "slow"
 
     @pytest.mark.parametrize("at", [0, 10, 20])
     @pytest.mark.parametrize("more", [0, 5], ids=["nobody comes", "others come"])
     async def test_one_that_was_thought_to_be_quick(self, path: Path, at: int, more: int) -> None:
         """Those who share its hop go on on another reader."""
-        async with items(path, readers=2) as db, Witness(db) as witness:
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             await learn(db, *[NUMBERS(count=1)] * 50, ONE(n=1))
             calls: list[Any] = [db.fetch_one(ONE(n=n)) for n in range(20)]
-            calls.insert(at, db.fetch_all(NUMBERS(count=1_000_000)))
+            calls.insert(at, db.fetch_all(NUMBERS(count=1)))
             async with Behind(db, *calls) as behind:
-                await behind._stack.aclose()
-                for n in range(more):
-                    await asyncio.wait_for(db.fetch_one(ONE(n=n)), SOON)
+                with slow_reads(driver):
+                    await behind._stack.aclose()
+                    for n in range(more):
+                        await asyncio.wait_for(db.fetch_one(ONE(n=n)), SOON)
+                    await until(lambda: len(behind.ended) == 20)
             assert behind.ended[-1] == at
             assert [r for n, r in enumerate(behind.results) if n != at] == [*range(20)]
             await witness.whole()
 
     async def test_one_that_a_caller_runs_itself(self, path: Path) -> None:
         """Those who would have shared the next hop of its reader take another one."""
-        async with items(path, readers=2) as db:
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db:
             await learn(db, *[NUMBERS(count=1)] * 50, ONE(n=1))
-            slow = asyncio.create_task(db.fetch_all(NUMBERS(count=1_000_000)))
-            await until(lambda: db.stats()["readers"]["busy"])
-            assert await asyncio.gather(*(db.fetch_one(ONE(n=n)) for n in range(20))) == [
-                *range(20)
-            ]
-            assert not slow.done()
+            with slow_reads(driver):
+                slow = asyncio.create_task(db.fetch_all(NUMBERS(count=1)))
+                await until(lambda: db.stats()["readers"]["busy"])
+                quick = asyncio.gather(*(db.fetch_one(ONE(n=n)) for n in range(20)))
+                assert await asyncio.wait_for(quick, SOON) == [*range(20)]
+                assert not slow.done()
             await slow
 
     async def test_two_of_them_do_not_hold_up_the_third(self, path: Path) -> None:
-        async with items(path, readers=3) as db:
+        driver = Driver()
+        async with items(path, readers=3, connect=driver.connect) as db:
             await learn(db, *[NUMBERS(count=1)] * 80, ONE(n=1))
             calls: list[Any] = [db.fetch_one(ONE(n=n)) for n in range(20)]
-            calls.insert(5, db.fetch_all(NUMBERS(count=1_000_000)))
-            calls.insert(10, db.fetch_all(NUMBERS(count=1_000_000)))
+            calls.insert(5, db.fetch_all(NUMBERS(count=1)))
+            calls.insert(10, db.fetch_all(NUMBERS(count=1)))
             async with Behind(db, *calls) as behind:
-                pass
+                with slow_reads(driver):
+                    await behind._stack.aclose()
+                    await until(lambda: len(behind.ended) == 20)
             assert set(behind.ended[-2:]) == {5, 10}
 
     async def test_who_gathered_behind_one_that_is_cancelled_goes_on_elsewhere(
@@ -253,7 +285,8 @@ class TestSlow:
         """They let quick reads go first, and this one was taken for quick."""
         async with items(path, readers=readers) as db:
             await learn(db, *[NUMBERS(count=1)] * 20)
-            slow = asyncio.create_task(db.fetch_all(NUMBERS(count=50_000_000), timeout=30.0))
+            endless = Query(NUMBERS.name, ENDLESS.sql, int)  # known by its name
+            slow = asyncio.create_task(db.fetch_all(endless()))
             await until(lambda: db.stats()["readers"]["busy"] == 1)
             async with asyncio.timeout(SOON):
                 for start in range(0, 50, 10):
@@ -264,15 +297,17 @@ class TestSlow:
             await asyncio.wait([slow])
             assert len(await db.fetch_all(NAMES())) == 50
 
-    async def test_its_time_limit_is_its_own(self, path: Path) -> None:
-        async with items(path, readers=1) as db, Witness(db) as witness:
+    async def test_its_time_limit_is_its_own(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with items(path, readers=1, connect=driver.connect) as db, Witness(db) as witness:
             await learn(db, ONE(n=1))
             never = Query(NUMBERS.name, ENDLESS.sql, int)  # known by its name
             await learn(db, *[NUMBERS(count=1)] * 50)
+            driver.hook = passing(clock, 10, never)
             async with Behind(
                 db,
                 db.fetch_one(ONE(n=1)),
-                db.fetch_one(never(), timeout=0.2),
+                db.fetch_one(never(), timeout=10),
                 db.fetch_one(ONE(n=2)),
             ) as behind:
                 pass
@@ -286,7 +321,7 @@ class TestOrder:
     """invariant 14, also where hops are shared."""
 
     async def test_a_higher_priority_is_served_first(self, path: Path) -> None:
-        async with items(path, readers=1) as db:
+        async with items(path, readers=1, batch_time=60.0) as db:
             await learn(db, ONE(n=1))
             async with Behind(
                 db, *(db.fetch_one(ONE(n=n), priority=n % 3) for n in range(12))
@@ -313,7 +348,7 @@ class TestOrder:
             await asyncio.gather(*tasks)
 
     async def test_what_does_not_share_is_not_overtaken_by_what_does(self, path: Path) -> None:
-        async with items(path, readers=1) as db:
+        async with items(path, readers=1, batch_time=60.0) as db:
             await learn(db, ONE(n=1))
             async with Behind(
                 db,
@@ -329,7 +364,7 @@ class TestOrder:
             assert behind.hops == 5
 
     async def test_a_snapshot_has_its_turn_in_an_endless_stream_of_reads(self, path: Path) -> None:
-        async with items(path, readers=1) as db:
+        async with items(path, readers=1, batch_time=60.0) as db:
             await learn(db, ONE(n=1))
             made = [0]
             over = asyncio.Event()

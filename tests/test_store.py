@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import descriptors, threads
+from conftest import SOON, descriptors, threads
 from engine import Driver, Turns, run_in_turns
 from test_migrations import applied, ask, notes, nothing_written, replayed, state, step, table
 
@@ -356,7 +356,7 @@ asyncio.run(main())
             assert other.stdin is not None
             other.stdin.write("go\n")
             other.stdin.flush()
-        told = [other.communicate(timeout=30)[1] for other in others]
+        told = [other.communicate(timeout=SOON)[1] for other in others]
         assert [other.returncode for other in others] == [0] * 8, told
         path = tmp_path / "app.db"
         assert (applied(path), notes(path)) == (VERSIONS, {})

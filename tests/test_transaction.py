@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -25,6 +26,7 @@ from engine import (
     Holder,
     Witness,
     items,
+    until,
 )
 
 from abt_db import (
@@ -361,20 +363,21 @@ class TestTimeLimit:
             assert witness.count() == 0
 
     @pytest.mark.parametrize("step", ["begin", "COMMIT", "end"])
-    async def test_during_its_commit(self, path: Path, step: str) -> None:
+    async def test_during_its_commit(self, path: Path, step: str, clock: Clock) -> None:
         """Either it is committed and nobody complains, or it is not and the caller is told."""
         driver = Driver()
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             gate = Gate(driver)
 
             async def commit() -> None:
-                async with db.transaction(timeout=0.1) as tx:
+                async with db.transaction(timeout=10) as tx:
                     await tx.execute(ADD(name="a"))
                     gate.stop_at(step)
 
             task = asyncio.create_task(commit())
             await gate.reached.wait()
-            await asyncio.sleep(0.15)  # the limit itself is what passes
+            clock.passes(10)
+            await asyncio.sleep(0.01)  # in which the loop hears of it
             gate.open()
             await asyncio.wait([task])
             await witness.whole()
@@ -390,12 +393,16 @@ class TestTimeLimit:
                     await witness.whole()
                     raise KeyError
 
-    async def test_the_time_before_its_beginning_does_not_count(self, path: Path) -> None:
+    async def test_the_time_before_its_beginning_does_not_count(
+        self, path: Path, clock: Clock
+    ) -> None:
         async with items(path) as db:
             async with Holder(db.transaction()):
-                waiting = Holder(db.transaction(timeout=0.2))
+                waiting = Holder(db.transaction(timeout=10))
                 task = asyncio.create_task(waiting.__aenter__())
-                await asyncio.wait([task], timeout=0.3)
+                await until(lambda: db.stats()["writer"]["waiting"])
+                clock.passes(20)
+                await asyncio.sleep(0.01)  # in which it would give up
             await task
             await waiting.__aexit__()
 
@@ -482,11 +489,13 @@ class TestStream:
             async with db.stream(NAMES(), size=2) as rows:
                 seen = []
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
+                    async with asyncio.timeout(None) as limit:
+                        stopping = asyncio.create_task(at_once(limit, gate.reached))
                         async for row in rows:
                             seen.append(row)
                             gate.stop_at("end")
                 gate.open()
+                await stopping
                 assert seen == ["a", "b"]
                 with pytest.raises(
                     TransactionStateError, match=r"^stream of items\.names was stopped"
@@ -571,3 +580,9 @@ class TestStream:
                     pass
             await witness.whole()
             assert witness.count() == 0
+
+
+async def at_once(limit: asyncio.Timeout, when: asyncio.Event) -> None:
+    """Have the time of a block be over as soon as something has happened."""
+    await when.wait()
+    limit.reschedule(asyncio.get_running_loop().time())

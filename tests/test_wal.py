@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 import sqlite3
 import subprocess
 import sys
@@ -20,9 +21,11 @@ from pathlib import Path
 from time import monotonic, perf_counter
 
 import pytest
+from conftest import Clock
 from engine import ADD, COUNT, COUNT_TABLES, SOON, Driver, Holder, LockingProcess, items, until
 
 from abt_db import Query
+from abt_db.busy import LONGEST_PAUSE
 from abt_db.events import Checkpointed
 from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 
@@ -201,7 +204,9 @@ class TestInTheWay:
                 done = await db.checkpoint(mode, wait=0.01)  # type: ignore[arg-type]
             assert done.busy and done.seconds < SOON
             assert len(done.readers) == 1
-            assert done.readers[0].startswith("snapshot 'export' of task 'exporter', for 0.")
+            assert re.fullmatch(
+                r"snapshot 'export' of task 'exporter', for \d+\.\d s", done.readers[0]
+            )
             done = await db.checkpoint(mode)  # type: ignore[arg-type]
             assert (done.busy, done.readers) == (False, ())
 
@@ -219,7 +224,7 @@ class TestInTheWay:
             assert not (await db.checkpoint("truncate")).busy
 
     async def test_another_checkpoint_is_waited_for_and_holds_up_nobody_who_writes(
-        self, path: Path
+        self, path: Path, clock: Clock
     ) -> None:
         """SQLite itself does not wait for one, but says at once that it is busy."""
         driver, tries = Driver(), 0
@@ -233,15 +238,17 @@ class TestInTheWay:
             db.add_listener(told.append, Checkpointed)
             with held_from_checkpoints(path):
                 driver.hook = count
-                done = await db.checkpoint("truncate", wait=0.1)
-                assert (done.busy, done.pages, done.readers) == (True, -1, ("another checkpoint",))
-                assert 2 <= tries <= 11
-                assert (await db.checkpoint("passive")).busy
                 began = monotonic()
+                task = asyncio.create_task(db.checkpoint("truncate", wait=1000))
+                await until(lambda: tries >= 2)
+                clock.passes(1000)
+                done = await task
+                assert (done.busy, done.pages, done.readers) == (True, -1, ("another checkpoint",))
+                assert tries <= 2 + (monotonic() - began) / LONGEST_PAUSE  # with a pause between
+                assert (await db.checkpoint("passive")).busy
                 for _ in range(400):
                     await db.execute(FILL())
                 assert log_of(path) > LIMIT and len(told) == 2
-                assert monotonic() - began < SOON
                 waiting = asyncio.create_task(db.checkpoint("truncate", wait=SOON))
                 await until(lambda: db.stats()["writer"]["busy"])
             assert not (await waiting).busy

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+from conftest import Clock
 from engine import (
     ADD,
     COUNT,
@@ -398,7 +399,8 @@ class TestOtherProcesses:
         async with items(path, "a") as db:
             watch = db.watch(NAMES())
             await soon(watch)
-            await asyncio.sleep(3 * db.config.watch_interval)  # type: ignore[operator]
+            for _ in range(2):
+                await looked_for_others(db)
             before = runs(db, NAMES)
             with closing(sqlite3.connect(path, isolation_level=None)) as other:
                 other.execute("CREATE TABLE others (x)")
@@ -426,12 +428,17 @@ class TestOtherProcesses:
                 await db.execute(ADD(name=name))
                 assert len(await soon(watch)) == number
 
-    async def test_a_long_transaction_of_ones_own_is_no_error(self, path: Path) -> None:
-        async with items(path, "a", watch_interval=0.01, acquire_timeout=0.05) as db:
+    async def test_a_long_transaction_of_ones_own_is_no_error(
+        self, path: Path, clock: Clock
+    ) -> None:
+        async with items(path, "a", watch_interval=0.01, acquire_timeout=10) as db:
             watch = db.watch(NAMES())
             await soon(watch)
             async with db.transaction() as tx:
                 await tx.execute(ADD(name="b"))
+                await until(lambda: db.stats()["writer"]["waiting"])  # a look for others, which …
+                clock.passes(10)
+                await until(lambda: db.stats()["writer"]["longest_wait"] >= 10)  # … is given up
                 assert await nothing_more(watch)
             assert await soon(watch) == ["a", "b"]
 
