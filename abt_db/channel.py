@@ -11,19 +11,21 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic, sleep
-from typing import Any
+from typing import TypeVar
 
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError, translate
 from .events import Checkpointed
 from .identity import Identity
-from .query import Query
+from .query import Statement
 from .session import Session
 from .stats import Account
-from .tables import ANYTHING
+from .tables import ANYTHING, Used
 from .wal import Wal
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
+
+T = TypeVar("T")
 
 LOG = logging.getLogger("abt_db")
 
@@ -96,6 +98,7 @@ class Channel(Session):
             self._identity.require()
         if self._met:
             self._let_others_in()
+        self._tables.make_room()
         try:
             self._command(_BEGIN[mode])
             if mode == "SNAPSHOT":
@@ -306,9 +309,10 @@ class Channel(Session):
         before, self._version = self._version, version
         return bool(version != before)
 
-    def tables_read_by(self, query: Query[Any]) -> frozenset[str] | None:
-        """Return the tables that a query which has run here reads; None: it may be any."""
-        return self._tables.read_by(query.text)
+    def fetch_known(self, statement: Statement[T]) -> tuple[list[T], Used | None]:
+        """Return all rows, and what the statement uses; None: it is not known."""
+        self._tables.make_room()
+        return self.fetch_all(statement), self._tables.used_by(statement.query.text)
 
     def give_way(self) -> None:
         """Between the pieces of long work: let others run Python, if there are any."""

@@ -137,7 +137,7 @@ class Session:
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running
         self._begun = False  # a transaction is what the caller thinks to be in
-        self._tables = Tables()
+        self._tables = Tables(lambda: raw.set_authorizer(self._authorize))
         self._text = ""  # what SQLite is preparing, if it asks the authorizer
         self._written: set[str] = set()  # the texts that have written since BEGIN
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
@@ -145,7 +145,7 @@ class Session:
         self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
         self._privileged = False
         self._denied: str | None = None
-        # Set once: to change the authorizer later would expire every prepared statement.
+        # Set once, for to set it again expires every prepared statement, see `Tables`.
         raw.set_authorizer(self._authorize)
         raw.set_progress_handler(self._progress, PROGRESS_STEPS)
 
@@ -374,7 +374,7 @@ class Session:
         # prepared with privilege must have a text that no caller's query can have.
         if self._privileged:
             return sqlite3.SQLITE_OK
-        self._tables.note(self._text, action, first)
+        self._tables.note(self._text, action, first, second)
         if action not in GUARDED:
             return sqlite3.SQLITE_OK
         self._denied = denial(action, first, second)

@@ -20,7 +20,7 @@ LAYERS = [
     ("permissions",),
     ("session",),
     ("channel",),
-    ("opening",),
+    ("opening", "watchable"),
     ("connection", "copying"),
     ("work",),
     ("batch", "queue"),
