@@ -4,9 +4,7 @@ Its authorizer is asked about each table when a statement is prepared, those beh
 triggers and cascades included (https://www.sqlite.org/c3ref/set_authorizer.html), and not when the
 statement runs from the cache. So what it was asked is remembered for each SQL text.
 
-What it is never asked about `watchable` knows for those who read. For those who write: a statement
-that does anything but change rows, such as ANALYZE or ``PRAGMA user_version = 3``, names no table,
-and may have changed whatever there is.
+What it is never asked about, `watchable` knows.
 """
 
 from __future__ import annotations
@@ -51,7 +49,7 @@ class Used:
         """Tables, views and common table expressions, `folded`: where no column of a table is read,
         as in ``SELECT count(*) FROM Projects``, SQLite gives its name as the statement has it."""
         self.writes: set[str] = set()
-        """Tables, as the schema has them; `ANYTHING` for what is more than rows."""
+        """Tables, as the schema has them; `ANYTHING` where the schema may change as well."""
         self.functions: set[str] = set()
         self.pragmas: set[str] = set()
 
@@ -68,8 +66,6 @@ class Used:
             self.functions.add(folded(second))
         elif action == sqlite3.SQLITE_PRAGMA and first is not None:
             self.pragmas.add(folded(first))
-            if second is not None:
-                self.writes.add(ANYTHING)  # in a statement that only reads nobody asks for it
         elif action not in _READS:
             self.writes.add(ANYTHING)
 

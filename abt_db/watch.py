@@ -61,15 +61,9 @@ class Watch(Generic[T]):
     """The states of a statement's rows, to be iterated over, best inside a block that ends it:
     ``async with db.watch(…) as states: async for rows in states: …``. See `Database.watch`."""
 
-    def __init__(self, watching: Watching, live: _Live[T]) -> None:
+    def __init__(self, watching: Watching, place: _Place[T]) -> None:
         self._watching = watching
-        self._live = live
-        self._term = watching.term
-        self._left = False
-        # Only what is read from now on: a write that was acknowledged before this is in it.
-        self._since = live.begun
-        self._told = 0  # the number of the state that was returned last
-        self._news = asyncio.Event()
+        self._place = place
 
     def __aiter__(self) -> Self:
         return self
@@ -80,15 +74,16 @@ class Watch(Generic[T]):
         Cancelled, it takes nothing away: the next call returns them.
         """
         try:
+            place = self._place
+            live = place.live
             while not self.ended:
-                live = self._live
-                if self.has_news:
-                    self._told = live.state
+                if place.has_news:
+                    place.told = live.state
                     return live.rows.copy()
                 if live.error is not None:
                     raise copy.copy(live.error)  # each watcher adds its own traceback
-                self._news.clear()
-                await self._news.wait()
+                place.news.clear()
+                await place.news.wait()
             raise StopAsyncIteration
         except BaseException:
             # The traceback keeps this frame for as long as somebody keeps the error, as frameworks
@@ -113,29 +108,38 @@ class Watch(Generic[T]):
         self._leave()
 
     def _leave(self) -> None:
-        self._left = True
-        self.wake()
-        self._watching.left(self._live, ref(self))
+        self._place.left = True
+        self._place.news.set()
+        self._watching.left(self._place, ref(self))
 
     @property
     def ended(self) -> bool:
         """Whether it was ended by its consumer or by `Database.end_watches`."""
-        return self._left or self._term != self._watching.term
+        return self._place.left or self._place.term != self._watching.term
 
-    # -- for `Watching` --------------------------------------------------------------------------
+
+class _Place(Generic[T]):
+    """Where the consumer of a watch stands. It does not know the watch, which may be forgotten."""
+
+    def __init__(self, live: _Live[T], term: int) -> None:
+        self.live = live
+        self.term = term
+        # Only what is read from now on: a write that was acknowledged before this is in it.
+        self.since = live.begun
+        self.told = 0
+        """The number of the state that was returned last."""
+        self.left = False
+        self.news = asyncio.Event()
+        """Set when there may be something to return or to raise."""
 
     @property
     def waits_for_run(self) -> bool:
-        """Whether no run that has begun since it was made has ended."""
-        return self._live.done <= self._since
+        """Whether no run that has begun since the consumer came has ended."""
+        return self.live.done <= self.since
 
     @property
     def has_news(self) -> bool:
-        return self._live.state != self._told and not self.waits_for_run
-
-    def wake(self) -> None:
-        """Have who waits for news look again."""
-        self._news.set()
+        return self.live.state != self.told and not self.waits_for_run
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +161,8 @@ class _Live(Generic[T]):
         self.key = key
         self.marked = _Marked.of(statement.query)
         self.statement = Statement(self.marked, statement.values)
-        self.watches: set[ref[Watch[T]]] = set()
-        """Those who watch it; changed in the event loop only, whoever collects one."""
+        self.places: dict[ref[Watch[T]], _Place[T]] = {}
+        """Of those who watch it; changed in the event loop only, whoever collects one."""
         self.task: asyncio.Task[None] | None = None
         """What runs it for those who have just come."""
         # Set by the thread that runs it, before it begins:
@@ -176,10 +180,6 @@ class _Live(Generic[T]):
         """The number of the run that first found these rows."""
         self.error: BaseException | None = None
 
-    def watching(self) -> Iterator[Watch[T]]:
-        """Those who watch it."""
-        return (watch for known in [*self.watches] if (watch := known()) is not None)
-
     def begin(self, commits: int) -> None:
         """Note that it is about to run, when so many commits are known, in this order: what is
         known is seen by what begins now, and who comes now can't take this run for a later one."""
@@ -188,9 +188,9 @@ class _Live(Generic[T]):
 
     def tell(self) -> None:
         """Wake those for whom there is something new."""
-        for watch in self.watching():
-            if watch.has_news or self.error is not None:
-                watch.wake()
+        for place in self.places.values():
+            if place.has_news or self.error is not None:
+                place.news.set()
 
 
 class _Marked(Query[T]):
@@ -258,21 +258,23 @@ class Watching:
             live = self._lives[key] = _Live(key, statement)
             self._idle[live] = live
             self._look_for_others()
-        watch = Watch(self, live)
-        live.watches.add(ref(watch, partial(self._collected, live)))
+        place = _Place(live, self.term)
+        watch = Watch(self, place)
+        live.places[ref(watch, partial(self._collected, place))] = place
         if self._idle.pop(live, None) is not None:
             self._run_first(live)
         return watch
 
-    def _collected(self, live: _Live[Any], watch: ref[Watch[Any]]) -> None:
+    def _collected(self, place: _Place[Any], watch: ref[Watch[Any]]) -> None:
         # By whichever thread. A loop that is closed watches nothing any more.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self.left, live, watch)
+            self._loop.call_soon_threadsafe(self.left, place, watch)
 
-    def left(self, live: _Live[Any], watch: ref[Watch[Any]]) -> None:
-        """Note that one who watched has left; what nobody watches any more is not run again."""
-        live.watches.discard(watch)
-        if not live.watches:
+    def left(self, place: _Place[Any], watch: ref[Watch[Any]]) -> None:
+        """Note that a consumer has left; what nobody watches any more is not run again."""
+        live = place.live
+        live.places.pop(watch, None)
+        if not live.places:
             if live.task is not None:
                 live.task.cancel()
             self._drop(live)
@@ -294,10 +296,10 @@ class Watching:
 
     def _sweep(self) -> None:
         for live in [*self._lives.values()]:
-            for watch in live.watching():
-                if watch.ended:
-                    watch.wake()
-                    self.left(live, ref(watch))
+            for watch, place in [*live.places.items()]:
+                if place.term != self.term:
+                    place.news.set()
+                    self.left(place, watch)
 
     def _drop(self, live: _Live[Any]) -> None:
         if self._lives.get(live.key) is live:
@@ -455,7 +457,7 @@ class Watching:
         if not live.state or live.mark != found.mark:
             live.state, live.rows, live.mark = found.number, found.rows, found.mark
         live.tell()
-        if any(watch.waits_for_run for watch in live.watching()):
+        if any(place.waits_for_run for place in live.places.values()):
             self._run_first(live)  # they came while it ran
             return
         self._idle[live] = live

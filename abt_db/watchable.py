@@ -131,10 +131,9 @@ def depends_on(
             whole = True
         elif name in schema.modules:
             whole |= _look_at_module(query, name)
-        elif name.startswith("sqlite_"):
-            whole = True  # the schema itself, which is in no list of tables
         else:
-            seen.add(name)  # of a view or a common table expression: nobody writes there
+            # A view, a common table expression, the schema itself: nobody writes rows there.
+            seen.add(name)
     return None if whole else frozenset(seen)
 
 

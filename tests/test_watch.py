@@ -603,7 +603,7 @@ class TestTheEnd:
             async with db.watch(NAMES()) as states:
                 waiting = asyncio.create_task(_all_of(states))
                 await soon(other)
-                await until(lambda: states._told)
+                await until(lambda: states._place.told)
             assert await asyncio.wait_for(waiting, SOON) == [["a"]]  # the loop has ended as well
             await db.execute(ADD(name="b"))
             assert await soon(other) == ["a", "b"]
@@ -696,9 +696,10 @@ class TestTheEnd:
                 async with items(path, watch_interval=None) as db:
                     {install}
                     streams = [asyncio.create_task(stream(db)) for _ in range(3)]
-                    await until(lambda: all(watch._told for live in db._watching._lives.values()
-                                            for watch in live.watching()))
-                    asyncio.get_running_loop().call_later(0.1, os.kill, os.getpid(), 15)
+                    await until(lambda: all(place.told for live in db._watching._lives.values()
+                                            for place in live.places.values()))
+                    # When the event loop waits, most likely; that must be woken.
+                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
                     await asyncio.gather(*streams)
                 print("closed")
 
