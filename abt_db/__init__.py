@@ -37,6 +37,7 @@ Where things are, each building on those above it:
     grants       the steps by which a lock among processes changes hands
     leases       locks among the processes that share a database, with fencing tokens
     transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
+    watchable    what a live query depends on, and what none can be made of
     watch        live queries
     upkeep       what a database does for itself now and then
     bulk         many operations, in transactions of some

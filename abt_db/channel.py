@@ -10,20 +10,22 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic, sleep
-from typing import Any
+from typing import TypeVar
 
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .errors import AbtDbError, BusyError, TransactionStateError
 from .events import Checkpointed
 from .identity import Identity
 from .log import LOG
-from .query import Query
+from .query import Statement
 from .session import Verbs
 from .stats import Account
-from .tables import ANYTHING
+from .tables import ANYTHING, Used
 from .wal import Wal
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
+
+T = TypeVar("T")
 
 SHORT_WAIT = 0.02
 """Seconds that SQLite waits in one try to move all pages of its log."""
@@ -95,6 +97,7 @@ class Channel(Verbs):
         """
         if self._met:
             self._let_others_in()
+        self._tables.make_room()
         try:
             self._command(_BEGIN[mode])
             if mode == "SNAPSHOT":
@@ -348,9 +351,10 @@ class Channel(Verbs):
         before, self._version = self._version, version
         return bool(version != before)
 
-    def tables_read_by(self, query: Query[Any]) -> frozenset[str] | None:
-        """Return the tables that a query which has run here reads; None: it may be any."""
-        return self._tables.read_by(query.text)
+    def fetch_known(self, statement: Statement[T]) -> tuple[list[T], Used | None]:
+        """Return all rows, and what the statement uses; None: it is not known."""
+        self._tables.make_room()
+        return self.fetch_all(statement), self._tables.used_by(statement.query.text)
 
     def give_way(self) -> None:
         """Between the pieces of long work: let others run Python, if there are any."""

@@ -31,7 +31,7 @@ from .config import Config
 from .connection import Connect
 from .deadline import finish
 from .errors import ConfigError, PoolClosedError, QueryError
-from .events import KINDS, Checkpointed, Event, Listener, Listeners
+from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
 from .grants import LockInfo
 from .leases import Leases, LockLease
 from .opening import MEMORY, in_memory
@@ -426,20 +426,31 @@ class Database:
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
     def watch(self, statement: Statement[T]) -> Watch[T]:
-        """Return the rows of a statement, and again whenever they may have changed.
+        """Return the rows of a statement, and again whenever they have changed.
 
-        ``async for rows in db.watch(ALL_PROJECTS()): …`` gets what `fetch_all` returns: first the
-        rows as they are, then anew after each commit of this `Database` to a table that the
-        statement reads, through whatever view, trigger or cascade (invariant 26). Commits of other
-        processes are looked for every `Config.watch_interval` seconds; after one, the rows come if
-        they are not the same.
+        ``async with db.watch(ALL_PROJECTS()) as states: async for rows in states: …`` gets what
+        `fetch_all` returns: first the rows as they are, then anew after each commit that has
+        changed them, through whatever view, trigger or cascade (invariant 26). Commits of this
+        `Database` to a table that the statement reads are seen at once, those of other processes
+        are looked for every `Config.watch_interval` seconds.
 
         What is not committed is not seen, not even by the task that writes it: read that by its
-        transaction. Who is slow, and commits that follow each other closely, skip states, never the
-        last one.
-        Equal statements are run once for all who watch them. It ends when it is not held any more
-        (by leaving the loop), and raises what running the statement raises; `PoolClosedError` when
-        the database is closed.
+        transaction. A consumer that is slow, and commits that follow each other closely, skip
+        states, never the last one. Equal statements are run once for all who watch them. The first
+        run is a call like any other; to run it again waits behind every call, and takes half of the
+        readers at most.
+
+        It ends, and the statement is not run for it any more, at the end of the block, at once. In
+        place of a block one may call `Watch.aclose`, or just iterate, ``async for rows in
+        db.watch(…)``: then it ends when nothing refers to it any more, which a framework that keeps
+        the frames of a cancelled task can delay until a garbage collection. `end_watches` ends all.
+
+        Iterating raises what running the statement raises, and `PoolClosedError` when the database
+        is closed. It raises `QueryError` for a statement whose rows can change without a commit to
+        be seen: what asks for the time (``date('now')``; bind it as a parameter), for chance
+        (``random()``) or for something of the connection (``changes()``, ``PRAGMA data_version``,
+        EXPLAIN). Where a statement reads virtual tables, such as those of FTS5, tables of SQLite's
+        own or ``pragma_…``, it is run again after each commit of anything.
         """
         query = query_of(statement)
         if query.writes:
@@ -448,6 +459,18 @@ class Database:
         if self._closing:
             raise PoolClosedError(f"{self.path} is being closed")
         return self._watching.watch(statement)
+
+    def end_watches(self) -> None:
+        """End every `watch` that has begun, at once: each loop over one ends, as at the end of an
+        iteration, whatever it has not returned yet. What is watched from now on is not concerned.
+
+        For servers, which wait at their end for the event streams that they have open, and close
+        the database only after that: call it when the program is told to stop. It may be called
+        from a signal handler in the event loop's thread. Does nothing when the database is closed.
+        """
+        if self._pool is not None:
+            self._opened()
+            self._watching.end()
 
     # -- locks among processes -------------------------------------------------------------------
 
@@ -524,11 +547,14 @@ class Database:
     async def writer(self, *, label: str) -> AsyncIterator[Lease]:
         """Lend the writer's connection, outside a transaction, while reads go on: for what can't
         run in one. Used as `barrier` is."""
-        lease = await self._opened().lend_writer(label)
+        pool = self._opened()
+        lease = await pool.lend_writer(label)
         try:
             yield lease
         finally:
             lease.give_back()
+            # VACUUM, for one, commits by itself, and may give rows other numbers.
+            pool.listeners.tell(Committed(None))
 
     # -- looking ---------------------------------------------------------------------------------
 

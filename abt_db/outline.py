@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from .errors import QueryDefinitionError
 
-__all__ = ["TELLING_PRAGMAS", "Outline", "outline", "quoted"]
+__all__ = ["TELLING_PRAGMAS", "Outline", "outline", "quoted", "tokens"]
 
 # SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
 # ASCII space is space to it, and every character beyond ASCII can stand in a name.
@@ -107,7 +107,7 @@ def outline(name: str, sql: str) -> Outline:
     verb, before = "", ""
     depth = 0
     ended = telling = argued = False
-    for kind, text in _tokens(sql):
+    for kind, text in tokens(sql):
         if kind == "space":
             pieces.append((" ", " ") if pieces else ("", ""))
             continue
@@ -161,7 +161,7 @@ def outline(name: str, sql: str) -> Outline:
     return Outline(verb, writes, alters, returns, names, text, once, table, texts)
 
 
-def _tokens(sql: str) -> Iterator[tuple[str, str]]:
+def tokens(sql: str) -> Iterator[tuple[str, str]]:
     """Yield the kind and the text of each token; together the texts are `sql`."""
     for match in _TOKEN.finditer(sql):
         assert match.lastgroup is not None

@@ -34,7 +34,7 @@ from .errors import (
 from .permissions import GUARDED, WriterOnly, denial
 from .query import Query, Statement, Values, query_of, require_many, series
 from .stats import Account
-from .tables import ANYTHING, Tables
+from .tables import ANYTHING, Tables, folded
 
 __all__ = ["Block", "Reading", "Result", "Session", "StoppedError", "Verbs"]
 
@@ -236,7 +236,7 @@ class Verbs(Session):
         self._aborted = False  # it must not go on, nor be committed
         self._blocks: list[Block] = []  # those that are open in it, the outermost first
         self._hidden: frozenset[str] = frozenset()  # tables that reads must not touch
-        self._tables = Tables()
+        self._tables = Tables(lambda: raw.set_authorizer(self._authorize))
         self._text = ""  # what SQLite is preparing, if it asks the authorizer
         self._written: set[str] = set()  # the texts that have written since BEGIN
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
@@ -245,7 +245,7 @@ class Verbs(Session):
         self._privileged = False
         self._denied: str | None = None
         self._writer_only = WriterOnly()
-        # Set once: to change the authorizer later would expire every prepared statement.
+        # Set once, for to set it again expires every prepared statement, see `Tables`.
         raw.set_authorizer(self._authorize)
         raw.set_progress_handler(self._progress, PROGRESS_STEPS)
 
@@ -492,7 +492,8 @@ class Verbs(Session):
     @contextmanager
     def _hiding(self, tables: frozenset[str] | None) -> Iterator[None]:
         """A block in which what reads one of `tables` (None: anything) is refused."""
-        self._hidden = frozenset((ANYTHING,)) if tables is None else tables
+        self._tables.make_room()  # of what runs in it, the tables must be known
+        self._hidden = frozenset((ANYTHING,)) if tables is None else frozenset(map(folded, tables))
         try:
             yield
         finally:
@@ -501,7 +502,8 @@ class Verbs(Session):
     def _require_shown(self, query: Query[Any]) -> None:
         """Refuse a statement that reads what this task has written and not committed yet. SQLite
         has prepared it by now, so its tables are known."""
-        tables = self._tables.read_by(query.text)
+        used = self._tables.used_by(query.text)
+        tables = None if used is None else used.reads
         if tables is None or (tables and (ANYTHING in self._hidden or tables & self._hidden)):
             found = ", ".join(sorted((tables or set()) & self._hidden)) or "a table"
             raise TransactionStateError(
@@ -572,7 +574,7 @@ class Verbs(Session):
         # prepared with privilege must have a text that no caller's query can have.
         if self._privileged:
             return sqlite3.SQLITE_OK
-        self._tables.note(self._text, action, first)
+        self._tables.note(self._text, action, first, second)
         reason = self._writer_only.why(self._text, action, first, second, database)
         if self.writable:
             self._writer_only.note_temporary(action, first)

@@ -332,7 +332,7 @@ def run_in_turns(main: Callable[[Turns], Coroutine[Any, Any, T]]) -> T:
 # Ctrl-C works as in a program that a person starts: what a shell starts in the background, as these
 # tests may be, ignores it, and hands that on.
 IMPORTS = """
-import asyncio, os, signal, sqlite3, sys
+import asyncio, os, signal, sqlite3, sys, threading
 from pathlib import Path
 from abt_db import *
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,7 +7,7 @@ import hashlib
 import statistics
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, time
@@ -114,6 +114,30 @@ class TestInOneProcess:
             await store.db.execute(DELETE_BUILD(id=build.id))
             with pytest.raises(LookupError, match="no build"):
                 await follower.end()
+
+    @pytest.mark.parametrize("how", ["aclosing", "break"])
+    async def test_one_that_is_abandoned_ends(self, path: Path, how: str) -> None:
+        async with building(path) as (store, build):
+            await store.logs.append(build.id, lines("ab"))
+            if how == "break":
+                async for _ in store.logs.follow(build.id):
+                    break
+            else:
+                async with aclosing(store.logs.follow(build.id)) as following:
+                    await anext(following)
+                assert not store.db._watching._lives
+            await until(lambda: not store.db._watching._lives)
+
+    async def test_the_end_of_all_watches_is_before_the_next_line(self, path: Path) -> None:
+        async with building(path) as (store, build):
+            await store.logs.append(build.id, lines("abc"))
+            follower = Follower(store, build)
+            await until(lambda: len(follower.seen) == 3)
+            async with aclosing(store.logs.follow(build.id)) as following:
+                assert (await anext(following)).message == "a"
+                store.db.end_watches()
+                assert [line async for line in following] == []
+            await follower.end()
 
     async def test_many_followers_are_one_query(self, path: Path) -> None:
         async with building(path) as (store, build):

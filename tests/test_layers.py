@@ -31,7 +31,7 @@ LAYERS = [
     ("permissions",),
     ("session",),
     ("channel",),
-    ("opening",),
+    ("opening", "watchable"),
     ("connection", "copying"),
     ("work",),
     ("batch", "queue"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -17,6 +19,7 @@ from conftest import Clock
 from engine import (
     ADD,
     COUNT,
+    ENDLESS,
     NAMES,
     SOON,
     TOUCH,
@@ -37,6 +40,7 @@ from abt_db import (
     StatementError,
     Watch,
 )
+from abt_db.deadline import Deadline
 from abt_db.events import Committed
 
 QUIET = 0.2
@@ -79,10 +83,27 @@ def runs(db: Database, query: Query[Any]) -> int:
     return int(db.stats()["queries"][query.name]["count"])
 
 
+def runs_of(db: Database) -> set[str]:
+    """The names of the queries that have run and read."""
+    return db.stats()["queries"].keys() & {NAMES.name, COUNT.name}
+
+
+async def _all_of(watch: Watch[Any]) -> list[list[Any]]:
+    return [rows async for rows in watch]
+
+
 async def looked_for_others(db: Database) -> None:
     """Wait until the database has looked twice whether others have committed."""
     hops = db.stats()["writer"]["hops"]
     await until(lambda: db.stats()["writer"]["hops"] >= hops + 2)
+
+
+@dataclass(frozen=True)
+class Entity:
+    """Equal if it is the same row, whatever is in it."""
+
+    id: int
+    note: str = field(compare=False)
 
 
 SCHEMA = [
@@ -168,7 +189,6 @@ class TestWhatIsTold:
             (CHILDREN, Query("replace", "REPLACE INTO parents VALUES (1, 'other')")()),
             (CHILDREN, Query("truncate", "DELETE FROM children")()),
             (PARENTS, Query("all", "UPDATE parents SET name = name || '!'")()),
-            (APART, Query("alter", "ALTER TABLE apart ADD COLUMN y")()),
         ],
         ids=lambda value: value.name if isinstance(value, Query) else value.query.name,
     )
@@ -241,9 +261,32 @@ class TestWhatIsTold:
         async with items(path, "a", watch_interval=None) as db:
             watch = db.watch(NAMES())
             await soon(watch)
-            async with db.barrier():
-                pass
-            assert await soon(watch) == ["a"]
+            async with db.barrier() as lease:
+                sql = "INSERT INTO items (name) VALUES ('b')"
+                await lease.run(lambda channel: channel.control(sql), Deadline())
+            assert await soon(watch) == ["a", "b"]
+
+    async def test_not_what_is_as_it_was(self, path: Path) -> None:
+        """A commit to the table is no news if the rows are the same (invariant 35)."""
+        async with items(path, "a", watch_interval=None) as db:
+            watch = db.watch(NAMES())
+            await soon(watch)
+            before = runs(db, NAMES)
+            await db.execute(TOUCH(id=1))
+            await until(lambda: runs(db, NAMES) == before + 1)
+            assert await nothing_more(watch)
+
+    async def test_what_only_python_calls_equal_is_another_state(self, path: Path) -> None:
+        async with Database(path, config=Config(watch_interval=None)) as db:
+            await db.execute(Query("create", "CREATE TABLE t (id, x, note)")())
+            await db.execute(Query("add", "INSERT INTO t VALUES (1, 1, 'a')")())
+            numbers = db.watch(Query("numbers", "SELECT x FROM t", tuple)())
+            entities = db.watch(Query("entities", "SELECT id, note FROM t", Entity)())
+            assert await soon(numbers) == [(1,)]
+            await soon(entities)
+            await db.execute(Query("set", "UPDATE t SET x = 1.0, note = 'b'")())
+            assert type((await soon(numbers))[0][0]) is float
+            assert (await soon(entities))[0].note == "b"
 
     async def test_in_memory(self) -> None:
         async with items(":memory:") as db:
@@ -264,8 +307,9 @@ class TestWhatIsTold:
                 for number in range(1100):
                     cx.execute(Query("o", f"UPDATE items SET name = name WHERE id = -{number}")())
 
+            before = runs(db, NAMES)
             await db.write(others)
-            await until_state(watch, ["a", "b"])
+            await until(lambda: runs(db, NAMES) > before)
             await db.execute(ADD(name="c"))  # prepared long ago, and forgotten
             await until_state(watch, ["a", "b", "c"])
 
@@ -459,6 +503,37 @@ class TestSharing:
             results[0].clear()  # each has a list of its own
             assert results[1] == ["a", "b"]
 
+    async def test_who_joins_is_told_and_nobody_else(self, path: Path) -> None:
+        async with items(path, "a", watch_interval=None) as db:
+            told = [0] * 100
+
+            async def look(number: int) -> None:
+                async for _ in db.watch(NAMES()):
+                    told[number] += 1
+
+            looking = []
+            for number in range(100):
+                looking.append(asyncio.create_task(look(number)))
+                await until(lambda number=number: told[number])
+            assert told == [1] * 100
+            await db.execute(ADD(name="b"))
+            await until(lambda: told == [2] * 100)
+            for task in looking:
+                task.cancel()
+
+    async def test_who_joins_while_it_runs_sees_what_was_committed_before(self, path: Path) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect, watch_interval=None) as db:
+            gate = Gate(driver)
+            gate.stop_at("end")  # it has read its rows
+            first = db.watch(NAMES())
+            await gate.reached.wait()
+            await db.execute(ADD(name="b"))
+            second = db.watch(NAMES())
+            gate.open()
+            assert await soon(second) == ["a", "b"]
+            await until_state(first, ["a", "b"])
+
     async def test_other_values_are_another_statement(self, path: Path) -> None:
         async with items(path, "a", "b") as db:
             name = Query("name", "SELECT name FROM items WHERE id = :id", str)
@@ -497,6 +572,150 @@ class TestTheEnd:
             await until(lambda: not watchers())
             assert Committed not in db._listeners.wanted
             assert await soon(db.watch(NAMES())) == ["a"]
+
+    @pytest.mark.parametrize("how", ["block", "aclose", "forgotten"])
+    async def test_at_once(self, path: Path, how: str) -> None:
+        """Not at the next commit: a statement that nobody watches is not run for it."""
+        async with items(path, "a", watch_interval=None) as db:
+            watch = db.watch(NAMES())
+            if how == "block":
+                async with watch as states:
+                    assert await soon(states) == ["a"]
+            else:
+                assert await soon(watch) == ["a"]
+            if how == "aclose":
+                await watch.aclose()
+                await watch.aclose()
+            if how == "forgotten":
+                del watch
+                await asyncio.sleep(0)
+            assert not db._watching._lives
+            before = runs(db, NAMES)
+            await db.execute(ADD(name="b"))
+            assert not watchers()
+            assert runs(db, NAMES) == before
+            if how != "forgotten":
+                assert [rows async for rows in watch] == []
+
+    async def test_of_the_statement_that_runs_for_nobody_else(self, path: Path) -> None:
+        async with items(path, "a", readers=1) as db:
+            async with db.watch(ENDLESS()) as states:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(anext(states), 0.05)
+            assert await db.fetch_all(NAMES()) == ["a"]
+
+    async def test_of_one_while_another_goes_on(self, path: Path) -> None:
+        async with items(path, "a") as db:
+            other = db.watch(NAMES())
+            async with db.watch(NAMES()) as states:
+                waiting = asyncio.create_task(_all_of(states))
+                await soon(other)
+                await until(lambda: states._place.told)
+            assert await asyncio.wait_for(waiting, SOON) == [["a"]]  # the loop has ended as well
+            await db.execute(ADD(name="b"))
+            assert await soon(other) == ["a", "b"]
+
+    @pytest.mark.parametrize("within", ["a loop", "a block", "a generator"])
+    async def test_for_a_consumer_whose_frames_are_kept(self, path: Path, within: str) -> None:
+        """Fault 84: a framework keeps the cancellation, its traceback all frames."""
+        kept: list[object] = []
+
+        async def loop(db: Database) -> None:
+            async for _ in db.watch(NAMES()):
+                pass
+
+        async def block(db: Database) -> None:
+            async with db.watch(NAMES()) as states:
+                async for _ in states:
+                    pass
+
+        async def generator(db: Database) -> None:
+            async def events() -> AsyncIterator[list[str]]:
+                async with db.watch(NAMES()) as states:
+                    async for rows in states:
+                        yield rows
+
+            body = events()
+            kept.append(body)
+            async for _ in body:
+                pass
+
+        async def serve(db: Database) -> None:
+            try:
+                await {"a loop": loop, "a block": block, "a generator": generator}[within](db)
+            except asyncio.CancelledError as error:
+                kept.append(error)
+                raise
+
+        async with items(path, "a", watch_interval=None) as db:
+            gc.disable()
+            try:
+                serving = [asyncio.create_task(serve(db)) for _ in range(20)]
+                await until(lambda: NAMES.name in db.stats()["queries"])
+                for task in serving:
+                    task.cancel()
+                await asyncio.wait(serving)
+                await asyncio.sleep(0)
+                assert len(kept) >= 20
+                assert not db._watching._lives
+            finally:
+                gc.enable()
+
+    async def test_of_all_at_once(self, path: Path) -> None:
+        """What was not returned yet is not returned any more; who comes later is not concerned."""
+        async with items(path, "a", watch_interval=None) as db:
+            told = [asyncio.create_task(_all_of(db.watch(NAMES()))) for _ in range(3)]
+            other = asyncio.create_task(_all_of(db.watch(COUNT())))
+            unseen = db.watch(NAMES())
+            await until(lambda: len(runs_of(db)) == 2)
+            await until(lambda: not watchers())
+            db.end_watches()
+            assert [rows async for rows in unseen] == []
+            assert await asyncio.wait_for(asyncio.gather(*told), SOON) == [[["a"]]] * 3
+            assert await asyncio.wait_for(other, SOON) == [[1]]
+            assert not db._watching._lives
+            later = db.watch(NAMES())
+            assert await soon(later) == ["a"]
+            await db.execute(ADD(name="b"))
+            assert await soon(later) == ["a", "b"]
+        db.end_watches()
+        with pytest.raises(PoolClosedError):
+            await soon(later)
+
+    @pytest.mark.parametrize(
+        "install",
+        [
+            "asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, db.end_watches)",
+            "signal.signal(signal.SIGTERM, lambda *_: db.end_watches())",
+        ],
+        ids=["asyncio", "signal"],
+    )
+    async def test_of_a_server_that_waits_for_its_streams(self, path: Path, install: str) -> None:
+        """It is told to stop, ends its streams and then closes the database."""
+        done = run_script(
+            f"""
+            async def stream(db):
+                async with db.watch(COUNT()) as states:
+                    async for rows in states:
+                        print(rows, flush=True)
+
+            async def serve():
+                async with items(path, watch_interval=None) as db:
+                    {install}
+                    streams = [asyncio.create_task(stream(db)) for _ in range(3)]
+                    await until(lambda: all(place.told for live in db._watching._lives.values()
+                                            for place in live.places.values()))
+                    # When the event loop waits, most likely; that must be woken.
+                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                    await asyncio.gather(*streams)
+                print("closed")
+
+            asyncio.run(serve())
+            """,
+            path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == ["[0]", "[0]", "[0]", "closed"]
 
     async def test_when_the_database_is_closed(self, path: Path) -> None:
         async with items(path, "a") as db:

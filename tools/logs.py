@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from contextlib import aclosing
 
 from abt_db import AbtDbError
 from abt_db.builds import Build, BuildStore, Level, LogLine
@@ -110,10 +111,11 @@ async def _follow(
     sys.stdout.flush()
     looking = asyncio.create_task(_notice_deaths(store))
     try:
-        async for line in store.logs.follow(build.id, after=last):
-            if _wanted(line, arguments):
-                _show(line, arguments)
-                sys.stdout.flush()
+        async with aclosing(store.logs.follow(build.id, after=last)) as lines:
+            async for line in lines:
+                if _wanted(line, arguments):
+                    _show(line, arguments)
+                    sys.stdout.flush()
     except LookupError as error:
         raise CliError(f"{error} any more") from None
     finally:

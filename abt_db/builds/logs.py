@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from time import monotonic
@@ -84,27 +84,34 @@ class Logs(Repository[LogLine]):
         """Return such lines of a build behind number `after`, in order and in constant memory."""
         return self._db.stream(_onward(build_id, after, level, containing, -1))
 
-    async def follow(self, build_id: int, *, after: int = 0) -> AsyncIterator[LogLine]:
+    async def follow(self, build_id: int, *, after: int = 0) -> AsyncGenerator[LogLine, None]:
         """Yield the lines of a build behind number `after`, each once and in order, as they are
         committed, by whatever process, and end when the build does.
 
         A line comes within some milliseconds of its commit; from another process, within
         `Config.watch_interval` more. Raises `LookupError` when there is no such build (any more).
+
+        Whoever breaks off early, and keeps the generator or may be cancelled between two lines,
+        ends it at once by `contextlib.aclosing`. After `Database.end_watches` there is no other
+        line.
         """
-        async for progress in self._db.watch(queries.PROGRESS(build_id=build_id)):
-            if not progress:
-                raise LookupError(f"there is no build {build_id}")
-            [now] = progress
-            while after < now.log_lines:
-                lines = await self._db.fetch_all(
-                    queries.NEXT_LINES(build_id=build_id, after=after, last=now.log_lines)
-                )
-                for line in lines:
-                    yield line
-                # Those that are missing have been deleted.
-                after = lines[-1].sequence_number if lines else now.log_lines
-            if now.status.final:
-                return
+        async with self._db.watch(queries.PROGRESS(build_id=build_id)) as states:
+            async for progress in states:
+                if not progress:
+                    raise LookupError(f"there is no build {build_id}")
+                [now] = progress
+                while after < now.log_lines:
+                    lines = await self._db.fetch_all(
+                        queries.NEXT_LINES(build_id=build_id, after=after, last=now.log_lines)
+                    )
+                    for line in lines:
+                        if states.ended:
+                            return
+                        yield line
+                    # Those that are missing have been deleted.
+                    after = lines[-1].sequence_number if lines else now.log_lines
+                if now.status.final:
+                    return
 
     # -- searching -------------------------------------------------------------------------------
 
