@@ -258,7 +258,13 @@ class Channel(Verbs):
 
     @contextmanager
     def foreign_keys_off(self) -> Iterator[None]:
-        """A block without foreign keys; outside a transaction, where alone the PRAGMA works."""
+        """A block without foreign keys; outside a transaction, where alone the PRAGMA works.
+
+        What the block has committed is done, also where the setting can't be put back: that is
+        logged, and the connection serves no other such block, and is replaced by `reset`.
+        """
+        if self._unfit:
+            raise TransactionStateError("the foreign keys could not be put back by the step before")
         [(before,)] = self.control("PRAGMA foreign_keys")
         self.control("PRAGMA foreign_keys = 0")
 
@@ -276,7 +282,10 @@ class Channel(Verbs):
             except AbtDbError as second:
                 error.add_note(f"The foreign keys could not be put back either: {second}")
             raise
-        put_back()
+        try:
+            put_back()
+        except AbtDbError:
+            LOG.exception("abt_db: the foreign keys could not be put back, behind what is done")
 
     def checkpoint(self, mode: str, wait: float = SQLITE_BUSY_TIMEOUT) -> Checkpointed:
         """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.

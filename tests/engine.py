@@ -225,7 +225,7 @@ class Driver:
         return self.connections[-1]
 
     def _step(self, step: str) -> None:
-        self.hook(step)
+        self.hook(step.rstrip(" "))  # with which the library marks what is its own
 
 
 async def lose_writer(db: Database, driver: Driver, *, refusing: str = "ROLLBACK") -> None:

@@ -572,6 +572,34 @@ class TestEveryFault:
             assert await foreign_keys(db) == 1
         assert notes(path) == {1: str(caught.value)}
 
+    async def test_a_setting_that_fails_behind_the_commit_does_not_undo_the_step(
+        self, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What is committed is acknowledged (invariant 30), and no further step is begun with the
+        foreign keys off."""
+        driver = Driver()
+
+        def fail(sql: str) -> None:
+            if sql == "PRAGMA foreign_keys = 1":
+                raise disk_error()
+
+        steps = [step(1, "CREATE TABLE t (x);"), step(2, "CREATE TABLE u (x);")]
+        async with Database(path, config=SMALL, connect=driver.connect) as db:
+            driver.hook = fail
+            [record] = await Migrator(db, steps[:1]).up()
+            assert record.success and "could not be put back" in caplog.text
+            driver.hook = lambda sql: None
+            assert await foreign_keys(db) == 1
+            driver.hook = fail
+            with pytest.raises(MigrationFailedError, match="could not be put back"):
+                await Migrator(db, [*steps, step(3, "CREATE TABLE v (x);")]).up()
+            driver.hook = lambda sql: None
+            assert await foreign_keys(db) == 1
+            assert [record.version for record in (await Migrator(db, steps).status()).applied] == [
+                1,
+                2,
+            ]
+
 
 # -- cancellation ----------------------------------------------------------------------------------
 
