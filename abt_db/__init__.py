@@ -12,6 +12,7 @@ Where things are, each building on those above it:
     tables       which tables a statement reads and writes
     filelocks    the locks on a file, as Linux lists them
     identity     which file it is that a path leads to
+    parts        files that are there whole or not at all, as private as their source
     stats        counters
     rows         a dataclass type -> a function from rows to objects
     outline      what can be known of a statement from its text alone
@@ -25,7 +26,7 @@ Where things are, each building on those above it:
     channel      what only the library does there: transactions, settings, care
     opening      what a file is opened with: path, URI, settings
     connection   one aiosqlite connection that runs a whole job in one thread hop
-    copying      copying a database that is in use, checking the copy, putting it into place
+    copying      copying a database that is in use, and checking the copy
     work         what a lane has to do: jobs and leases
     queue        who waits, and who goes first
     batch        what is done in one hop: reads that share it, writes that share a commit

@@ -1,4 +1,4 @@
-"""Copying a database while it is in use, checking the copy, and putting it into place.
+"""Copying a database while it is in use, and checking the copy.
 
 This opens plain `sqlite3` connections in a thread of its own, and none of the pool's: the source is
 opened read-only, and the copy is another database, which nobody else knows yet.
