@@ -437,9 +437,9 @@ class Watching:
             else:
                 self._fail(live, found)
 
-    def take_stale(self) -> _Live[Any] | None:
-        """Take out, on a reader's thread, what has to run again; None: there is nothing."""
-        return next((live for live in self._stale() if self._idle.pop(live, None)), None)
+    def due(self) -> Iterator[_Live[Any]]:
+        """Take out one after the other, on a reader's thread, what has to run again."""
+        return (live for live in self._stale() if self._idle.pop(live, None))
 
     def find(self, channel: Channel, live: _Live[T]) -> _Ran[T]:
         """Run a statement, on a reader's thread."""
@@ -478,6 +478,7 @@ class _Trip:
         """Filled by the thread and emptied by the event loop, also while the trip goes on."""
         self.current: _Live[Any] | None = None
         """What is being run."""
+        self._due: Iterator[_Live[Any]] | None = None
 
     def run(self, channel: Channel) -> None:
         """Run what is stale, until `Config.batch_time` has passed; the rest is for the next trip.
@@ -486,7 +487,8 @@ class _Trip:
         """
         watching, deadline = self._watching, channel.deadline
         end = monotonic() + watching.config.batch_time
-        while (live := self.current or watching.take_stale()) is not None:
+        self._due = due = self._due or watching.due()
+        while (live := self.current or next(due, None)) is not None:
             self.current = live
             deadline.at = None  # each has the time of a call for itself
             deadline.limited(watching.config.statement_timeout)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
+from abt_db import Query
 from abt_db.migrations import Migrator
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,12 +56,31 @@ class TestReadme:
 
         assert asyncio.run(migrate()) == [1]
 
+    def test_the_live_query_snippet_ends_its_streams_at_sigterm(self, tmp_path: Path) -> None:
+        names: dict[str, Any] = {}
+        exec(blocks("python")[2], names)
+
+        async def serve() -> list[str]:
+            async with names["lifespan"](str(tmp_path / "app.db")) as db:
+                for sql in (
+                    "CREATE TABLE projects (name)",
+                    "INSERT INTO projects VALUES ('atlas'), ('maps')",
+                ):
+                    await db.execute(Query(sql, sql)())
+                sent = []
+                async for event in names["events"](db):
+                    sent.append(event)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                return sent
+
+        assert asyncio.run(asyncio.wait_for(serve(), 60)) == ["data: atlas, maps\n\n"]
+
     def test_the_recording_snippet_records(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         names: dict[str, Any] = {}
-        exec(blocks("python")[2], names)
+        exec(blocks("python")[3], names)
         assert asyncio.run(names["build"]("sh", "-c", "echo hello; exit 3")) == 3
         assert capsys.readouterr().out == "failed 1 lines\n"
 

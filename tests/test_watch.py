@@ -705,8 +705,9 @@ class TestTheEnd:
                     streams = [asyncio.create_task(stream(db)) for _ in range(3)]
                     await until(lambda: all(place.told for live in db._watching._lives.values()
                                             for place in live.places.values()))
-                    # When the event loop waits, most likely; that must be woken.
-                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+                    # Most likely when the event loop waits, for nothing that comes by itself: it
+                    # has to be woken. (The lanes look around a second after their last work.)
+                    threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
                     await asyncio.gather(*streams)
                 print("closed")
 

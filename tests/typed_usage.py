@@ -90,6 +90,10 @@ async def use() -> None:
                 assert_type(await inner.execute(RENAME(id=1, name="x")), Result)
         async with db.snapshot() as snapshot:
             assert_type(await snapshot.fetch_all(PROJECT(name="maps")), list[Project])
+        async with db.watch(PROJECT(name="maps")) as states:
+            async for state in states:
+                assert_type(state, list[Project])
+
         async with db.stream(PROJECT(name="maps")) as rows:
             async for row in rows:
                 assert_type(row, Project)
