@@ -72,7 +72,7 @@ def _show(bar: Bar, report: ImportReport) -> None:
 
 def _tell(report: ImportReport) -> None:
     """Say what came of a file; standard output is for data."""
-    told = list(report.bad_lines)
+    told = [str(line) for line in report.bad_lines]
     if (more := report.bad - len(told)) > 0:
         told.append(f"{report.file} has {plural(more, 'more such line')}")
     there = f"; {report.present:,} were there already" if report.present else ""
