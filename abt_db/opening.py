@@ -217,9 +217,6 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
-    if role == "reader" and config.journal_mode != "wal":
-        # Without a log each connection has its own, and says that one when it is asked.
-        settings["journal_mode"] = config.journal_mode
     if role == "follower" and _is_followed(path):
         # Litestream writes pages without telling SQLite, which would go on showing those that it
         # has cached. What is mapped into memory, it sees.

@@ -167,13 +167,6 @@ class TestReads:
             for _ in range(2):
                 assert await db.fetch_all(found(word="two")) == ["one two"]
 
-    @pytest.mark.parametrize("mode", ["delete", "truncate", "persist"])
-    async def test_know_the_journal_mode_of_the_writer(self, tmp_path: Path, mode: Any) -> None:
-        """Without a write-ahead log it is a setting of each connection."""
-        query = Query("mode", "PRAGMA journal_mode", str)
-        async with items(tmp_path / "app.db", "a", journal_mode=mode) as db:
-            assert await db.fetch_one(query()) == mode
-
 
 class TestTheLibrarysOwn:
     """What it runs with privilege has texts that no caller's statement can have."""
