@@ -126,7 +126,7 @@ class Session:
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs: Verbs | None = verbs
-        self.writable = verbs.writable
+        self.writable: bool = verbs.writable
         """Whether it may write: it is not that of a reader."""
 
     def fetch_all(self, statement: Statement[T]) -> list[T]:
