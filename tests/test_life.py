@@ -467,6 +467,7 @@ class TestLeftOver:
                     loop.run_until_complete(getattr(self, left)(db))
             asyncio.run(use())
             assert threads() == before[0]
+            assert not db._listeners.wanted  # nor is anybody told what happens from now on
         self.kept = None
         gc.collect()
         assert (threads(), descriptors()) == before
@@ -483,15 +484,19 @@ class TestLeftOver:
                 return sum(os.path.realpath(f"/proc/self/fd/{fd}").startswith(path)
                            for fd in os.listdir("/proc/self/fd"))
 
-            db = Database(path, config=Config(readers=1))
+            db = Database(path, config=Config(readers=2))
 
             async def left():
                 await db.open()
                 await db.execute(CREATE())
-                global running
+                global view, running
+                view = db.snapshot()
+                await view.__aenter__()
                 running = [asyncio.create_task(db.fetch_one(ENDLESS())),
+                           asyncio.create_task(view.fetch_one(ENDLESS())),
                            asyncio.create_task(db.execute(ADD_ENDLESSLY()))]
-                await until(lambda: db.stats()["readers"]["busy"])
+                await until(lambda: db.stats()["transactions"][0]["state"] == "running")
+                await until(lambda: db.stats()["readers"]["busy"] == 2)
                 await until(lambda: db.stats()["writer"]["busy"])
 
             loop = asyncio.new_event_loop()
@@ -501,7 +506,7 @@ class TestLeftOver:
 
             async def use():
                 async with db:
-                    print(files() <= 3 * 2, threading.active_count() <= 3)
+                    print(files() <= 3 * 3, threading.active_count() <= 4)
                     await db.execute(ADD(name="a"))
                     print(await db.fetch_all(NAMES()))
 
@@ -511,6 +516,73 @@ class TestLeftOver:
             path,
         )
         assert done.stdout.split("\n")[-4:] == ["True True", "['a']", "1 0", ""], done
+
+    def test_it_opens_when_what_was_there_has_ended(self, path: Path) -> None:
+        """Not beside it: it may hold locks still."""
+        done = run_script(
+            """
+            import threading
+            threading.excepthook = lambda args: None
+            db = Database(path, config=Config(readers=1))
+            go_on = threading.Event()
+
+            async def left():
+                await db.open()
+                global running
+                running = asyncio.create_task(db.write(lambda cx: go_on.wait(20)))
+                await until(lambda: db.stats()["writer"]["busy"])
+
+            loop = asyncio.new_event_loop()
+            loop.set_exception_handler(lambda *_: None)
+            loop.run_until_complete(left())
+            loop.close()
+
+            async def use():
+                for call in db.open, db.close:
+                    opening = asyncio.create_task(call())
+                    await asyncio.wait([opening], timeout=0.3)
+                    print(opening.done())
+                    go_on.set()
+                    await opening
+
+            asyncio.run(use())
+            """,
+            path,
+        )
+        assert done.stdout.startswith("False\n"), done
+
+    def test_a_loop_that_may_go_on_keeps_it(self, path: Path) -> None:
+        """It stands still, and is not closed."""
+        db = Database(path)
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(db.open())
+        for use in db.open, db.close:
+            with pytest.raises(PoolClosedError, match="another event loop"):
+                asyncio.run(use())  # type: ignore[arg-type]
+        assert loop.run_until_complete(db.fetch_one(COUNT_TABLES())) == 0
+        loop.run_until_complete(db.close())
+        loop.close()
+
+    def test_a_forked_child_is_refused(self, path: Path) -> None:
+        """What the parent has left is not the child's to let go of (faults.md 60)."""
+        done = run_script(
+            """
+            db = Database(path)
+            asyncio.run(db.open())
+            child = os.fork()
+            for call in db.open, db.close:
+                try:
+                    asyncio.run(call())
+                    print("done", flush=True)
+                except PoolClosedError:
+                    print("refused", flush=True)
+            if not child:
+                os._exit(0)
+            os.waitpid(child, 0)
+            """,
+            path,
+        )
+        assert sorted(done.stdout.split()) == ["done", "done", "refused", "refused"], done
 
 
 @contextmanager
