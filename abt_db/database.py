@@ -65,7 +65,9 @@ class Database:
 
     - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names who
       holds it) and runs at most `timeout` seconds in all, `Config.statement_timeout` where that is
-      less (`StatementTimeoutError`);
+      less (`StatementTimeoutError`). Its caller is free at that limit also where SQLite can't be
+      stopped, inside a sort or a function of a large value; of a write nothing is committed then,
+      or it is `CommitUnknownError`: the COMMIT itself took more than a second longer;
     - may be cancelled at any moment: what has not begun never runs, a statement that runs is
       stopped and its transaction rolled back. A write that is cancelled in its COMMIT may have
       been committed;
