@@ -843,6 +843,7 @@ class TestFull:
                         assert error.query == "items.add_many"
                     else:
                         raise AssertionError("there was room")
+                    await check(db, count)  # also while there is no room: it was undone at once
                     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
                     await db.execute(ADD(name="room"))
                     await check(db, count + 1)
