@@ -155,7 +155,7 @@ class TestSpeed:
 def is_linear(datas: Callable[[int], list[bytes]], lines: int) -> bool:
     """Whether ten times as much takes about ten times as long, and not a hundred times: in the best
     of some tries, for the machine may be at something else meanwhile."""
-    for _ in range(5):
+    for _ in range(3):
         small, _ = time_of(datas(10))
         large, count = time_of(datas(100))
         assert count == lines
