@@ -309,7 +309,7 @@ class Turns(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> Any:
         if self.before():
-            timeout = 0  # something has become ready just now
+            timeout = 0.001  # something has become ready just now; threads have their turn, too
         events = super().select(timeout)
         self.after()
         return events

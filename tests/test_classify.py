@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import lzma
+import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import SOON
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -264,7 +266,8 @@ class TestEffort:
             message = start + unit * (2**20 // len(unit))
             started = time.process_time()
             level(message)
-            assert time.process_time() - started < 0.5
+            # What looked at each part of the line from each of its parts would take hours.
+            assert time.process_time() - started < SOON
 
     def test_a_source_is_not_as_long_as_the_line(self) -> None:
         _, source = Classifier().classify("> Task :" + "a" * 2**20)
@@ -272,12 +275,16 @@ class TestEffort:
         assert len(source) < 10_000
 
     def test_a_typical_line_is_cheap(self) -> None:
+        """By the calls that it takes, which are the same on every machine."""
         classify = Classifier().classify
         message = "Preparing to unpack .../50-openjdk-17-jre-headless_17.0.10+7_amd64.deb ...\r"
-        started = time.process_time()
-        for _ in range(100_000):
+        calls: list[str] = []
+        sys.setprofile(lambda _frame, event, _argument: calls.append(event))
+        try:
             classify(message)
-        assert time.process_time() - started < 1.0
+        finally:
+            sys.setprofile(None)
+        assert sum(event in ("call", "c_call") for event in calls) < 16
 
 
 class TestRealLogs:

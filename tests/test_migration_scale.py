@@ -13,6 +13,8 @@ from test_migrations import step
 from abt_db import Config, Database, Query
 from abt_db.migrations import Migrator, load_migrations
 
+pytestmark = pytest.mark.large
+
 LINES = 1_000_000
 MIGRATIONS = load_migrations("abt_db.schema")
 NEXT = MIGRATIONS[-1].version + 1

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.large  # and the gate installs what it tests, on each Python
+
 SQL = {path.name for path in (ROOT / "schema").glob("*.sql")}
 
 

@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,13 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@cache
+def help_of(command: str) -> str:
+    done = subprocess.run(["abt-db", command, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 class TestReadme:
@@ -86,14 +94,12 @@ class TestReadme:
 
     def test_every_command_that_it_names_exists(self) -> None:
         for command in set(re.findall(r"`abt-db (\w+)", README)):
-            done = subprocess.run(["abt-db", command, "--help"], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            assert help_of(command)
 
     def test_every_option_that_it_names_exists(self) -> None:
         for name, line in re.findall(r"^\| `abt-db (\w+)(.*)", README, re.MULTILINE):
-            help = subprocess.run(["abt-db", name, "--help"], capture_output=True, text=True).stdout
             for option in re.findall(r"(--[a-z-]+)", line):
-                assert option in help, f"abt-db {name} has no {option}"
+                assert option in help_of(name), f"abt-db {name} has no {option}"
 
     def test_its_first_command_records_a_build_of_this_package(self) -> None:
         # Run whole only in a fresh clone: here, that its parts are what the CLI understands.
