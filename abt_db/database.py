@@ -686,8 +686,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _forgotten(name: str, pool: Pool) -> None:
-    pool.abandon()  # first: where warnings are errors, the next line raises
-    warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
+    try:
+        warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
+    finally:
+        pool.abandon()  # also where warnings are errors
 
 
 def _writes(query: Query[Any], problem: str) -> QueryError:
