@@ -20,17 +20,26 @@ from abt_db.builds.usage import processes
 
 MIB = 1024 * 1024
 
-# Arguments: a file for what was recorded, settings of Command, the command.
+# Arguments: a file for what was recorded; settings of Command and `stop_at`, a file at the sight of
+# which it is stopped; the command.
 RECORD = """
 import asyncio, json, signal, sys
 from pathlib import Path
-from abt_db.builds.command import Command, CommandError
+from abt_db.builds.command import Command, CommandError, StopReason
 from abt_db.builds.spool import Spool
+
+async def stop(command, sign):
+    while not sign.exists():
+        await asyncio.sleep(0.01)
+    command.stop(StopReason.TERMINATED)
 
 async def record(file, settings, *argv):
     told = {"STDOUT": 0, "STDERR": 0}
+    settings = json.loads(settings)
+    sign = settings.pop("stop_at", None)
     with Spool() as spool:
-        async with Command(argv, spool=spool, echo=True, **json.loads(settings)) as command:
+        async with Command(argv, spool=spool, echo=True, **settings) as command:
+            stopping = sign and asyncio.create_task(stop(command, Path(sign)))
             try:
                 outcome = await command.wait()
                 told |= {"exit_code": outcome.exit_code, "stopped": outcome.stopped}
@@ -122,20 +131,22 @@ class TestEcho:
     def test_a_stuck_terminal_does_not_keep_a_command_from_being_stopped(
         self, file: Path, printing: str
     ) -> None:
+        sign = file.with_name("stop")
         script = sh(f"echo first; sleep 0.1; {printing}")
-        argv = [str(file), '{"timeout": 1.0}', *script]
+        argv = [str(file), json.dumps({"stop_at": str(sign)}), *script]
         with program(RECORD_AND_EXIT, *argv, err=subprocess.STDOUT) as shown:
             assert shown.stdout is not None
             for _ in range(500):
                 os.read(shown.stdout.fileno(), 4096)
+            sign.touch()
             # From here on nobody reads.
-        assert recorded(file)["stopped"] == "timeout"
+        assert recorded(file)["stopped"] == "terminated"
         assert recorded(file)["STDOUT"] > 64 * 1024
 
     def test_a_slow_terminal_loses_nothing(self, file: Path) -> None:
         """When the command ends, 48 KiB of it wait in its pipe, which a daemon holds open."""
         script = (
-            f"{FILL}\n            print(os.getpid(), os.fork() or time.sleep(60), file=sys.stderr)"
+            f"{FILL}\n            print(os.getpid(), os.fork() or time.sleep(600), file=sys.stderr)"
         )
         with program(RECORD_AND_EXIT, file, '{"drain": 0.001}', *python(script)) as shown:
             assert shown.stderr is not None
@@ -148,10 +159,11 @@ class TestEcho:
 
     def test_all_that_a_stopped_command_printed_is_kept(self, file: Path) -> None:
         """When it is stopped, 48 KiB of it wait in its pipe, since the terminal is stuck."""
-        script = python(f"{FILL}\n            time.sleep(60)")
-        with program(RECORD_AND_EXIT, file, '{"timeout": 1.0}', *script):
+        sign = file.with_name("stop")
+        script = python(f"{FILL}\n            open({str(sign)!r}, 'w').close(); time.sleep(1000)")
+        with program(RECORD_AND_EXIT, file, json.dumps({"stop_at": str(sign)}), *script):
             pass  # nobody reads what it shows
-        assert recorded(file)["stopped"] == "timeout"
+        assert recorded(file)["stopped"] == "terminated"
         assert recorded(file)["STDOUT"] == 15 * 8192
 
 

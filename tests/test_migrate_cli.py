@@ -264,7 +264,7 @@ class TestProgress:
 
     def test_a_step_of_more_than_a_second(self, run: Run, schema: Path) -> None:
         endless = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT max(x)"
-        (schema / "0003_long.up.sql").write_text(f"-- timeout: 1.5\nSELECT 1;\n{endless} FROM n;")
+        (schema / "0003_long.up.sql").write_text(f"-- timeout: 4\nSELECT 1;\n{endless} FROM n;")
         run("up", "2")
         # Not `up`, which would try it in memory as well.
         done = run("to", "3", "--json")
