@@ -255,6 +255,7 @@ def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
     if now < job.began + limits.busy and not job.passed():
         job.error = None
         return True
+    job.refused = True
     _fail(job, gave_up(error, now - job.began, limits.who()))
     return False
 

@@ -26,7 +26,7 @@ a large value), and sees its deadline at the end of that step."""
 
 COMMIT_GRACE = 1.0
 """Seconds more in which a COMMIT that is under way can end. Nothing stops it, and what has become
-of it is worth that wait to its caller."""
+of it is worth that wait to its caller. (The same for one that looks who holds the lock.)"""
 
 
 class Deadline:
@@ -74,12 +74,6 @@ class Deadline:
                 f"{what}: its COMMIT was under way at the time limit, so it may be committed"
             )
         return self.given_up
-
-    def late_at(self) -> float | None:
-        """When to give up, on the clock of `time.monotonic()`; None: never."""
-        if self.at is None:
-            return None
-        return self.at + (GRACE + COMMIT_GRACE if self.committing else GRACE)
 
     def may_commit(self) -> bool:
         """Note, on the connection's thread, that a COMMIT comes next; False if it must not."""

@@ -28,7 +28,7 @@ from .batch import Batch, alone, together
 from .busy import backoff
 from .channel import Channel
 from .config import Config
-from .deadline import GRACE, Deadline, finish
+from .deadline import COMMIT_GRACE, GRACE, Deadline, finish
 from .errors import (
     PoolClosedError,
     PoolSaturatedError,
@@ -549,8 +549,10 @@ class Lane:
                 warn_of_long(seat, self._long)
                 if seat.connection is not None:
                     seat.connection.look_after()
+                    # One that waits for another process's lock learns at its next try who has it.
+                    then = now - COMMIT_GRACE if seat.is_blocked else now
                     for job in seat.jobs:
-                        next_one = min(next_one, job.free_late(seat.connection, now))
+                        next_one = min(next_one, job.free_late(seat.connection, then))
                 if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
                     gathering |= bool(
                         self._queue.live or self._calm or isinstance(seat.work, Batch)

@@ -205,15 +205,20 @@ class Seat:
         if isinstance(work, Lease):
             return work.holding()
         job = work if isinstance(work, Job) else work.current or work.jobs[0]
-        blocked = self.blocked == work.since and not self.writing
         return Holding(
             job.label,
             None if job.task is None else job.task.get_name(),
             monotonic() - (work.began or job.since),
             0,
-            "waiting" if blocked else "running",
+            "waiting" if self.is_blocked else "running",
             job.label,
         )
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether what was begun here waits for another connection's lock on the file."""
+        work = self.work
+        return work is not None and self.blocked == work.since and not self.writing
 
     @property
     def writing(self) -> bool:

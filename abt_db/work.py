@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from .channel import Channel
 from .connection import Connection, RaisedError
-from .deadline import GRACE, Deadline
+from .deadline import COMMIT_GRACE, GRACE, Deadline
 from .errors import (
     AbtDbError,
     CommitUnknownError,
@@ -55,6 +55,7 @@ class Job(Deadline, Generic[T]):
         "future",
         "priority",
         "queued",
+        "refused",
         "result",
         "savepoint",
         "shares",
@@ -101,6 +102,8 @@ class Job(Deadline, Generic[T]):
         # Set on the connection's thread:
         self.began = 0.0
         self.ended = 0.0
+        self.refused = False
+        """Whether it has waited long enough for another process's lock, and is about to be told."""
         self.result: T
         self.error: BaseException | None = None
 
@@ -140,9 +143,9 @@ class Job(Deadline, Generic[T]):
     def free_late(self, connection: Connection, now: float) -> float:
         """Free its caller if the limit has passed and what runs did not end; otherwise return in
         how many seconds to ask again."""
-        late = self.late_at()
-        if late is None or self.gone or self.given_up:
+        if self.at is None or self.gone or self.given_up:
             return inf
+        late = self.at + (GRACE + COMMIT_GRACE if self.committing or self.refused else GRACE)
         if now < late:
             return late - now
         if self.future is not None:
