@@ -19,7 +19,7 @@ __all__ = ["COMMIT_GRACE", "GRACE", "NEVER", "Deadline", "finish"]
 
 T = TypeVar("T")
 
-GRACE = 0.02
+GRACE = 0.05
 """Seconds behind its limit in which a statement that can be stopped is stopped. Its caller is freed
 after that: the statement is inside one long step of SQLite's virtual machine (a sort, a function of
 a large value), and sees its deadline at the end of that step."""

@@ -53,6 +53,9 @@ T = TypeVar("T")
 WATCH = 1.0
 """Seconds between two looks at the threads of connections that are at work."""
 
+STUCK = 0.2
+"""Seconds for which a connection has worked for nobody when another is opened in its place."""
+
 SPARE_PAUSE = 0.5
 """Seconds between two spare connections: one that can't be opened is not tried in a tight loop."""
 
@@ -549,6 +552,8 @@ class Lane:
                 warn_of_long(seat, self._long)
                 if seat.connection is not None:
                     seat.connection.look_after()
+                    if isinstance(seat.work, Batch):
+                        self._deliver(seat.work)  # before those are freed that ran behind it
                     # One that waits for another process's lock learns at its next try who has it.
                     then = now - COMMIT_GRACE if seat.is_blocked else now
                     for job in seat.jobs:
@@ -571,12 +576,15 @@ class Lane:
         return whether to look again soon.
 
         What goes on there is inside one long step of SQLite's, or in a function that asks nothing
-        of SQLite: nobody can end it. Twice seen is stuck; the first time it may be a clean-up.
+        of SQLite: nobody can end it. A moment of that is no more than a clean-up.
         """
         deserted = [seat for seat in self.seats if seat.is_deserted]
-        stuck = [seat for seat in deserted if seat.seen_deserted is seat.work]
         for seat in self.seats:
-            seat.seen_deserted = seat.work if seat in deserted else None
+            if seat not in deserted:
+                seat.deserted_at = inf
+            elif seat.deserted_at > now:
+                seat.deserted_at = now
+        stuck = [seat for seat in deserted if now - seat.deserted_at >= STUCK]
         if len(stuck) == len(self.seats) < self._size + self._spare and self._next_spare <= now:
             self._next_spare = now + SPARE_PAUSE
             self.seats.add_one()

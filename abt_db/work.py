@@ -148,10 +148,11 @@ class Job(Deadline, Generic[T]):
         late = self.at + (GRACE + COMMIT_GRACE if self.committing or self.refused else GRACE)
         if now < late:
             return late - now
+        what = self.what if isinstance(self.what, str) else f"query {self.what.name!r}"
         if self.future is not None:
-            self.future.set_exception(self.give_up(self.label))
+            self.future.set_exception(self.give_up(what))
         else:
-            connection.free(self, self.label)
+            connection.free(self, what)
         return inf
 
     def told(self) -> BaseException:

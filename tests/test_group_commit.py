@@ -16,7 +16,7 @@ from subprocess import PIPE, Popen
 from typing import Any, cast
 
 import pytest
-from conftest import Clock
+from conftest import HANG, Clock
 from engine import (
     ADD,
     ADD_ENDLESSLY,
@@ -603,7 +603,10 @@ class TestWhoLeaves:
 
     async def test_cancelled_in_the_group_before_its_turn_it_never_runs(self, path: Path) -> None:
         driver = Driver()
-        async with tables(path, connect=driver.connect) as db, Witness(db) as witness:
+        async with (
+            tables(path, connect=driver.connect, batch_time=HANG) as db,
+            Witness(db) as witness,
+        ):
             gate = Gate(driver)
             async with Group(db, *(db.execute(ADD(name=name)) for name in "abc")) as group:
                 gate.stop_at(ADD.text)

@@ -780,7 +780,8 @@ class TestTimeLimits:
 
         async with items(path, readers=1, statement_timeout=1000) as db:
             for run in (db.read, db.write):
-                with pytest.raises(StatementTimeoutError, match="'one'"):
+                # The statement tells, or the pool does, where the thread is slow to come to it.
+                with pytest.raises(StatementTimeoutError, match=r"'one'|spin"):
                     await run(spin)
             assert await db.fetch_one(ONE()) == 1
 

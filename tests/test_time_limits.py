@@ -94,7 +94,7 @@ class TestCalls:
         self, path: Path, steps: Steps
     ) -> None:
         async with items(path, "a", readers=1, connect=steps.connect) as db:
-            with steps.frees(StatementTimeoutError, r"step\.read was stopped"):
+            with steps.frees(StatementTimeoutError, r"query 'step\.read' was stopped"):
                 await db.fetch_one(STEP(), timeout=0.05)
             steps.end()
             assert await db.fetch_one(COUNT()) == 1

@@ -13,7 +13,7 @@ import aiosqlite
 import pytest
 from engine import SOON, until
 
-from abt_db import Config, Database, Query, QueryError
+from abt_db import Config, Database, DeniedError, Query, QueryError
 from abt_db.deadline import Deadline
 from abt_db.maintenance import analyze, optimize, reindex, vacuum, vacuum_step_by_step
 
@@ -317,9 +317,6 @@ class TestWhatIsRefused:
             ("SELECT random()", "parameter"),
             ("SELECT hex(RANDOMBLOB(4))", "parameter"),
             ("SELECT name FROM things ORDER BY random()", "parameter"),
-            ("SELECT changes()", "RETURNING"),
-            ("SELECT total_changes() FROM things", "RETURNING"),
-            ("SELECT last_insert_rowid()", "RETURNING"),
             ("SELECT CURRENT_TIMESTAMP", "time"),
             ("SELECT name FROM things WHERE name < current_date", "time"),
             ("SELECT date('now')", "time"),
@@ -337,11 +334,8 @@ class TestWhatIsRefused:
             ("SELECT one FROM hidden", "time"),
             ("SELECT count(*) FROM behind", "time"),
             ("SELECT x FROM lots", "parameter"),
-            ("PRAGMA data_version", "fetch_one"),
             ("PRAGMA cache_size", "fetch_one"),
-            ("SELECT data_version FROM pragma_data_version", "fetch_one"),
             ("SELECT count(*) FROM pragma_foreign_keys", "fetch_one"),
-            ("SELECT count(*) FROM sqlite_stmt", "fetch_all"),
             ("EXPLAIN SELECT name FROM things", "fetch_all"),
             ("EXPLAIN QUERY PLAN SELECT name FROM things", "fetch_all"),
         ],
@@ -359,6 +353,25 @@ class TestWhatIsRefused:
                 async with db.watch(Query("asked", sql)()) as states:
                     await asyncio.wait_for(anext(states), SOON)
             assert "query 'asked' can't be watched" in str(raised.value)
+            assert not db._watching._lives
+
+    @pytest.mark.parametrize(
+        "sql",
+        [
+            "SELECT changes()",
+            "SELECT total_changes() FROM things",
+            "SELECT last_insert_rowid()",
+            "PRAGMA data_version",
+            "SELECT data_version FROM pragma_data_version",
+            "SELECT count(*) FROM sqlite_stmt",
+        ],
+    )
+    async def test_what_no_reader_may_ask(self, path: Path, sql: str) -> None:
+        """As in every other read: it belongs to one connection."""
+        async with everything(path) as db:
+            with pytest.raises(DeniedError, match=r"; (use|ask) "):
+                async with db.watch(Query("asked", sql)()) as states:
+                    await asyncio.wait_for(anext(states), SOON)
             assert not db._watching._lives
 
     @pytest.mark.parametrize("memory", [False, True], ids=["file", "memory"])
