@@ -53,8 +53,9 @@ T = TypeVar("T")
 WATCH = 1.0
 """Seconds between two looks at the threads of connections that are at work."""
 
-STUCK = 0.2
-"""Seconds for which a connection has worked for nobody when another is opened in its place."""
+STUCK = 4
+"""Looks, `GRACE` apart, at which a connection works for nobody, before another is opened in its
+place. Looks and not seconds: on a busy machine both a clean-up and the looks take longer."""
 
 SPARE_PAUSE = 0.5
 """Seconds between two spare connections: one that can't be opened is not tried in a tight loop."""
@@ -580,11 +581,8 @@ class Lane:
         """
         deserted = [seat for seat in self.seats if seat.is_deserted]
         for seat in self.seats:
-            if seat not in deserted:
-                seat.deserted_at = inf
-            elif seat.deserted_at > now:
-                seat.deserted_at = now
-        stuck = [seat for seat in deserted if now - seat.deserted_at >= STUCK]
+            seat.seen_deserted = seat.seen_deserted + 1 if seat in deserted else 0
+        stuck = [seat for seat in deserted if seat.seen_deserted > STUCK]
         if len(stuck) == len(self.seats) < self._size + self._spare and self._next_spare <= now:
             self._next_spare = now + SPARE_PAUSE
             self.seats.add_one()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -41,10 +40,10 @@ class Seat:
         "account",
         "blocked",
         "connection",
-        "deserted_at",
         "leaving",
         "roused",
         "seen",
+        "seen_deserted",
         "shares",
         "task",
         "work",
@@ -64,8 +63,8 @@ class Seat:
         """Whether what runs is quick, so that others had better wait for its end."""
         self.seen: Job[Any] | None = None
         """What of it was running when the lane looked last."""
-        self.deserted_at = inf
-        """Since when what runs is seen to run for nobody."""
+        self.seen_deserted = 0
+        """At how many looks of the lane, one after the other, it ran for nobody."""
         self.leaving = False
         """Whether the seat is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
