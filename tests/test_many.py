@@ -57,7 +57,10 @@ class TestTenThousandWait:
 
     @everyone
     async def test_all_are_served_in_order(self, path: Path, lane: str, call: Call) -> None:
-        async with items(path, "first", readers=1) as db, Witness(db) as witness:
+        async with (
+            items(path, "first", readers=1, acquire_timeout=None) as db,
+            Witness(db) as witness,
+        ):
             await db.fetch_one(ONE(n=0))
             ended: list[int] = []
             async with holder(db, lane):
@@ -71,7 +74,10 @@ class TestTenThousandWait:
 
     @pytest.mark.parametrize("lane", ["readers", "writer"])
     async def test_all_can_be_cancelled(self, path: Path, lane: str) -> None:
-        async with items(path, "first", readers=1) as db, Witness(db) as witness:
+        async with (
+            items(path, "first", readers=1, acquire_timeout=None) as db,
+            Witness(db) as witness,
+        ):
             call = EVERYONE["a query" if lane == "readers" else "a write"][1]
             ended: list[int] = []
             async with holder(db, lane):
