@@ -190,6 +190,14 @@ class TestHandles:
                 assert [isinstance(each, Writable) for each in handles] == [True] * 3 + [False] * 2
 
 
+@dataclass(frozen=True, slots=True)
+class Filed:
+    """The same table, whose JSON may only be of one type, though that is native to SQLite."""
+
+    id: int
+    index: Annotated[int | float, Json]
+
+
 class TestTable:
     """A table of anything that SQLite allows, as a dataclass describes it."""
 
@@ -221,6 +229,15 @@ class TestTable:
             note = await Notes(db).update(made.id, group="x")
             assert note is not None and note.updated_at is not None
             assert note.updated_at <= datetime.now(UTC)
+
+    async def test_json_of_a_native_type_is_json(self, path: Path) -> None:
+        async with opened(path) as db:
+            filed = Repository(db, Table("table", Filed, json=["index"]))
+            made = await filed.create(index=0.5)
+            assert made.index == (await Notes(db).get_all())[0].index == 0.5
+            assert await filed.update(made.id, index=7) == Filed(made.id, 7)
+            with pytest.raises(ParameterError, match="'index' of table is not"):
+                await filed.update(made.id, index="7")
 
     async def test_no_limit_is_none(self, path: Path) -> None:
         async with opened(path) as db:

@@ -156,8 +156,6 @@ def _scalar_encoder(kind: type) -> Callable[[Any], SQLiteValue]:
 
 def _member(kind: type[Enum], value: object) -> Enum | None:
     """Return the member that a plain value stands for, as ``Status("failed")`` does, or None."""
-    if isinstance(value, Enum):
-        return None  # of another class
     try:
         member = kind(value)
     except Exception:
