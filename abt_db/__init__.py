@@ -17,6 +17,7 @@ Where things are, each building on those above it:
     rows         a dataclass type -> a function from rows to objects
     outline      what can be known of a statement from its text alone
     query        `Query`, named SQL, and `Statement`, a query with its parameters
+    table        the statements that every table has, made from the fields of a dataclass
     wal          when the write-ahead log is to be emptied
     busy         waiting for another process's lock
     holders      who holds a connection, or a file's lock
@@ -43,6 +44,8 @@ Where things are, each building on those above it:
     upkeep       what a database does for itself now and then
     bulk         many operations, in transactions of some
     retry        a transaction that is tried again
+    handles      the verbs that databases, transactions and snapshots have in common
+    repository   `Repository`: the rows of a table, through any of these
     database     `Database`, which is what applications use
     maintenance  vacuum, backup, restore, statistics, checks; the doctor and its figures
     migrations   versioned SQL scripts, and the engine that applies them
@@ -93,10 +96,13 @@ from .errors import (
     TransactionTimeoutError,
 )
 from .grants import LockInfo
+from .handles import Readable, Writable
 from .leases import LockLease
 from .locks import LocalLocks
 from .query import Query, Statement
+from .repository import Repository
 from .session import Result, Session
+from .table import Table
 from .transaction import Savepoint, Snapshot, Stream, Transaction
 from .values import Json
 from .watch import Watch
@@ -138,6 +144,8 @@ __all__ = [
     "QueryDefinitionError",
     "QueryError",
     "ReadOnlyError",
+    "Readable",
+    "Repository",
     "Result",
     "Savepoint",
     "Session",
@@ -146,10 +154,12 @@ __all__ = [
     "StatementError",
     "StatementTimeoutError",
     "Stream",
+    "Table",
     "TooBigError",
     "Transaction",
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionTimeoutError",
     "Watch",
+    "Writable",
 ]

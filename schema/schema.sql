@@ -19,11 +19,12 @@ CREATE TABLE build_logs (
     UNIQUE (build_id, sequence_number)
 );
 
+CREATE INDEX build_logs_errors_by_time ON build_logs (timestamp) WHERE level = 'error';
+
 CREATE INDEX build_logs_problems ON build_logs (build_id, sequence_number)
 WHERE level IN ('warning', 'error');
 
-CREATE INDEX build_logs_problems_by_time ON build_logs (level, timestamp)
-WHERE level IN ('warning', 'error');
+CREATE INDEX build_logs_warnings_by_time ON build_logs (timestamp) WHERE level = 'warning';
 
 CREATE INDEX build_logs_with_nul ON build_logs (id) WHERE instr(message, char(0));
 
@@ -112,6 +113,8 @@ CREATE TABLE projects (
 );
 
 CREATE INDEX projects_by_activity ON projects (is_active, created_at);
+
+CREATE INDEX projects_by_type ON projects (project_type);
 
 CREATE TRIGGER projects_updated AFTER UPDATE ON projects
 WHEN new.updated_at IS old.updated_at

@@ -178,9 +178,12 @@ class TestLife:
     async def test_what_does_not_fit_is_refused(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:
             build = await store.builds.start((await project(store)).id)
-            bad: Any = [{"status": "failed"}, {"status": BuildStatus.FAILED, "completed_at": "now"}]
-            for changes in bad:
-                with pytest.raises(ParameterError, match="of builds is not a"):
+            bad: Any = [
+                ({"status": "fialed"}, "it is one of pending, running, success, failed, cancelled"),
+                ({"status": "failed", "completed_at": "now"}, "of builds is not a"),
+            ]
+            for changes, says in bad:
+                with pytest.raises(ParameterError, match=says):
                     await store.builds.update_status(build.id, **changes)
             assert await store.builds.get_by_id(build.id) == build
             assert await store.builds.update_status(99, BuildStatus.FAILED) is None

@@ -201,4 +201,4 @@ class TestOwnSchema:
         async with Database(":memory:") as db:
             validation = await Migrator(db, load_migrations("abt_db.schema")).validate()
         assert validation.findings == ()
-        assert [trial.reversibility.value for trial in validation.trials] == ["exact"] * 5
+        assert [trial.reversibility.value for trial in validation.trials] == ["exact"] * 6

@@ -152,19 +152,3 @@ class TestOutside:
         with pytest.raises(MigrationFailedError, match=rf"line 2: .*{told}"):
             await migrate(path, free(1, f"CREATE TABLE t (x);\n{sql}"))
         assert list(notes(path)) == [1]
-
-
-class TestOldHistory:
-    """A history that an earlier version made goes on to serve."""
-
-    async def test_columns_are_added_when_something_is_written(self, path: Path) -> None:
-        chain = [step(1, "CREATE TABLE t (x);", "DROP TABLE t;")]
-        await migrate(path, *chain)
-        for column in ("guard_time_ms", "statements_done", "reversibility"):
-            ask(path, f"ALTER TABLE migration_history DROP COLUMN {column}")
-        async with Database(path, config=SMALL) as db:
-            migrator = Migrator(db, [*chain, step(2, "")])
-            [record] = (await migrator.status()).applied
-            assert (record.statements_done, record.reversibility) == (0, None)
-            assert len(await migrator.up()) == 1
-            assert len(await migrator.history()) == 2

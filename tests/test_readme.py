@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 
-from abt_db import Query
+from abt_db import Database, Query
 from abt_db.migrations import Migrator
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -83,12 +83,25 @@ class TestReadme:
 
         assert asyncio.run(asyncio.wait_for(serve(), 60)) == ["data: atlas, maps\n\n"]
 
+    def test_the_repository_snippet_pins_a_note(self, tmp_path: Path) -> None:
+        # By its name, for a dataclass looks for the module that it is in.
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(blocks("python")[3], names)
+        sql = "CREATE TABLE notes (id INTEGER PRIMARY KEY, title TEXT, pinned INTEGER)"
+
+        async def pin() -> list[str]:
+            async with Database(tmp_path / "app.db") as db:
+                await db.execute(Query("create", sql)())
+                return [note.title for note in await names["pin"](db, "read me")]
+
+        assert asyncio.run(pin()) == ["read me"]
+
     def test_the_recording_snippet_records(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         names: dict[str, Any] = {}
-        exec(blocks("python")[3], names)
+        exec(blocks("python")[4], names)
         assert asyncio.run(names["build"]("sh", "-c", "echo hello; exit 3")) == 3
         assert capsys.readouterr().out == "failed 1 lines\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,13 +11,25 @@ from typing import Any
 
 import pytest
 
-from abt_db import IntegrityError, ParameterError
-from abt_db.builds import BuildStatus, BuildStore, Metric, Project, Sample
+from abt_db import IntegrityError, ParameterError, Query
+from abt_db.builds import (
+    BuildEndedError,
+    BuildStatus,
+    BuildStore,
+    Level,
+    Metric,
+    Project,
+    Sample,
+    Stream,
+)
+from abt_db.builds.output import Line
+from abt_db.builds.queries import PROJECTS
 
 pytestmark = pytest.mark.usefixtures("no_leaks")
 
 NEW = {"project_type": "gradle", "repository_url": "https://example.org/", "local_path": "/src"}
 LONG_AGO = datetime(2001, 1, 1, tzinfo=UTC)
+SET_VARIABLES = Query("set_variables", "UPDATE projects SET environment_vars = :text")
 
 
 @dataclass(frozen=True)
@@ -114,6 +127,15 @@ class TestProjects:
             assert await store.projects.get_active() == [made[2], made[0]]
             assert await store.projects.get_active(limit=1) == [made[2]]
 
+    async def test_all_of_them_are_told_however_many_there_are(self, path: Path) -> None:
+        async with await BuildStore.open(path) as store:
+            new = [PROJECTS.create({"name": f"project {n}", **NEW}) for n in range(150)]
+            await store.db.execute_batch(new)
+            assert len(await store.projects.get_active()) == 150
+            assert len(await store.projects.search("project")) == 150
+            assert len(await store.projects.with_build_stats()) == 150
+            assert len(await store.projects.get_active(149)) == 149
+
     @pytest.mark.parametrize(
         "word",
         ["%", "_", "\\", "'", '"', "*", "?", "[", "-", "a\0b", "Ä", "NEAR(", "", "x" * 60_000],
@@ -129,7 +151,8 @@ class TestProjects:
             assert [project for project in found if word] == ([named, told] if word else [])
             assert len(found) == (2 if word else 4)
             summaries = await store.projects.with_build_stats(word=word)
-            assert [summary.id for summary in summaries] == [project.id for project in found]
+            newest_first = sorted(found, key=lambda project: project.id, reverse=True)
+            assert [summary.project for summary in summaries] == newest_first
 
     async def test_a_word_is_found_in_either_case(self, path: Path) -> None:
         async with await BuildStore.open(path) as store:
@@ -144,7 +167,9 @@ class TestProjects:
             for status in (BuildStatus.SUCCESS, BuildStatus.FAILED):
                 build = await store.builds.start(one.id)
                 await store.builds.update_status(build.id, status)
-            [second, first] = await store.projects.with_build_stats()
+            [second, first] = await store.projects.with_build_stats()  # the newest first
+            assert first.project == await store.projects.get_by_id(one.id)
+            assert second.project == await store.projects.get_by_id(two.id)
             assert (first.name, first.total_builds, first.successful_builds) == ("two", 2, 1)
             assert first.last_build_at == build.started_at
             assert (second.total_builds, second.last_build_at) == (0, None)
@@ -161,6 +186,144 @@ class TestProjects:
             assert await store.projects.get_all() == [second]
             same = await asyncio.gather(*(store.projects.upsert("mail", **NEW) for _ in range(20)))
             assert len({project.id for project in same}) == 1
+
+
+JSON: list[Any] = [
+    {"JAVA_HOME": "/opt", "RETRIES": 3, "FLAGS": ["-a", None, {"b": 0.5}], "EMPTY": {}, "ON": True},
+    {},
+    [],
+    [1, [2, "x"]],
+    "text",
+    "",
+    '"quoted"',
+    "null",
+    0,
+    -1.5,
+    True,
+    False,
+    None,
+    {"": None},
+]
+
+
+class TestJson:
+    """`environment_vars` and `build_metadata` are any JSON value."""
+
+    @pytest.mark.parametrize("value", JSON, ids=repr)
+    async def test_any_value_comes_back(self, path: Path, value: Any) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", environment_vars=value, **NEW)
+            build = await store.builds.create(project_id=project.id, build_metadata=value)
+            [summary] = await store.projects.with_build_stats()
+            for back in project.environment_vars, build.build_metadata, summary.environment_vars:
+                assert (back, type(back)) == (value, type(value))
+            started = await store.builds.start(project.id, metadata=value)
+            assert started.build_metadata == ({} if value is None else value)
+            await store.fail_abandoned()  # looks for the recorder in it
+
+    @pytest.mark.parametrize("value", JSON, ids=repr)
+    async def test_notes_are_added_to_any_value_and_nothing_is_lost(
+        self, path: Path, value: Any
+    ) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", **NEW)
+            build = await store.builds.create(project_id=project.id, build_metadata=value)
+            notes = {"a": 1, "b": None}
+            noted = await store.builds.update_status(build.id, "running", notes=notes)
+            kept = {} if value is None else value if isinstance(value, dict) else {"value": value}
+            assert noted is not None and noted.build_metadata == {**kept, "a": 1}
+            noted = await store.builds.update_status(build.id, "failed", notes={"a": None})
+            assert noted is not None and noted.build_metadata == kept
+
+    async def test_what_another_program_has_written_is_read(self, path: Path) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", **NEW)
+            for text in ("null", "[1, 2]", '"x"', " 7 ", "1e3"):
+                await store.db.execute(SET_VARIABLES(text=text))
+                found = await store.projects.get_by_id(project.id)
+                assert found is not None and found.environment_vars == json.loads(text)
+
+    @pytest.mark.parametrize("value", [{1, 2}, {1: 2}, float("nan"), [b"x"], {"a": "\ud800"}])
+    async def test_what_is_no_json_is_refused(self, path: Path, value: Any) -> None:
+        async with await BuildStore.open(path) as store:
+            with pytest.raises(ParameterError, match="'environment_vars' of projects"):
+                await store.projects.create(name="maps", environment_vars=value, **NEW)
+            assert await store.projects.count() == 0
+
+    async def test_it_is_exported_and_imported(self, path: Path, tmp_path: Path) -> None:
+        one, two, three = (tmp_path / name for name in ("1.jsonl", "2.jsonl", "3.jsonl"))
+        async with await BuildStore.open(path) as store:
+            for number, value in enumerate(JSON):
+                project = await store.projects.create(
+                    name=f"{number}", environment_vars=value, **NEW
+                )
+                await store.builds.create(project_id=project.id, build_metadata=value)
+            await store.export_file(one)
+        async with await BuildStore.open(tmp_path / "other.db") as store:
+            report = await store.import_file(one)
+            assert (report.builds, report.bad) == (len(JSON), 0)
+            await store.export_file(two)
+            assert two.read_bytes() == one.read_bytes()
+            # Others with the same numbers: they are known by a key in their metadata.
+            three.write_text(one.read_text().replace('"created_at":"2', '"created_at":"1'))
+            for added in (len(JSON), 0):
+                assert (await store.import_file(three)).builds == added
+
+
+class TestWords:
+    """A plain word is taken for a status or a level where it is the name of one, in any case."""
+
+    async def test_of_a_status(self, path: Path) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", **NEW)
+            build = await store.builds.create(project_id=project.id, status="Running")
+            assert build.status is BuildStatus.RUNNING
+            assert await store.builds.get_all(status="running") == [build]
+            assert await store.builds.count(status="RUNNING") == 1
+            assert len(await store.builds.summaries(status="running")) == 1
+            pending = await store.builds.create(project_id=project.id)
+            ended = await store.builds.update(pending.id, status="cancelled")
+            assert ended is not None and ended.completed_at is not None
+            failed = await store.builds.update_status(build.id, "failed", exit_code=1)
+            assert failed is not None and failed.status is BuildStatus.FAILED
+            assert failed.completed_at is not None
+            with pytest.raises(BuildEndedError):
+                await store.builds.update_status(build.id, "RUNNING")
+
+    @pytest.mark.parametrize(
+        "wrong", ["fialed", "", "failed ", "BuildStatus.FAILED", 1, ["failed"]]
+    )
+    async def test_another_word_is_refused(self, path: Path, wrong: Any) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", **NEW)
+            build = await store.builds.start(project.id)
+            with pytest.raises(ParameterError, match="one of pending, running, success"):
+                await store.builds.update_status(build.id, wrong)
+            with pytest.raises(ParameterError, match="'status' of builds is not a BuildStatus"):
+                await store.builds.create(project_id=project.id, status=wrong)
+            with pytest.raises(ParameterError, match="one of debug, info, warning, error"):
+                await store.logs.for_build(build.id, level=wrong)
+            assert await store.builds.get_all() == [build]
+
+    async def test_of_a_level(self, path: Path) -> None:
+        async with await BuildStore.open(path) as store:
+            project = await store.projects.create(name="maps", **NEW)
+            build = await store.builds.start(project.id)
+            line = await store.logs.create(build_id=build.id, message="m", level="INFO")
+            assert line.level is Level.INFO
+            printed = Line(Stream.STDOUT, datetime.now(UTC), "error", None)
+            new = [(printed, "Warning", None), (printed, "ERROR", None)]
+            assert await store.logs.append(build.id, new) == 2
+            for word, number in {"DEBUG": 3, "info": 3, "Warning": 2, "ERROR": 1}.items():
+                assert len(await store.logs.for_build(build.id, level=word)) == number
+                assert len(await store.logs.tail(build.id, level=word)) == number
+                assert len(await store.logs.search("r", level=word)) == min(number, 2)
+                async with store.logs.stream(build.id, level=word) as lines:
+                    assert len([line async for line in lines]) == number
+            assert await store.logs.count(level="ERROR") == 1
+            assert len(await store.logs.get_all(level="Error")) == 1
+            with pytest.raises(ParameterError, match="one of debug"):
+                await store.logs.append(build.id, [(printed, "fatal", None)])
 
 
 class TestMetrics:

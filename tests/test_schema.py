@@ -75,6 +75,7 @@ FILL = {
         INSERT INTO distributed_locks (resource_id, lock_holder, token) VALUES ('deploy', 'me', 7);
     """,
     5: "INSERT INTO build_logs_fts (rowid, message) SELECT id, message FROM build_logs;",
+    6: "",
 }
 
 
@@ -392,9 +393,18 @@ PLANS = {
         " ORDER BY sequence_number",
         "build_logs USING INDEX build_logs_problems (build_id=?)",
     ),
-    "the last errors of all builds": (
-        f"SELECT * FROM build_logs WHERE {PROBLEM} AND level = :level ORDER BY timestamp DESC",
-        "build_logs USING INDEX build_logs_problems_by_time (level=?)",
+    "errors of all builds since a time": (
+        "SELECT * FROM build_logs WHERE level = 'error' AND timestamp >= :since ORDER BY timestamp",
+        "build_logs USING INDEX build_logs_errors_by_time (timestamp>?)",
+    ),
+    "warnings of all builds since a time": (
+        "SELECT * FROM build_logs WHERE level = 'warning' AND timestamp >= :since"
+        " ORDER BY timestamp DESC",
+        "build_logs USING INDEX build_logs_warnings_by_time (timestamp>?)",
+    ),
+    "projects of a type": (
+        "SELECT * FROM projects WHERE project_type = :name ORDER BY id",
+        "projects USING INDEX projects_by_type (project_type=?)",
     ),
     "the lines with a NUL": (
         "SELECT * FROM build_logs WHERE id < :before AND instr(message, char(0)) ORDER BY id DESC",
@@ -421,6 +431,30 @@ class TestIndexes:
         self, db: sqlite3.Connection, query: str, expected: str
     ) -> None:
         assert plan(db, query) == f"SEARCH {expected}"
+
+    @pytest.mark.parametrize("level", ["error", "warning"])
+    @pytest.mark.parametrize("words", ["level = '{}'", "level = :level"])
+    def test_problems_are_found_by_what_people_write(
+        self, db: sqlite3.Connection, level: str, words: str
+    ) -> None:
+        """The condition need not be repeated from the schema, and may be bound."""
+        query = (
+            f"SELECT * FROM build_logs WHERE {words.format(level)} ORDER BY timestamp DESC LIMIT 50"
+        )
+        values = {"level": level} if ":" in words else {}
+        [step] = db.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall()
+        assert step[3] == f"SCAN build_logs USING INDEX build_logs_{level}s_by_time"
+
+    def test_lines_of_a_time_are_found_through_their_builds(self, db: sqlite3.Connection) -> None:
+        """There is no index over the times of all lines: the docstring of the schema says why."""
+        query = (
+            "SELECT build_logs.* FROM builds JOIN build_logs ON build_id = builds.id"
+            " WHERE started_at >= :since ORDER BY started_at LIMIT 100"
+        )
+        assert plan(db, query) == (
+            "SEARCH builds USING COVERING INDEX builds_by_start (started_at>?); "
+            "SEARCH build_logs USING INDEX sqlite_autoindex_build_logs_1 (build_id=?)"
+        )
 
     def test_no_index_is_without_a_query(self, db: sqlite3.Connection) -> None:
         indexes = db.execute("SELECT name FROM sqlite_schema WHERE type = 'index'")

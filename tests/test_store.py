@@ -181,7 +181,7 @@ class TestNotThisSchema:
         await migrate(path, *STEPS, self.NEWER)
         if not wal:
             into_one_file(path)
-        with untouched(path), pytest.raises(MigrationUnknownError, match=r"migration 6 .*newer"):
+        with untouched(path), pytest.raises(MigrationUnknownError, match=r"migration 7 .*newer"):
             await opened(path)
 
     async def test_an_edited_one(self, path: Path) -> None:

@@ -98,12 +98,23 @@ class Holiday(enum.Enum):
     NEW_YEAR = date(2025, 1, 1)
 
 
+class Explosive(enum.Enum):
+    ONE = "one"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Explosive:
+        raise LookupError(value)
+
+
 class Lenient(enum.Enum):
     UNKNOWN = "unknown"
 
     @classmethod
     def _missing_(cls, value: object) -> Lenient:
         return cls.UNKNOWN
+
+
+Notes = NewType("Notes", Annotated[Any, Json])  # type: ignore[valid-newtype]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +222,12 @@ JSON: list[tuple[Any, st.SearchStrategy[Any]]] = [
     (tuple[int, datetime], st.tuples(st.integers(), instants)),
     (tuple[()], st.just(())),
     (list[list[int]] | None, st.lists(st.lists(st.integers())) | st.none()),
+    (Annotated[Any, Json], documents),
+    (Annotated[Any, "notes", Json] | None, documents),
+    (Annotated[str, Json], st.text()),
+    (Annotated[int | str | None, Json], st.integers() | st.text() | st.none()),
+    (Annotated[Status, Json], st.sampled_from(Status)),
+    (Notes, documents),
     (Point, points),
     (Step, steps),
     (Step | None, steps | st.none()),
@@ -267,6 +284,26 @@ class TestWhatComesBack:
         back = round_trip(annotation, value, "TEXT" if annotation is Decimal else "")
         assert back == value
         assert type(back) is type(value)
+
+    @pytest.mark.parametrize(
+        ("annotation", "plain", "member"),
+        [
+            (Status, "failed", Status.FAILED),
+            (Status | None, "failed", Status.FAILED),
+            (Level, 1, Level.HIGH),
+            (Access, 3, Access.READ | Access.WRITE),
+            (Digit, "2", Digit.TWO),
+            (Mixed, b"\0", Mixed.BLOB),
+            (Coded, "second", Coded.B),
+            (Holiday, date(2025, 1, 1), Holiday.NEW_YEAR),
+            (Lenient, "whatever", Lenient.UNKNOWN),
+        ],
+    )
+    def test_a_plain_value_of_an_enum_is_taken_for_its_member(
+        self, annotation: Any, plain: object, member: object
+    ) -> None:
+        assert encoder(annotation)(plain) == encoder(annotation)(member)
+        assert round_trip(annotation, plain) is member or annotation is Access
 
     @given(declared_containers())
     @settings(deadline=None, max_examples=300)
@@ -496,8 +533,21 @@ class TestWhatIsRefusedOnTheWayIn:
             (UUID, "s3cret", "is not a UUID"),
             (Path, "s3cret", "is not a Path"),
             (Decimal, 1, "is not a Decimal"),
-            (Status, "running", "is not a Status"),
+            (Status, "s3cret", "is not a Status"),
+            (Status, "FAILED", "is not a Status"),
             (Status, Level.LOW, "is not a Status"),
+            (Status, ["running"], "is not a Status"),
+            (Level, True, "is not a Level"),
+            (Level, 1.0, "is not a Level"),
+            (Level, 7, "is not a Level"),
+            (Level, Access.READ, "is not a Level"),
+            (Coded, 2, "is not a Coded"),
+            (Digit, 1, "is not a Digit"),
+            (Explosive, "s3cret", "is not an Explosive"),
+            (Annotated[int, Json], "s3cret", "is not"),
+            (Annotated[Any, Json], {"s3cret"}, "is of type set"),
+            (Annotated[Any, Json], [math.nan], "has an item that is not a finite number"),
+            (Annotated[Any, Json] | None, {1: "s3cret"}, "has a key that is not a str"),
             (list[str], "s3cret", r"is not a list\[str\]"),
             (list[str], ["a", 1], "has an item that is not a str"),
             (list[str], ["a", None], "has an item that is NULL, but str is not optional"),

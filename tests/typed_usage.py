@@ -18,10 +18,14 @@ from abt_db import (
     LockLease,
     LockLostError,
     Query,
+    Readable,
+    Repository,
     Result,
     Session,
     Statement,
+    Table,
     Transaction,
+    Writable,
 )
 
 
@@ -98,6 +102,48 @@ async def use() -> None:
             async for row in rows:
                 assert_type(row, Project)
         assert_type(db.stats(), dict[str, Any])
+
+
+PROJECTS = Table("projects", Project, json=["tags"])
+assert_type(PROJECTS, Table[Project])
+assert_type(PROJECTS.by_id(1), Statement[Project])
+
+
+class Projects(Repository[Project]):
+    def __init__(self, db: Readable) -> None:
+        super().__init__(db, PROJECTS)
+
+    async def named(self, name: str) -> Project | None:
+        return await self.db.fetch_one(PROJECT(name=name))
+
+    async def rename(self, old: str, new: str) -> int:
+        return await self.writable.write(rename, old, new)
+
+
+async def names(db: Readable) -> list[str]:
+    return [project.name for project in await db.fetch_all(PROJECT(name="maps"))]
+
+
+async def add(db: Writable) -> Result:
+    return await db.execute(RENAME(id=1, name="x"))
+
+
+async def use_handles(db: Database) -> None:
+    projects = Projects(db)
+    assert_type(await projects.get_by_id(1), Project | None)
+    assert_type(await projects.get_all(None, order_by="-name"), list[Project])
+    assert_type(await projects.create(name="maps", tags=[]), Project)
+    assert_type(await projects.update(1, name="atlas"), Project | None)
+    async with db.transaction() as tx, tx.savepoint() as savepoint:
+        assert_type(projects.within(tx), Projects)
+        assert_type(await projects.within(savepoint).rename("a", "b"), int)
+        assert_type(Repository(tx, PROJECTS), Repository[Project])
+        await names(tx), await names(savepoint), await add(tx), await add(savepoint)
+    async with db.snapshot() as snapshot:
+        assert_type(await Projects(snapshot).named("maps"), Project | None)
+        await names(snapshot), await names(db), await add(db)
+        await add(snapshot)  # type: ignore[arg-type]
+    await names(PROJECTS)  # type: ignore[arg-type]
 
 
 async def not_accepted(db: Database) -> None:

@@ -20,6 +20,7 @@ async def run(arguments: argparse.Namespace) -> int:
         projects = await store.projects.with_build_stats(
             word=arguments.search, active=arguments.active or None
         )
+    projects.sort(key=lambda project: project.name)
     if arguments.json:
         for project in projects:
             print_json(project)

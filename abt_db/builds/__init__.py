@@ -7,11 +7,11 @@ pump, usage   reading a command's output; what its processes use
 command       running a command with all its processes
 holder        which process records a build
 models        the rows, as dataclasses
-table, family the SQL that depends on what the caller chooses
+family        SQL that depends on what the caller chooses
 queries       the SQL
 words         the words of a search
-repository    what can be done with the rows of every table
-projects, builds, logs, metrics  and with those of each
+projects, builds, logs, metrics  what can be done with the rows of each table
+named         choices by name, in any case
 recorder      `Recorder`: a command's output, stored as it runs
 history, rbtlog     what a history file holds, and what the files of rbtlog hold
 importer, exporter  from such files into the database, and back

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
-from abt_db.database import Database
 from abt_db.errors import AbtDbError, ParameterError
+from abt_db.handles import Readable
+from abt_db.repository import Repository
 from abt_db.session import Session
 
 from . import queries
@@ -18,9 +19,9 @@ from .models import (
     BuildStatus,
     BuildSummary,
     FlakyCommit,
+    as_notes,
     now,
 )
-from .repository import Repository
 
 __all__ = ["BuildEndedError", "Builds"]
 
@@ -35,12 +36,12 @@ class Builds(Repository[Build]):
     `create` gives a build the next number of its project when it names none.
     """
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Readable) -> None:
         super().__init__(db, queries.BUILDS)
 
     async def get_by_number(self, project_id: int, build_number: int) -> Build | None:
         """Return the build of a project that has this number, None if there is none."""
-        return await self._db.fetch_one(
+        return await self.db.fetch_one(
             queries.BUILD_BY_NUMBER(project_id=project_id, build_number=build_number)
         )
 
@@ -54,11 +55,12 @@ class Builds(Repository[Build]):
         triggered_by: str | None = None,
         commit_hash: str | None = None,
         branch: str | None = None,
-        metadata: dict[str, Any] | None = None,
+        metadata: object = None,
     ) -> Build:
         """Add a running build with the project's next number, which no other build can get.
 
-        Raises `IntegrityError` when there is no such project.
+        `metadata`, any JSON value, is its `build_metadata`, an empty object if None. Raises
+        `IntegrityError` when there is no such project.
         """
         return await self.create(
             project_id=project_id,
@@ -68,7 +70,7 @@ class Builds(Repository[Build]):
             branch=branch,
             build_type=build_type,
             triggered_by=triggered_by,
-            build_metadata=metadata or {},
+            build_metadata={} if metadata is None else metadata,
         )
 
     async def update(self, id: int, **changes: Any) -> Build | None:
@@ -80,20 +82,23 @@ class Builds(Repository[Build]):
     async def update_status(
         self,
         id: int,
-        status: BuildStatus,
+        status: BuildStatus | str,
         *,
         notes: Mapping[str, Any] | None = None,
         **changes: Any,
     ) -> Build | None:
-        """Give a build that has not ended another status, and return it; None if there is none.
+        """Give a build that has not ended another status, ``"failed"`` or `BuildStatus.FAILED`, and
+        return it; None if there is none.
 
         A build that is first running gets `started_at`; one that ends gets `completed_at`, and
         `duration_seconds` from the one to the other, where they are not among the `changes`.
-        `notes` are merged into its `build_metadata`; None takes a note away.
+        `notes` are merged into its `build_metadata`; None takes a note away. (What is no object is
+        kept as the note `value`.)
 
         Raises `BuildEndedError` when the build has ended: it does not run, or end, again.
         """
         # What does not fit is refused before the writer is asked for.
+        status = BuildStatus.of(status)
         queries.BUILDS.update(id, {"status": status, **changes})
 
         def change(cx: Session) -> Build | None:
@@ -106,21 +111,25 @@ class Builds(Repository[Build]):
                 )
             columns = {"status": status, **_times(build, status, changes), **changes}
             if notes is not None:
-                noted = {**(changes.get("build_metadata", build.build_metadata) or {}), **notes}
-                columns["build_metadata"] = {k: v for k, v in noted.items() if v is not None}
+                noted = {**as_notes(changes.get("build_metadata", build.build_metadata)), **notes}
+                columns["build_metadata"] = {
+                    name: note
+                    for name, note in noted.items()
+                    if note is not None or name not in notes
+                }
             return cx.fetch_one(queries.BUILDS.update(id, columns))
 
-        return await self._db.write(change)
+        return await self.writable.write(change)
 
     # -- lists -----------------------------------------------------------------------------------
 
     async def running(self) -> list[Build]:
         """Return the builds that run, oldest first."""
-        return await self._db.fetch_all(queries.RUNNING_BUILDS())
+        return await self.db.fetch_all(queries.RUNNING_BUILDS())
 
     async def summaries(
         self,
-        limit: int = 50,
+        limit: int | None = 50,
         offset: int = 0,
         order_by: str = "-started_at",
         after: Build | BuildSummary | None = None,
@@ -130,15 +139,15 @@ class Builds(Repository[Build]):
 
         Newest first; otherwise as `get_all`. The filters, too, are fields of `BuildSummary`.
         """
-        return await self._db.fetch_all(
+        return await self.db.fetch_all(
             queries.BUILD_SUMMARIES.page(limit, offset, order_by, after, filters)
         )
 
-    async def latest(self, limit: int = 50) -> list[BuildSummary]:
+    async def latest(self, limit: int | None = 50) -> list[BuildSummary]:
         """Return builds of all projects, newest first."""
         return await self.summaries(limit)
 
-    async def for_project(self, project_id: int, limit: int = 50) -> list[BuildSummary]:
+    async def for_project(self, project_id: int, limit: int | None = 50) -> list[BuildSummary]:
         """Return builds of one project, newest number first."""
         return await self.summaries(limit, order_by="-build_number", project_id=project_id)
 
@@ -156,7 +165,7 @@ class Builds(Repository[Build]):
         Of one project, or of all (None); of those that were started in the last `days` before
         `until`, which is now if None. With neither it is of all builds, started or not.
         """
-        found = await self._db.fetch_one(
+        found = await self.db.fetch_one(
             queries.BUILD_STATISTICS(project_id=project_id, **_window(days, until))
         )
         assert found is not None  # counts of nothing are a row, too
@@ -176,7 +185,7 @@ class Builds(Repository[Build]):
         raises `ParameterError`. Periods without a build are left out.
         """
         family = queries.BUILD_TREND[queries.period(bucket)]
-        return await self._db.fetch_all(family(project_id=project_id, **_window(days, until)))
+        return await self.db.fetch_all(family(project_id=project_id, **_window(days, until)))
 
     async def slowest(
         self,
@@ -187,7 +196,7 @@ class Builds(Repository[Build]):
         until: datetime | None = None,
     ) -> list[BuildSummary]:
         """Return the builds that took longest, the slowest first; chosen as by `statistics`."""
-        return await self._db.fetch_all(
+        return await self.db.fetch_all(
             queries.SLOWEST_BUILDS(project_id=project_id, limit=limit, **_window(days, until))
         )
 
@@ -201,7 +210,7 @@ class Builds(Repository[Build]):
     ) -> list[FlakyCommit]:
         """Return commits of which some builds failed and others succeeded, the latest first;
         chosen as by `statistics`."""
-        return await self._db.fetch_all(
+        return await self.db.fetch_all(
             queries.FLAKY_COMMITS(project_id=project_id, limit=limit, **_window(days, until))
         )
 

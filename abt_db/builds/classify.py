@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from enum import StrEnum
+
+from .named import Named
 
 __all__ = ["Classifier", "Level", "as_shown", "inert_json", "without_escapes"]
 
 
-class Level(StrEnum):
+class Level(Named):
     """How serious a line is, from the least to the most."""
 
     DEBUG = "debug"

@@ -22,7 +22,7 @@ What is in the database is never overwritten. A project is known by its name, an
 filled in. A build is known by `build_number`, `created_at`, `started_at` and `commit_hash`, all of
 them together; one without a `build_number` or `created_at` by all that its line says. A build whose
 number another one has gets the next number of its project. What the last two are known by is kept
-in their `build_metadata`, as `import_key`.
+in their `build_metadata`, as `import_key`; metadata that is no object becomes its `value`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ import json
 from base64 import b64decode
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from abt_db.values import encode, json_reader
+from abt_db.values import Json, encode, json_reader
 
 from .classify import Level
-from .models import Build, BuildStatus
+from .models import Build, BuildStatus, as_notes
 from .output import Stream
 
 __all__ = [
@@ -63,7 +63,7 @@ class ProjectRecord:
     local_path: str = ""
     branch: str = "main"
     build_command: str | None = None
-    environment_vars: dict[str, str] | None = None
+    environment_vars: Annotated[Any, Json] = None
     build_timeout: int = 1800
     created_at: datetime | None = None
     updated_at: datetime | None = None
@@ -92,7 +92,7 @@ class BuildRecord:
     cpu_usage_percent: float | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
-    build_metadata: dict[str, Any] | None = None
+    build_metadata: Annotated[Any, Json] = None
     log: list[Any] = field(default_factory=list)
 
 
@@ -163,7 +163,7 @@ _KEYS = {
 
 def identity(build: Build | BuildRecord) -> str:
     """Return what a build is known by among those of its project, wherever it is kept."""
-    key = (build.build_metadata or {}).get("import_key")
+    key = as_notes(build.build_metadata).get("import_key")
     if isinstance(key, str):
         return key
     known = build.build_number, build.created_at, build.started_at, build.commit_hash
@@ -172,7 +172,7 @@ def identity(build: Build | BuildRecord) -> str:
 
 def identified(build: BuildRecord, *told: object) -> BuildRecord:
     """Return the build with an `import_key`, if it needs one; `told` is all that its line says."""
-    metadata = build.build_metadata or {}
+    metadata = as_notes(build.build_metadata)
     exported = build.build_number is not None and build.created_at is not None
     if exported or isinstance(metadata.get("import_key"), str):
         return build

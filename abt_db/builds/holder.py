@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from abt_db.values import json_reader
 
+from .models import as_notes
 from .usage import processes
 
 __all__ = ["Holder"]
@@ -37,11 +37,11 @@ class Holder:
         return cls(socket.gethostname(), _boot(), pid, _started(pid))
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any] | None) -> Self | None:
+    def from_metadata(cls, metadata: object) -> Self | None:
         """Read what `as_metadata` wrote; None where there is nothing of the kind."""
         try:
-            holder: Self = json_reader(cls)((metadata or {})["recorder"])
-        except (KeyError, ValueError):
+            holder: Self = json_reader(cls)(as_notes(metadata).get("recorder"))
+        except ValueError:
             return None
         return holder
 

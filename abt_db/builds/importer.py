@@ -41,7 +41,7 @@ from .history import (
     read_line,
     read_project,
 )
-from .models import Project
+from .models import Project, as_notes
 from .output import Stream
 
 __all__ = ["MAX_LINE", "BadLine", "ImportReport", "import_file"]
@@ -305,7 +305,7 @@ def _add(cx: Session, entry: _Entry) -> _Added | None:
         updated_at=build.updated_at or build.completed_at or created,
     )
     if identity(row) != identity(build):
-        metadata = {**(build.build_metadata or {}), "import_key": identity(build)}
+        metadata = {**as_notes(build.build_metadata), "import_key": identity(build)}
         row = replace(row, build_metadata=metadata)
     id = cx.fetch_one(queries.IMPORT_BUILD(row))
     assert id is not None

@@ -9,7 +9,10 @@ from itertools import islice
 from time import monotonic
 
 from abt_db.database import Database
+from abt_db.errors import TransactionStateError
+from abt_db.handles import Readable
 from abt_db.query import Query, Statement
+from abt_db.repository import Repository
 from abt_db.session import Session
 from abt_db.transaction import Stream as RowStream
 
@@ -17,7 +20,6 @@ from . import queries
 from .classify import Level
 from .models import LogLine, LogMatch, Pruned
 from .output import Line
-from .repository import Repository
 from .words import fold, groups, has_all, split_words
 
 __all__ = ["Logs"]
@@ -33,10 +35,12 @@ class Logs(Repository[LogLine]):
     so when its build has ended. `search` reads the lines that are not in it yet one by one.
     """
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Readable) -> None:
         super().__init__(db, queries.LOGS)
 
-    async def append(self, build_id: int, lines: Iterable[tuple[Line, Level, str | None]]) -> int:
+    async def append(
+        self, build_id: int, lines: Iterable[tuple[Line, Level | str, str | None]]
+    ) -> int:
         """Add lines, each with its level and source, in one transaction; return how many.
 
         Their sequence numbers follow the last one of the build, whoever else appends to it.
@@ -46,29 +50,30 @@ class Logs(Repository[LogLine]):
             last = cx.fetch_one(queries.LAST_LINE(build_id=build_id)) or 0
             return cx.execute_many(queries.ADD_LINE, _rows(build_id, last, lines))
 
-        return await self._db.write(append)
+        return await self.writable.write(append)
 
     async def for_build(
         self,
         build_id: int,
         *,
         after: int = 0,
-        level: Level = Level.DEBUG,
+        level: Level | str = Level.DEBUG,
         containing: str = "",
         limit: int = 1_000,
     ) -> list[LogLine]:
         """Return the next lines of a build behind number `after`, in order, at most `limit`.
 
-        Only those as serious as `level`, and with the very text `containing` in them.
+        Only those as serious as `level`, a name in any case, and with the very text `containing` in
+        them.
         """
-        return await self._db.fetch_all(_onward(build_id, after, level, containing, limit))
+        return await self.db.fetch_all(_onward(build_id, after, level, containing, limit))
 
     async def tail(
-        self, build_id: int, n: int = 10, *, level: Level = Level.DEBUG, containing: str = ""
+        self, build_id: int, n: int = 10, *, level: Level | str = Level.DEBUG, containing: str = ""
     ) -> list[LogLine]:
         """Return the last `n` such lines of a build, in order."""
         query = _for_level(level, queries.LAST_LINES, queries.LAST_PROBLEMS)
-        lines = await self._db.fetch_all(
+        lines = await self.db.fetch_all(
             query(build_id=build_id, levels=_from(level), containing=containing, limit=max(n, 0))
         )
         return lines[::-1]
@@ -78,11 +83,11 @@ class Logs(Repository[LogLine]):
         build_id: int,
         *,
         after: int = 0,
-        level: Level = Level.DEBUG,
+        level: Level | str = Level.DEBUG,
         containing: str = "",
     ) -> RowStream[LogLine]:
         """Return such lines of a build behind number `after`, in order and in constant memory."""
-        return self._db.stream(_onward(build_id, after, level, containing, -1))
+        return self.db.stream(_onward(build_id, after, level, containing, -1))
 
     async def follow(self, build_id: int, *, after: int = 0) -> AsyncGenerator[LogLine, None]:
         """Yield the lines of a build behind number `after`, each once and in order, as they are
@@ -93,15 +98,21 @@ class Logs(Repository[LogLine]):
 
         Whoever breaks off early, and keeps the generator or may be cancelled between two lines,
         ends it at once by `contextlib.aclosing`. After `Database.end_watches` there is no other
-        line.
+        line. Only the `Database` itself can tell what is committed: over another handle it raises
+        `TransactionStateError`.
         """
-        async with self._db.watch(queries.PROGRESS(build_id=build_id)) as states:
+        if not isinstance(self.db, Database):
+            raise TransactionStateError(
+                f"a log can't be followed through a {type(self.db).__name__}, which does not see"
+                " what is committed later; follow it through the database"
+            )
+        async with self.db.watch(queries.PROGRESS(build_id=build_id)) as states:
             async for progress in states:
                 if not progress:
                     raise LookupError(f"there is no build {build_id}")
                 [now] = progress
                 while after < now.log_lines:
-                    lines = await self._db.fetch_all(
+                    lines = await self.db.fetch_all(
                         queries.NEXT_LINES(build_id=build_id, after=after, last=now.log_lines)
                     )
                     for line in lines:
@@ -121,7 +132,7 @@ class Logs(Repository[LogLine]):
         *,
         project_id: int | None = None,
         build_id: int | None = None,
-        level: Level = Level.DEBUG,
+        level: Level | str = Level.DEBUG,
         before: int | None = None,
         limit: int = 100,
     ) -> list[LogMatch]:
@@ -149,7 +160,7 @@ class Logs(Repository[LogLine]):
             found = cx.stream(candidates, size=max(1, min(limit, 500)))
             return list(islice((line for line in found if has_all(words, line.message)), limit))
 
-        return await self._db.read(find)
+        return await self.db.read(find)
 
     async def index(
         self, most: int | None = None, *, progress: Callable[[int], object] | None = None
@@ -162,7 +173,7 @@ class Logs(Repository[LogLine]):
         done = 0
         began = monotonic()
         while (most is None or done < most) and (
-            count := (await self._db.execute(queries.INDEX_LINES(**STEP))).rowcount
+            count := (await self.writable.execute(queries.INDEX_LINES(**STEP))).rowcount
         ):
             done += count
             if progress is not None:
@@ -185,7 +196,7 @@ class Logs(Repository[LogLine]):
         before = datetime.now(UTC) - older_than
         builds = lines = build_id = 0
         while (
-            build_id := await self._db.fetch_one(
+            build_id := await self.db.fetch_one(
                 queries.NEXT_TO_PRUNE(after=build_id, before=before)
             )
             or 0
@@ -193,7 +204,7 @@ class Logs(Repository[LogLine]):
             builds += 1
             began = monotonic()
             prune = queries.PRUNE_LINES(build_id=build_id, **STEP)
-            while count := (await self._db.execute(prune)).rowcount:
+            while count := (await self.writable.execute(prune)).rowcount:
                 lines += count
                 if progress is not None:
                     progress(Pruned(builds, lines))
@@ -203,7 +214,7 @@ class Logs(Repository[LogLine]):
     async def prunable(self, older_than: timedelta) -> Pruned:
         """Return what `prune` would remove now."""
         before = datetime.now(UTC) - older_than
-        return await self._db.fetch_one(queries.PRUNABLE(before=before)) or Pruned(0, 0)
+        return await self.db.fetch_one(queries.PRUNABLE(before=before)) or Pruned(0, 0)
 
 
 async def _let_others(began: float) -> float:
@@ -217,13 +228,13 @@ async def _let_others(began: float) -> float:
 
 
 def _rows(
-    build_id: int, last: int, lines: Iterable[tuple[Line, Level, str | None]]
+    build_id: int, last: int, lines: Iterable[tuple[Line, Level | str, str | None]]
 ) -> Iterator[dict[str, object]]:
     for number, (line, level, source) in enumerate(lines, last + 1):
         yield {
             "build_id": build_id,
             "sequence_number": number,
-            "level": str(level),
+            "level": str(Level.of(level)),
             "timestamp": line.at,
             "message": line.message,
             "source": source,
@@ -233,7 +244,7 @@ def _rows(
 
 
 def _onward(
-    build_id: int, after: int, level: Level, containing: str, limit: int
+    build_id: int, after: int, level: Level | str, containing: str, limit: int
 ) -> Statement[LogLine]:
     query = _for_level(level, queries.LINES, queries.PROBLEMS)
     return query(
@@ -241,14 +252,17 @@ def _onward(
     )
 
 
-def _for_level(level: Level, lines: Query[LogLine], problems: Query[LogLine]) -> Query[LogLine]:
+def _for_level(
+    level: Level | str, lines: Query[LogLine], problems: Query[LogLine]
+) -> Query[LogLine]:
     """Warnings and errors have an index of their own."""
-    return problems if level.at_least(Level.WARNING) else lines
+    return problems if Level.of(level).at_least(Level.WARNING) else lines
 
 
-def _from(level: Level) -> str:
+def _from(level: Level | str) -> str:
     """The names of all levels as serious as this."""
-    return " ".join(each for each in Level if each.at_least(level))
+    least = Level.of(level)
+    return " ".join(each for each in Level if each.at_least(least))
 
 
 def _candidates(words: list[str], build_id: int | None, **chosen: object) -> Statement[LogMatch]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
+
+from abt_db.values import Json
 
 from .classify import Level
+from .named import Named
 from .output import Stream
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "ProjectSummary",
     "Pruned",
     "Sample",
+    "as_notes",
     "now",
 ]
 
@@ -36,7 +39,15 @@ def now() -> datetime:
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
 
-class BuildStatus(StrEnum):
+def as_notes(metadata: object) -> dict[str, Any]:
+    """Return a `build_metadata` as an object that notes can be added to; what is none becomes the
+    note `value` of one."""
+    if metadata is None:
+        return {}
+    return metadata if isinstance(metadata, dict) else {"value": metadata}
+
+
+class BuildStatus(Named):
     """Where a build stands: the first two may change, the last three are its end."""
 
     PENDING = "pending"
@@ -53,7 +64,7 @@ class BuildStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """What is built. `build_timeout` is in seconds."""
+    """What is built. `build_timeout` is in seconds, `environment_vars` any JSON value."""
 
     id: int
     name: str
@@ -63,7 +74,7 @@ class Project:
     local_path: str
     branch: str
     build_command: str | None
-    environment_vars: dict[str, str] | None
+    environment_vars: Annotated[Any, Json]
     build_timeout: int
     created_at: datetime
     updated_at: datetime
@@ -73,7 +84,8 @@ class Project:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """One build of a project. `artifact_size` is in bytes; `cpu_usage_percent` of one core."""
+    """One build of a project. `artifact_size` is in bytes; `cpu_usage_percent` of one core;
+    `build_metadata` any JSON value."""
 
     id: int
     project_id: int
@@ -93,7 +105,7 @@ class Build:
     cpu_usage_percent: float | None
     created_at: datetime
     updated_at: datetime
-    build_metadata: dict[str, Any] | None
+    build_metadata: Annotated[Any, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,16 +162,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class ProjectSummary:
-    """A project and how its builds have gone."""
+class ProjectSummary(Project):
+    """A project with all that it has, and how its builds have gone."""
 
-    id: int
-    name: str
-    project_type: str
-    is_active: bool
     total_builds: int
     successful_builds: int
     last_build_at: datetime | None
+
+    @property
+    def project(self) -> Project:
+        """The project alone, as `Projects.get_by_id` returns it."""
+        return Project(**{field.name: getattr(self, field.name) for field in fields(Project)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from abt_db.database import Database
+from abt_db.handles import Readable
+from abt_db.repository import Repository
 from abt_db.session import Session
 
 from . import queries
 from .models import Project, ProjectSummary
-from .repository import Repository
 
 __all__ = ["Projects"]
 
@@ -15,32 +15,33 @@ __all__ = ["Projects"]
 class Projects(Repository[Project]):
     """The table `projects`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Readable) -> None:
         super().__init__(db, queries.PROJECTS)
 
     async def get_by_name(self, name: str) -> Project | None:
         """Return the project of this name, None if there is none."""
-        return await self._db.fetch_one(queries.PROJECT_BY_NAME(name=name))
+        return await self.db.fetch_one(queries.PROJECT_BY_NAME(name=name))
 
-    async def get_active(self, limit: int = 100) -> list[Project]:
-        """Return the projects that are still built, newest first."""
+    async def get_active(self, limit: int | None = None) -> list[Project]:
+        """Return the projects that are still built, newest first; at most `limit`, all if None."""
         return await self.get_all(limit, order_by="-created_at", is_active=True)
 
-    async def search(self, word: str, limit: int = 100) -> list[Project]:
+    async def search(self, word: str, limit: int | None = None) -> list[Project]:
         """Return the projects with `word` in their name or description, by name.
 
-        Every character of it stands for itself; a to z match A to Z.
+        At most `limit`, all if None. Every character of it stands for itself; a to z match A to Z.
         """
-        return await self._db.fetch_all(queries.SEARCH_PROJECTS(word=word, limit=limit))
+        most = -1 if limit is None else limit
+        return await self.db.fetch_all(queries.SEARCH_PROJECTS(word=word, limit=most))
 
     async def with_build_stats(
         self, *, word: str | None = None, active: bool | None = None
     ) -> list[ProjectSummary]:
-        """Return projects by name, with how their builds have gone.
+        """Return projects, newest first, with how their builds have gone.
 
         All of them, or those that `search` finds by `word`, or that are active or are not.
         """
-        return await self._db.fetch_all(queries.PROJECT_SUMMARIES(word=word, active=active))
+        return await self.db.fetch_all(queries.PROJECT_SUMMARIES(word=word, active=active))
 
     async def ensure(
         self,
@@ -67,8 +68,8 @@ class Projects(Repository[Project]):
             assert project is not None
             return project
 
-        project = await self._db.fetch_one(find)
-        return project if project is not None else await self._db.write(ensure)
+        project = await self.db.fetch_one(find)
+        return project if project is not None else await self.writable.write(ensure)
 
     async def upsert(self, name: str, **values: object) -> Project:
         """Add a project, or change these columns of the one that has this name; return it.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abt_db.errors import ParameterError
 from abt_db.query import Query
+from abt_db.table import Table
 
 from .family import Family
 from .models import (
@@ -33,7 +34,6 @@ from .report.figures import (
     SlowBuild,
     TableSize,
 )
-from .table import Table
 
 __all__: list[str] = []
 
@@ -83,13 +83,12 @@ SEARCH_PROJECTS = Query(
 
 PROJECT_SUMMARIES = Family(
     "projects.summaries",
-    """
-    SELECT projects.id, projects.name, project_type, is_active,
-           total_builds, successful_builds, last_build_at
+    f"""
+    SELECT {PROJECTS.columns}, total_builds, successful_builds, last_build_at
     FROM build_performance_stats
     JOIN projects ON projects.id = project_id
-    WHERE {conditions}
-    ORDER BY projects.name
+    WHERE {{conditions}}
+    ORDER BY created_at DESC, id DESC
     """,
     ProjectSummary,
     word=_HAS_WORD,

@@ -81,7 +81,8 @@ class Chain:
                     f"the database has migration {record.version} ({record.description}), which"
                     " this program does not have; it was made by a newer version of it, probably"
                 )
-            if migration.checksum != record.checksum and record.version not in self._trusted:
+            trusted = record.checksum is None or record.version in self._trusted
+            if not trusted and migration.checksum != record.checksum:
                 raise MigrationChangedError(
                     f"{migration.origin} was changed after it had been applied on"
                     f" {record.applied_at:%Y-%m-%d}; put it back and write a new migration"

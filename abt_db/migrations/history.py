@@ -1,10 +1,15 @@
-"""`migration_history`: which migrations a database has, as read and written in a transaction."""
+"""`migration_history`: which migrations a database has, as read and written in a transaction.
+
+A table of this name that another program made, with the seven columns from `id` to `error_message`,
+is adopted: it is read as it is, and gets the other columns when something is first written to it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cache
 
 from abt_db.query import Query
 from abt_db.session import Session
@@ -36,6 +41,9 @@ class Record:
     `execution_time_ms` that went into counting rows and foreign keys. `statements_done` is not 0
     for a `-- no-transaction` step that stopped half-way, on its way up or (`success`) down: the
     next try goes on behind those. On its way up `checksum` is that of these statements alone.
+
+    In a history that was adopted, `checksum`, `down_sql` and `schema_fingerprint` are None for what
+    the other program applied: its file can't be held against what was run.
     """
 
     version: int
@@ -44,7 +52,7 @@ class Record:
     execution_time_ms: float
     success: bool
     error_message: str | None
-    checksum: str
+    checksum: str | None
     down_sql: str | None
     schema_fingerprint: str | None
     guard_time_ms: float = 0.0
@@ -68,7 +76,7 @@ _CREATE = Query(
         execution_time_ms REAL NOT NULL,
         success INTEGER NOT NULL CHECK (success IN (0, 1)),
         error_message TEXT,
-        checksum TEXT NOT NULL,
+        checksum TEXT,
         down_sql TEXT,
         schema_fingerprint TEXT,
         guard_time_ms REAL NOT NULL DEFAULT 0,
@@ -77,10 +85,13 @@ _CREATE = Query(
     )
     """,
 )
-# Columns that the first version of this table did not have.
+# What an adopted table, or one of an earlier version, may lack, as ALTER TABLE adds it.
 _LATER = {
     name: Query(f"migrations.add_{name}", f"ALTER TABLE migration_history ADD COLUMN {name} {kind}")
     for name, kind in (
+        ("checksum", "TEXT"),
+        ("down_sql", "TEXT"),
+        ("schema_fingerprint", "TEXT"),
         ("guard_time_ms", "REAL NOT NULL DEFAULT 0"),
         ("statements_done", "INTEGER NOT NULL DEFAULT 0"),
         ("reversibility", "TEXT"),
@@ -89,24 +100,29 @@ _LATER = {
 _COLUMNS = Query(
     "migrations.history_columns", "SELECT name FROM pragma_table_info('migration_history')", str
 )
-_FIRST_COLUMNS = Query(
-    "migrations.first_history",
-    """
-    SELECT version, description, applied_at, execution_time_ms, success, error_message,
-           checksum, down_sql, schema_fingerprint
-    FROM migration_history ORDER BY id
-    """,
-    Record,
-)
-_ALL = Query(
-    "migrations.history",
-    """
-    SELECT version, description, applied_at, execution_time_ms, success, error_message,
-           checksum, down_sql, schema_fingerprint, guard_time_ms, statements_done, reversibility
-    FROM migration_history ORDER BY id
-    """,
-    Record,
-)
+
+
+@cache
+def _all(missing: tuple[str, ...]) -> Query[Record]:
+    """Return the query for all rows of a table that lacks some of the `_LATER` columns; `Record`
+    has the defaults of those that can't be NULL."""
+    there = [
+        # The other program need not have measured a try that failed.
+        "coalesce(execution_time_ms, 0.0) AS execution_time_ms",
+        *(name for name in _LATER if name not in missing),
+        *(f"NULL AS {name}" for name in missing if name in _NULLABLE),
+    ]
+    return Query(
+        "migrations.history",
+        f"""
+        SELECT version, description, applied_at, success, error_message, {", ".join(there)}
+        FROM migration_history ORDER BY id
+        """,
+        Record,
+    )
+
+
+_NULLABLE = ("checksum", "down_sql", "schema_fingerprint")
 _FORGET = Query("migrations.forget", "DELETE FROM migration_history WHERE version = :version")
 _PUT = Query(
     "migrations.put",
@@ -125,7 +141,7 @@ def read(session: Session) -> list[Record]:
     """Return the history in the order of its making; [] where there is none yet."""
     if not session.fetch_one(_EXISTS()):
         return []
-    return session.fetch_all(_FIRST_COLUMNS() if _missing(session) else _ALL())
+    return session.fetch_all(_all(tuple(_missing(session)))())
 
 
 def put(session: Session, record: Record) -> Record:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_migrations"]
 
-_NAME = re.compile(r"([0-9]+)_([A-Za-z0-9_.-]+)\.(up\.sql|down\.sql|json)")
+_NAME = re.compile(r"([0-9]+)_([A-Za-z0-9_.-]+)\.(up\.sql|down\.sql)")
 _IGNORED = re.compile(r"\..*|README.*|__init__\.py|__pycache__|schema\.sql", re.DOTALL)
 
 _HEADERS = ("description", "depends", "timeout", "no-transaction")
@@ -56,10 +56,12 @@ def load_migrations(source: str | Path | ModuleType | Traversable) -> tuple[Migr
       taken back. Comments before the first statement of the up file may say
       ``-- description: …`` (else the name of the file), ``-- depends: 1, 2``, ``-- timeout: 300``
       (seconds) and ``-- no-transaction``.
-    - `0007_add_tags.json`, an object with `version` and `up_sql`, and, as they are needed,
-      `description`, `down_sql`, `dependencies`, `timeout` and `transactional`.
+    - a `.json` file of any name: an object with `version` and `up_sql`, and, as they are needed,
+      `description` (else the name of the file), `down_sql`, `dependencies`, `timeout` and
+      `transactional`.
 
-    A version is digits, any number of them; a name is made of letters, digits, `_`, `-` and `.`.
+    The version of a pair is digits, any number of them; its name is made of letters, digits, `_`,
+    `-` and `.`.
     Text is UTF-8. Dotfiles, `README*`, `__init__.py`, `__pycache__` and `schema.sql` are passed
     over. An empty directory gives ().
 
@@ -72,17 +74,17 @@ def load_migrations(source: str | Path | ModuleType | Traversable) -> tuple[Migr
     for entry in _entries(_directory(source)):
         if _IGNORED.fullmatch(entry.name):
             continue
+        if entry.name.endswith(".json"):
+            migrations.append(_from_json(entry))
+            continue
         name = _NAME.fullmatch(entry.name)
         if not name:
             raise MigrationFileError(
                 f"{entry}: not a migration; one is called 0001_name.up.sql, 0001_name.down.sql"
-                " or 0001_name.json"
+                " or anything.json"
             )
         file = _File(entry, name[1], name[2])
-        if name[3] == "json":
-            migrations.append(_from_json(file))
-        else:
-            (ups if name[3] == "up.sql" else downs)[file.stem] = file
+        (ups if name[3] == "up.sql" else downs)[file.stem] = file
     if lonely := sorted(downs.keys() - ups.keys()):
         raise MigrationFileError(
             f"{downs[lonely[0]].entry}: there is no {lonely[0]}.up.sql that it takes back"
@@ -93,7 +95,7 @@ def load_migrations(source: str | Path | ModuleType | Traversable) -> tuple[Migr
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A file whose name is that of a migration."""
+    """A file that must be a migration, or a half of one."""
 
     entry: Traversable
     digits: str
@@ -214,7 +216,11 @@ def _header(word: str, colon: bool) -> str | None:
     return word if colon or word == "no-transaction" else None
 
 
-def _from_json(file: _File) -> Migration:
+def _from_json(entry: Traversable) -> Migration:
+    stem = entry.name.removesuffix(".json")
+    digits, _, name = stem.partition("_")
+    # The number in the name, where there is one, decides nothing: `validate` tells if it misleads.
+    file = _File(entry, digits, name) if digits.isdecimal() and name else _File(entry, "", stem)
     try:
         found = json.loads(file.read(), object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
@@ -227,8 +233,6 @@ def _from_json(file: _File) -> Migration:
         raise file.error(f"unknown key {unknown[0]!r}; known are {', '.join(_KEYS)}")
     if missing := {"version", "up_sql"} - found.keys():
         raise file.error(f"{min(missing)!r} is missing")
-    if found["version"] != int(file.digits):
-        raise file.error("its version is not the one in its name")
     values: dict[str, Any] = {"description": file.description, "down": None}
     values |= {_KEYS[key]: value for key, value in found.items()}
     return Migration(**values, origin=str(file.entry))

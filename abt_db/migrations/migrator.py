@@ -31,7 +31,8 @@ class Drift:
     differences: tuple[Difference, ...]
     after: int | None
     """The version behind which it began: up to there the history has the fingerprints that are
-    expected. None without a difference, and when it was there from the beginning."""
+    expected. None without a difference, when it was there from the beginning, and where the history
+    has no fingerprints because another program wrote it."""
 
 
 class Migrator(Engine):
@@ -103,7 +104,7 @@ class Migrator(Engine):
         Every script is read, every step is run both ways in memory from an empty database, with
         made-up rows; and the history is held against the files. Problems are findings, not errors.
         """
-        findings = [*planner.gaps(self.migrations)]
+        findings = [*planner.gaps(self.migrations), *planner.misnamed(self.migrations)]
         for migration in self.migrations:
             findings += lint(migration)
             findings += [each for each in lint(migration, down=True) if each.rule != "irreversible"]
@@ -140,6 +141,8 @@ class Migrator(Engine):
         after = None
         if differences:
             for record in status.applied:
+                if record.schema_fingerprint is None:
+                    continue  # adopted
                 if record.schema_fingerprint != expected.fingerprints[record.version]:
                     break
                 after = record.version

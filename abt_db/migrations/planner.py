@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from .guard import dropped
 from .history import Reversibility
@@ -13,7 +14,7 @@ from .script import split
 from .step import down_origin
 from .trial import Trial
 
-__all__ = ["Plan", "PlannedStep", "Validation", "gaps", "oldest_sqlite", "planned"]
+__all__ = ["Plan", "PlannedStep", "Validation", "gaps", "misnamed", "oldest_sqlite", "planned"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +102,15 @@ def gaps(migrations: Sequence[Migration]) -> list[Finding]:
     told = ", ".join(map(str, missing[:10])) + (" …" if len(missing) > 10 else "")
     message = f"there is no version {told}; that is allowed, if it was meant"
     return [Finding(Level.NOTE, "gap", "the migrations", message)] if missing else []
+
+
+def misnamed(migrations: Iterable[Migration]) -> list[Finding]:
+    """Tell which JSON files begin with a number that is not the version inside, which counts."""
+    findings = []
+    for migration in migrations:
+        digits, line, _ = PurePath(migration.origin).name.partition("_")
+        numbered = migration.origin.endswith(".json") and line and digits.isdecimal()
+        if numbered and digits.lstrip("0") != str(migration.version):
+            message = f"its name begins with {digits}, but the version in it is {migration.version}"
+            findings.append(Finding(Level.NOTE, "misnamed", migration.origin, message))
+    return findings

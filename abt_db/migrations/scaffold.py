@@ -35,7 +35,8 @@ def new_migration(directory: str | Path, description: str) -> tuple[Path, Path]:
     number = last + 1
     if last >= _TIMESTAMP:
         number = max(number, int(f"{datetime.now(UTC):%Y%m%d%H%M%S}"))
-    digits = max((len(file.name.partition("_")[0]) for file in folder.glob("[0-9]*_*")), default=4)
+    pairs = folder.glob("[0-9]*_*.up.sql")
+    digits = max((len(file.name.partition("_")[0]) for file in pairs), default=4)
     stem = f"{number:0{digits}}_{name}"
     up, down = folder / f"{stem}.up.sql", folder / f"{stem}.down.sql"
     made: list[Path] = []

@@ -7,9 +7,11 @@ sort and compare in SQL and come back equal:
     datetime                   text in UTC, "2025-03-01T12:00:00.000+00:00"; never a naive one
     date                       text, "2025-03-01"
     UUID, Path, Decimal        text; a column for Decimal must be TEXT, or SQLite rounds it
-    Enum                       its value
+    Enum                       its value; where one is declared, that is taken for it as well
     list, tuple, dict,         JSON text; what is inside is stored as above, a dataclass as an
     TypedDict, dataclass       object, and only bytes can't be
+    Annotated[X, Json]         JSON text of any X: ``Annotated[Any, Json]`` for any JSON value, of
+                               which None is NULL
 
 `encode` goes by the value alone, `encoder` and `decoder` by an annotation, which may also be a
 union of native types, `Literal`, `Any`, `Annotated`, a `NewType`, or `X | None` of all these. A

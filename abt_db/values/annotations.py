@@ -21,6 +21,7 @@ __all__ = [
     "constructor_fields",
     "field_types",
     "is_native",
+    "marks",
     "parts",
     "type_name",
     "unsupported",
@@ -83,6 +84,20 @@ def parts(annotation: Any) -> tuple[Any, ...]:
             return tuple(part for member in get_args(annotation) for part in parts(member))
         else:
             return (NoneType if annotation is None else annotation,)
+
+
+def marks(annotation: Any) -> tuple[Any, ...]:
+    """Return what ``Annotated`` adds to the one type, or to the members of a union."""
+    if get_origin(annotation) is Annotated:
+        inner, *added = get_args(annotation)
+        return (*added, *marks(inner))
+    if isinstance(annotation, NewType):
+        return marks(annotation.__supertype__)
+    if type(annotation).__name__ == "TypeAliasType":  # `type X = …`, since Python 3.12
+        return marks(annotation.__value__)
+    if get_origin(annotation) in (Union, UnionType, Required, NotRequired):
+        return tuple(mark for member in get_args(annotation) for mark in marks(member))
+    return ()
 
 
 def without_none(annotation: Any) -> Any:

@@ -22,6 +22,7 @@ from .annotations import (
     constructor_fields,
     field_types,
     is_native,
+    marks,
     parts,
     type_name,
     unsupported,
@@ -39,10 +40,12 @@ def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
     `encode` does; a value of another type must fit the annotation, or `ValueError` is raised.
     Raises `TypeError` for an annotation that can't be stored.
     """
+    if _is_marked(annotation):
+        return _json_encoder(_reader(annotation, {}))
     if decoder(annotation) is None:
         return encode
     kind = without_none(annotation)
-    return _scalar_encoder(kind) if _is_scalar(kind) else _json_encoder(kind)
+    return _scalar_encoder(kind) if _is_scalar(kind) else _json_encoder(_container_reader(kind, {}))
 
 
 def decoder(annotation: Any) -> Convert | None:
@@ -53,13 +56,19 @@ def decoder(annotation: Any) -> Convert | None:
     Raises `TypeError` for an annotation that can't be read.
     """
     members = parts(annotation)
+    if _is_marked(annotation):
+        decode: Convert = _json_decoder(type_name(annotation), _reader(annotation, {}))
+        nullable = any(member in (NoneType, Any, object) for member in members)
+        return _nullable(decode) if nullable else decode
     if all(map(is_native, members)):
         return None
     kind = without_none(annotation)
     if kind is bool:
-        decode: Convert = _int_to_bool
+        decode = _int_to_bool
+    elif _is_scalar(kind):
+        decode = _scalar_decoder(kind)
     else:
-        decode = _scalar_decoder(kind) if _is_scalar(kind) else _json_decoder(kind)
+        decode = _json_decoder(type_name(kind), _container_reader(kind, {}))
     return _nullable(decode) if NoneType in members else decode
 
 
@@ -70,7 +79,9 @@ def native_kinds(annotation: Any) -> tuple[type, ...] | None:
     An integer fits a float: SQLite returns one for ``sum(n)``, or from a column that is not REAL.
     """
     members = parts(annotation)
-    if Any in members or object in members or not all(map(is_native, members)):
+    if _is_marked(annotation) or Any in members or object in members:
+        return None
+    if not all(map(is_native, members)):
         return None
     kinds: dict[type, None] = {}
     for member in members:
@@ -103,6 +114,11 @@ def json_reader(annotation: Any) -> Convert:
     return _reader(annotation, {})
 
 
+def _is_marked(annotation: Any) -> bool:
+    """Whether an annotation, or a member of its union, is ``Annotated[…, Json]``."""
+    return any(mark is Json for mark in marks(annotation))
+
+
 def _nullable(convert: Convert) -> Convert:
     return lambda value: None if value is None else convert(value)
 
@@ -131,9 +147,20 @@ def _scalar_encoder(kind: type) -> Callable[[Any], SQLiteValue]:
         # A datetime is a date to Python; as one it could not be read back.
         if isinstance(value, wanted) and not (wanted is date and isinstance(value, datetime)):
             return encode(value)
+        if issubclass(kind, Enum) and (member := _member(kind, value)) is not None:
+            return encode(member)
         raise _refusal(value, kind.__name__)
 
     return encode_scalar
+
+
+def _member(kind: type[Enum], value: object) -> Enum | None:
+    """Return the member that a plain value stands for, as ``Status("failed")`` does, or None."""
+    try:
+        member = kind(value)
+    except Exception:
+        return None  # what `_missing_` raises is the caller's code, and may quote the value
+    return member if type(member.value) is type(value) else None  # to Python, True is 1
 
 
 def _scalar_decoder(kind: Any) -> Convert:
@@ -211,9 +238,7 @@ def _enum_decoder(kind: type[Enum]) -> Convert:
 # -- JSON ----------------------------------------------------------------------------------------
 
 
-def _json_encoder(kind: Any) -> Callable[[Any], SQLiteValue]:
-    read = _container_reader(kind, {})
-
+def _json_encoder(read: Convert) -> Callable[[Any], SQLiteValue]:
     def encode_json(value: Any) -> SQLiteValue:
         # What can be read back as declared fits.
         return None if value is None else dump(value, read)
@@ -221,12 +246,10 @@ def _json_encoder(kind: Any) -> Callable[[Any], SQLiteValue]:
     return encode_json
 
 
-def _json_decoder(kind: Any) -> Convert:
-    read = _container_reader(kind, {})
-
+def _json_decoder(name: str, read: Convert) -> Convert:
     def decode(text: Any) -> Any:
         if type(text) is not str:
-            raise _refusal(text, type_name(kind))
+            raise _refusal(text, name)
         try:
             return read(_load(text))
         except RecursionError:

@@ -36,7 +36,11 @@ JSON_NATIVES = (str, int, float, bool, NoneType)
 
 @dataclass(frozen=True, slots=True)
 class Json:
-    """A parameter to be stored as JSON text: ``INSERT_PROJECT(tags=Json(["a"]))``."""
+    """A parameter to be stored as JSON text: ``INSERT_PROJECT(tags=Json(["a"]))``.
+
+    The class itself marks a column of JSON whose values may be of any type, also of those that
+    would be stored otherwise: ``notes: Annotated[Any, Json]``.
+    """
 
     value: object
 

@@ -8,13 +8,15 @@ read from a text is kept: see `_kept`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import is_dataclass
+from datetime import datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_args
 
-from abt_db.errors import ParameterError
-from abt_db.query import Query, Statement
-from abt_db.rows import field_encoders
-from abt_db.values import SQLiteValue
+from .errors import ParameterError, QueryDefinitionError
+from .query import Query, Statement
+from .rows import field_encoders
+from .values import SQLiteValue, field_types
 
 __all__ = ["Table"]
 
@@ -24,16 +26,19 @@ _NOW = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
 
 
 class Table(Generic[T]):
-    """The statements of a table whose rows are of the dataclass `row`; one of its columns is `id`.
+    """The statements of a table whose rows are of the dataclass `row`: ``Table("notes", Note)``.
 
-    `name` begins the names of the queries. `source` is what the rows come from where it is not the
-    table of that name: a subquery in brackets can be read and not written. No filter and no order
-    goes by the columns in `json`. `made` has the SQL for columns that are made where a new row
-    does not name them.
+    The fields are columns of the table, all of them or those that matter; one is `id`, the INTEGER
+    PRIMARY KEY. A field `updated_at` that is a `datetime` follows every change. `name` also begins
+    the names of the queries. `source` is what the rows come from where it is not the table of that
+    name: a subquery in brackets can be read and not written. No filter and no order goes by the
+    columns in `json`. `made` has the SQL for columns that are made where a new row does not name
+    them. Names, `source` and `made` are of the program itself: they become a part of the SQL.
 
-    Every method returns a statement that is ready to run, and raises `ParameterError` for a column
-    that is unknown, or a value that does not fit its column. Values are stored as the dataclass
-    declares them.
+    Raises `QueryDefinitionError` for a `row` that is no dataclass, or has no `id`. Every method
+    returns a statement that is ready to run, and raises `ParameterError` for a column that is
+    unknown, or a value that does not fit its column. Values are stored as the dataclass declares
+    them.
     """
 
     def __init__(
@@ -45,15 +50,20 @@ class Table(Generic[T]):
         json: Iterable[str] = (),
         made: Mapping[str, str] | None = None,
     ) -> None:
+        if not is_dataclass(row) or "id" not in field_encoders(row):
+            raise QueryDefinitionError(
+                f"the rows of table {name!r} must be of a dataclass that has a field 'id'"
+            )
         self.name = name
         self._row: Any = row
-        self._source = source or name
+        self._source = source or _quoted(name)
         self._made = dict(made or {})
         self._encoders = field_encoders(row)
-        self.columns = ", ".join(self._encoders)
+        self.columns = ", ".join(map(_quoted, self._encoders))
         """The names of the columns, as SELECT takes them."""
         self._comparable = [column for column in self._encoders if column not in json]
-        self._updated = "updated_at" in self._encoders
+        updated = field_types(row).get("updated_at")
+        self._updated = datetime in (updated, *get_args(updated))
 
     def by_id(self, id: int) -> Statement[T]:
         """The row with this id."""
@@ -61,20 +71,21 @@ class Table(Generic[T]):
 
     def page(
         self,
-        limit: int,
+        limit: int | None,
         offset: int = 0,
         order_by: str = "id",
         after: object = None,
         filters: Mapping[str, object] | None = None,
     ) -> Statement[T]:
-        """At most `limit` rows in order, those behind the row `after`, without the first `offset`.
+        """At most `limit` rows (all if None) in order, those behind the row `after`, without the
+        first `offset`.
 
         `order_by` is a column, ``"-column"`` for descending; rows that are alike in it are in the
         order of their ids, and NULL is less than everything. `filters` are the values of columns;
         None is NULL.
         """
         for name, number in (("limit", limit), ("offset", offset)):
-            if number < 0:
+            if number is not None and number < 0:
                 raise ParameterError(f"the {name} of {self.name} must not be below 0")
         column, descending = self._order(order_by)
         filters = filters or {}
@@ -87,12 +98,14 @@ class Table(Generic[T]):
             ranges = _ranges(column, descending=descending, null=key[column] is None)
             parts = [[*conditions, part] for part in ranges]
         direction = " DESC" if descending else ""
-        order = ", ".join(f"{name}{direction}" for name in dict.fromkeys((column, "id")))
+        names = dict.fromkeys((column, "id"))
+        order = ", ".join(f"{_quoted(name)}{direction}" for name in names)
+        by = ", ".join(f"{name}{direction}" for name in names)
         return self._query(
-            f"page({', '.join(sorted(filters))}) by {order}{'' if after is None else ' after'}",
+            f"page({', '.join(sorted(filters))}) by {by}{'' if after is None else ' after'}",
             " UNION ALL ".join(self._select + _where(part) for part in parts)
             + f" ORDER BY {order} LIMIT :limit OFFSET :offset",
-        )(values | {"limit": limit, "offset": offset})
+        )(values | {"limit": _ALL if limit is None else limit, "offset": offset})
 
     def count(self, filters: Mapping[str, object]) -> Statement[int]:
         """How many rows have these values; None is NULL."""
@@ -108,19 +121,24 @@ class Table(Generic[T]):
         stored = self._encoded(values)
         sources = {**self._made, **{column: f":{column}" for column in sorted(values)}}
         sql = (
-            f"INSERT INTO {self._source} ({', '.join(sources)})"
+            f"INSERT INTO {self._source} ({', '.join(map(_quoted, sources))})"
             f" VALUES ({', '.join(sources.values())})"
         )
+        if not sources:
+            sql = f"INSERT INTO {self._source} DEFAULT VALUES"
         if key is not None:
-            changes = [f"{column} = excluded.{column}" for column in sorted(values)]
-            sql += f" ON CONFLICT ({key}) DO UPDATE SET {self._assigned(values, changes)}"
+            self._encoded({key: values.get(key)})
+            columns = map(_quoted, sorted(values))
+            changes = [f"{column} = excluded.{column}" for column in columns]
+            sql += f" ON CONFLICT ({_quoted(key)}) DO UPDATE SET {self._assigned(values, changes)}"
         verb = "create" if key is None else "upsert"
         return self._query(f"{verb}({', '.join(sources)})", f"{sql}{self._returning}")(stored)
 
     def update(self, id: int, changes: Mapping[str, object]) -> Statement[T]:
         """Give columns of the row with this id other values, and return it."""
         stored = self._encoded(changes, [name for name in self._encoders if name != "id"])
-        assigned = self._assigned(changes, [f"{name} = :{name}" for name in sorted(changes)])
+        assignments = [f"{_quoted(name)} = :{name}" for name in sorted(changes)]
+        assigned = self._assigned(changes, assignments)
         return self._query(
             f"update({', '.join(sorted(changes))})",
             f"UPDATE {self._source} SET {assigned} WHERE id = :id{self._returning}",
@@ -185,6 +203,16 @@ class Table(Generic[T]):
         return f"<Table {self.name}>"
 
 
+_ALL = -1  # to SQLite's LIMIT
+
+
+def _quoted(name: str) -> str:
+    """Return a name that may be a keyword, such as `order`, as an identifier. SQLite would take
+    one in double quotes that is misspelt for a text (https://www.sqlite.org/quirks.html#dblquote).
+    """
+    return f"[{name}]"
+
+
 @lru_cache(maxsize=256)
 def _kept(name: str, sql: str, row: Any) -> Query[Any]:
     """Return the query with this text, which is read once as long as it is in use."""
@@ -193,7 +221,7 @@ def _kept(name: str, sql: str, row: Any) -> Query[Any]:
 
 def _equal(filters: Iterable[str]) -> list[str]:
     # Unlike `=`, IS finds NULL; for an index they are the same.
-    return [f"{column} IS :{column}" for column in sorted(filters)]
+    return [f"{_quoted(column)} IS :{column}" for column in sorted(filters)]
 
 
 def _where(conditions: list[str]) -> str:
@@ -206,11 +234,11 @@ def _ranges(column: str, *, descending: bool, null: bool) -> list[str]:
     Each is one range of an index, and SQLite merges them in order. In one condition they would be
     joined by OR, and the index be read from its beginning.
     """
-    beyond = "<" if descending else ">"
+    beyond, name = "<" if descending else ">", _quoted(column)
     if column == "id":
         return [f"id {beyond} :after_id"]
-    alike = f"{column} IS :after_{column} AND id {beyond} :after_id"
+    alike = f"{name} IS :after_{column} AND id {beyond} :after_id"
     if null:
-        return [alike] if descending else [alike, f"{column} IS NOT NULL"]
-    others = f"{column} {beyond} :after_{column}"
-    return [alike, others, f"{column} IS NULL"] if descending else [alike, others]
+        return [alike] if descending else [alike, f"{name} IS NOT NULL"]
+    others = f"{name} {beyond} :after_{column}"
+    return [alike, others, f"{name} IS NULL"] if descending else [alike, others]
