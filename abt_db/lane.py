@@ -442,6 +442,8 @@ class Lane:
             if seat in self._idle:
                 self._idle.remove(seat)  # nobody may take it any more
             await seat.leave()
+            if isinstance(seat.work, Lease):
+                seat.work.on_settled()  # with the connection, what was open on it is gone
             seat.account.tell()
             if not self._closed:
                 self._forget(seat)

@@ -1,9 +1,10 @@
 """Handles on a lent connection: `Transaction`, its `Savepoint`s, `Snapshot` and `Stream`.
 
 Any task of the event loop may use a handle; calls that come at the same time are served one after
-the other, in order. After its block a handle is dead (invariant 18). Leaving the block by an error
-or a cancellation awaits nothing: the connection is given back, and the lane's task rolls back. Only
-the end of a good transaction is awaited, its COMMIT.
+the other, in order. After its block a handle is dead (invariant 18). A block that is left by an
+error or a cancellation gives the connection back by a plain call, and the lane's task rolls back: a
+transaction waits for that, so that its caller does not hear of the end while the file is locked
+still, but whatever becomes of that wait, nothing depends on it (invariants 11, 12).
 
 A block is ended by the task that has entered it. Frameworks end some blocks elsewhere: a fixture or
 a dependency is set up in one task, which ends, and is finished in another. So once the task that
@@ -17,13 +18,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, Concatenate, Generic, Literal, ParamSpec, Self, TypeVar
 
 from .busy import while_busy
 from .channel import BeginBusyError, Channel
-from .deadline import Deadline
+from .deadline import COMMIT_GRACE, GRACE, Deadline
 from .errors import (
     StatementTimeoutError,
     TransactionAbortedError,
@@ -50,6 +52,9 @@ class _Loan:
         self.loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
         """Held by the call that is running; the others wait in the order of coming."""
+        self.answered = True
+        """Whether the thread is done with the last call: not where that was cancelled, or freed at
+        its limit, and may be running still."""
         self.ending = False
         """Whether no further call may come: behind the COMMIT it would be in no transaction."""
         self.steps: deque[Callable[[Channel], object]] = deque()
@@ -57,6 +62,30 @@ class _Loan:
         out on the connection's thread, so that a job that never ran loses none."""
         self.savepoints: list[Savepoint] = []
         """Those that are open, the outermost first."""
+        self._settled = asyncio.Event()
+        lease.on_settled = self._settled.set
+
+    async def undone(self, error: BaseException | None, until: float | None) -> None:
+        """Behind `give_back`, return when the lane has rolled back what `error` has ended: whoever
+        is told of the end finds the file's lock free.
+
+        Cancelling this ends the wait, not the rollback. A call that may be running still, for
+        nobody, is waited for GRACE seconds at most, and a rollback until the transaction's limit,
+        as a COMMIT is (invariant 33). An error that ends the program, or closes the coroutine,
+        waits for nothing.
+        """
+        if not isinstance(error, Exception | asyncio.CancelledError):
+            return
+        if self._settled.is_set() or _running_loop() is not self.loop:
+            return
+        patience: float | None = None
+        if not self.answered:
+            patience = GRACE
+        elif until is not None:
+            patience = max(COMMIT_GRACE, until - monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                await self._settled.wait()
 
 
 class _Handle:
@@ -118,9 +147,15 @@ class _Handle:
                 ) from None
         try:
             deadline.limited(self._pool.config.statement_timeout)
-            return await loan.lease.run(
+            loan.answered = False
+            result = await loan.lease.run(
                 lambda channel: self._job(channel, loan, function), deadline, doing
             )
+            loan.answered = True
+            return result
+        except Exception:
+            loan.answered = deadline.given_up is None
+            raise
         finally:
             loan.turn.release()
 
@@ -161,17 +196,20 @@ class _Handle:
                 lease.blocked = True
                 raise
 
+        loan = _Loan(lease)
         limit = Deadline(until)
         limit.limited(self._pool.config.busy_timeout)
         try:
             self._require_new()
             await while_busy(attempt, limit, kind=BeginBusyError, who=self._pool.who)
             self._require_new()  # two tasks may enter it at the same time
-        except BaseException:
+        except BaseException as error:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
             lease.give_back()
+            loan.answered = isinstance(error, Exception)
+            await loan.undone(error, until)
             raise
-        self._loan, self._task = _Loan(lease), lease.task
+        self._loan, self._task = loan, lease.task
 
     def _require_new(self) -> None:
         if self._loan is not None or self._ended:
@@ -300,6 +338,7 @@ class Transaction(_Writing):
         """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
         limit."""
         self._timer: asyncio.TimerHandle | None = None
+        self._ends: float | None = None  # when that goes off, on the same clock
         self._tables_written: Callable[[], frozenset[str] | None]
 
     async def __aenter__(self) -> Self:
@@ -313,6 +352,7 @@ class Transaction(_Writing):
                 " and has been rolled back"
             )
             self._timer = asyncio.get_running_loop().call_later(limit, lease.revoke, error)
+            self._ends = monotonic() + limit
         return self
 
     def _first(self, channel: Channel) -> None:
@@ -327,7 +367,7 @@ class Transaction(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        committed = False
+        committed, lent = False, self._loan
         try:
             if error is None:
                 loan = self._entered()
@@ -336,6 +376,9 @@ class Transaction(_Writing):
                 loan.ending = True
                 await self._run_in(loan, "COMMIT", Channel.commit, None)
                 committed = True
+        except BaseException as failure:
+            error = failure
+            raise
         finally:
             if self._timer is not None:
                 self._timer.cancel()
@@ -343,6 +386,8 @@ class Transaction(_Writing):
             opened = self._pool.open_transaction
             if opened is not None and opened[0].returned:
                 self._pool.open_transaction = None
+            if lent is not None:
+                await lent.undone(error, self._ends)
 
 
 class Savepoint(_Writing):

@@ -216,7 +216,7 @@ class Lease:
         self.on_return: Callable[[], None] = _nothing
         """What its lane does then."""
         self.on_settled: Callable[[], None] = _nothing
-        """Called when the connection has been cleaned up and can serve again."""
+        """Called when the connection has been cleaned up and can serve again, or was closed."""
         self.error: BaseException | None = None
         """Why it was taken back before its time."""
         self.blocked = False

@@ -153,6 +153,11 @@ class Witness:
         """How many items are committed."""
         return int(self._raw.execute("SELECT count(*) FROM items").fetchone()[0])
 
+    def require_free(self) -> None:
+        """Have the file's write lock at this very moment, as another process would."""
+        self._raw.execute("BEGIN IMMEDIATE")
+        self._raw.execute("ROLLBACK")
+
     def pinned(self) -> bool:
         """Whether a reader keeps the write-ahead log from being reset."""
         limit = monotonic() + SOON
@@ -168,8 +173,7 @@ class Witness:
         stats = self.db.stats()
         for lane in stats["writer"], stats["readers"]:
             assert (lane["opened"], lane["replaced"], lane["waiting"]) == (lane["size"], 0, 0)
-        self._raw.execute("BEGIN IMMEDIATE")  # nobody has a write transaction open …
-        self._raw.execute("ROLLBACK")
+        self.require_free()  # nobody has a write transaction open …
         assert not self.pinned()  # … and no reader one that keeps an old view
         await self.db.execute(TOUCH(id=1))
         size = stats["readers"]["size"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import tracemalloc
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from engine import (
     ADD,
     ADD_ENDLESSLY,
     COUNT,
+    CREATE,
     ENDLESS,
     NAMES,
     NUMBERS,
@@ -26,23 +28,34 @@ from engine import (
     Holder,
     Witness,
     items,
+    passing,
     until,
 )
 
 from abt_db import (
+    Config,
     Database,
     IntegrityError,
+    LockLostError,
     Query,
     QueryDefinitionError,
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
+    Transaction,
     TransactionAbortedError,
     TransactionStateError,
     TransactionTimeoutError,
 )
+from abt_db.grants import LOCKS_TABLE
 
 ROLL_BACK = Query("items.end", "INSERT OR ROLLBACK INTO items (name) VALUES ('a')")
+CHILDREN = Query(
+    "children.create",
+    "CREATE TABLE children (parent REFERENCES items (id) DEFERRABLE INITIALLY DEFERRED)",
+)
+ADD_CHILD = Query("children.add", "INSERT INTO children VALUES (7)")
+FORGET_LOCKS = Query("locks.forget", "DELETE FROM distributed_locks")
 
 
 class TestTransaction:
@@ -405,6 +418,182 @@ class TestTimeLimit:
                 await asyncio.sleep(0.01)  # in which it would give up
             await task
             await waiting.__aexit__()
+
+
+class TestTheLockAtItsEnd:
+    """Whoever is told that a transaction has ended finds the file's write lock free, whatever has
+    ended it; and none of them waits for what can't be stopped."""
+
+    async def test_left_by_an_error(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            with pytest.raises(KeyError):
+                async with db.transaction() as tx:
+                    await tx.execute(ADD(name="undone"))
+                    raise KeyError
+            witness.require_free()
+
+    async def test_that_run_transaction_raises(self, path: Path) -> None:
+        async def operation(tx: Transaction) -> None:
+            await tx.execute(ADD(name="a"))
+
+        async with items(path, "a") as db, Witness(db) as witness:
+            with pytest.raises(IntegrityError):
+                await db.run_transaction(operation)
+            witness.require_free()
+
+    async def test_of_a_commit_that_fails(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            await db.execute(CHILDREN())
+            with pytest.raises(IntegrityError):
+                async with db.transaction() as tx:
+                    await tx.execute(ADD_CHILD())
+            witness.require_free()
+
+    async def test_left_by_a_cancellation(self, path: Path) -> None:
+        async def body(entered: asyncio.Event) -> None:
+            with pytest.raises(asyncio.CancelledError):
+                async with db.transaction() as tx:
+                    await tx.execute(ADD(name="undone"))
+                    entered.set()
+                    await asyncio.Event().wait()
+            witness.require_free()
+
+        async with items(path) as db, Witness(db) as witness:
+            entered = asyncio.Event()
+            task = asyncio.create_task(body(entered))
+            await entered.wait()
+            task.cancel()
+            await task
+
+    async def test_a_rollback_may_take_its_time(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with items(path, "a", connect=driver.connect, transaction_timeout=None) as db:
+            gate = Gate(driver)
+
+            async def body() -> None:
+                async with db.transaction() as tx:
+                    gate.stop_at("ROLLBACK")
+                    await tx.execute(ADD(name="a"))
+
+            async with Witness(db) as witness:
+                task = asyncio.create_task(body())
+                await gate.reached.wait()
+                clock.passes(100)
+                await asyncio.sleep(0.01)  # in which the loop hears of it
+                waiting = not task.done()
+                gate.open()
+                with pytest.raises(IntegrityError):
+                    await task
+                witness.require_free()
+                assert waiting
+
+    async def test_that_was_refused_at_its_beginning(self, path: Path) -> None:
+        """A lease that is over is seen inside the transaction, which has the lock by then."""
+        async with items(path) as db, Witness(db) as witness:
+            await db.execute(LOCKS_TABLE())
+            with pytest.raises(LockLostError, match="is lost"):  # at the end of the block
+                async with db.lock("a") as lease:
+                    await db.execute(FORGET_LOCKS())
+                    with pytest.raises(LockLostError, match="nothing was written"):
+                        await db.transaction(lease=lease).__aenter__()
+                    witness.require_free()
+
+    async def test_at_its_time_limit(self, path: Path, clock: Clock) -> None:
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
+            driver.hook = passing(clock, 10, ADD_ENDLESSLY)
+            with pytest.raises(TransactionTimeoutError):
+                async with db.transaction(timeout=10) as tx:
+                    await tx.execute(ADD_ENDLESSLY())
+            await witness.whole()
+
+    async def test_nobody_waits_for_a_call_that_goes_on(self, path: Path) -> None:
+        """invariant 33: what was cancelled hangs in its thread, and its caller does not."""
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
+            gate = Gate(driver)
+
+            async def body() -> None:
+                async with db.transaction() as tx:
+                    gate.stop_at("INSERT")
+                    await tx.execute(ADD(name="undone"))
+
+            task = asyncio.create_task(body())
+            await gate.reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert db.stats()["writer"]["busy"]
+            gate.open()
+            await witness.whole()
+
+    async def test_a_second_cancel_ends_the_wait_and_not_the_rollback(self, path: Path) -> None:
+        """faults.md 7, invariant 11."""
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
+            gate = Gate(driver)
+
+            async def body() -> None:
+                async with db.transaction() as tx:
+                    await tx.execute(ADD(name="undone"))
+                    gate.stop_at("ROLLBACK")
+                    raise KeyError
+
+            task = asyncio.create_task(body())
+            await gate.reached.wait()
+            assert not task.done()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError) as caught:
+                await task
+            assert isinstance(caught.value.__context__, KeyError)
+            assert db.stats()["writer"]["busy"]
+            gate.open()
+            await witness.whole()
+            assert witness.count() == 0
+
+    async def test_a_rollback_that_hangs_is_left_at_the_time_limit(
+        self, path: Path, clock: Clock
+    ) -> None:
+        """invariant 33"""
+        driver = Driver()
+        async with items(path, connect=driver.connect) as db, Witness(db) as witness:
+            gate = Gate(driver)
+
+            async def body() -> None:
+                async with db.transaction(timeout=1_000) as tx:
+                    await tx.execute(ADD(name="undone"))
+                    gate.stop_at("ROLLBACK")
+                    raise KeyError
+
+            task = asyncio.create_task(body())
+            await gate.reached.wait()
+            assert not task.done()
+            clock.passes(1_000)
+            with pytest.raises(KeyError):
+                await task
+            gate.open()
+            await witness.whole()
+
+    def test_a_loop_that_ends_in_the_midst_of_one_ends(self, path: Path) -> None:
+        """Its end cancels every task, the one that would roll back among them."""
+
+        async def body(db: Database, entered: asyncio.Event) -> None:
+            async with db.transaction() as tx:
+                await tx.execute(ADD(name="undone"))
+                entered.set()
+                await asyncio.Event().wait()
+
+        async def main() -> asyncio.Task[None]:
+            db = await Database(path, config=Config(transaction_timeout=None)).open()
+            await db.execute(CREATE())
+            task = asyncio.create_task(body(db, entered := asyncio.Event()))
+            await entered.wait()
+            return task
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)  # nobody closes it
+            assert asyncio.run(main()).cancelled()
+            gc.collect()
 
 
 class TestSnapshot:
