@@ -139,19 +139,37 @@ class TestRecord:
         [row] = map(json.loads, run("builds", "--json").stdout.splitlines())
         assert row["status"] == "success"
 
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
     def test_the_exit_code_is_the_commands_when_nobody_reads_what_is_said(
-        self, tmp_path: Path
+        self, tmp_path: Path, unbuffered: str
     ) -> None:
         with subprocess.Popen(
             ["abt-db", "record", "--project", "app", "--", "sh", "-c", "read go; exit 5"],
             cwd=tmp_path,
             stdin=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         ) as recorder:
             assert recorder.stderr is not None
             recorder.stderr.close()
             recorder.communicate(b"go\n", timeout=SOON)
         assert recorder.returncode == 5
+
+    @pytest.mark.parametrize("unbuffered", ["", "1"])
+    @pytest.mark.parametrize(("mistake", "code"), [(("vacuum", "--db", "no.db"), 1), (("x",), 2)])
+    def test_an_error_that_nobody_reads_has_its_exit_code(
+        self, tmp_path: Path, mistake: tuple[str, ...], code: int, unbuffered: str
+    ) -> None:
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            ["abt-db", *mistake],
+            cwd=tmp_path,
+            stderr=writing,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
+        )
+        os.close(writing)
+        assert done.returncode == code
 
     def test_a_time_limit_fails_the_build(self, run: Run) -> None:
         done = run("record", "--timeout", "0.3", "--project", "app", "--", "sleep", "1000")

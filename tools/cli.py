@@ -14,9 +14,10 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TextIO
 
 from abt_db.builds import Build, BuildStore, Project
 from abt_db.config import Config
@@ -118,25 +119,35 @@ def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     _open_streams()
-    arguments = parser.parse_args(argv)
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
     try:
+        arguments = parser.parse_args(argv)
+        handler = logging.StreamHandler()
+        handler.setFormatter(_Formatter("%(message)s"))
+        logging.basicConfig(handlers=[handler], level=logging.WARNING)
         code: int = asyncio.run(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except (AbtDbError, CliError) as error:
         told = "\n".join([f"{parser.prog}: {error}", *getattr(error, "__notes__", ())])
-        print(for_terminal(told, sys.stderr), file=sys.stderr)
+        with suppress(BrokenPipeError):
+            print(for_terminal(told, sys.stderr), file=sys.stderr)
         return getattr(error, "exit_code", 1)
     except BrokenPipeError:
-        # The reader, `head` for one, has seen enough. What is still buffered can't be flushed at
-        # exit, so it goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0  # the reader, `head` for one, has seen enough
     except KeyboardInterrupt:
         return 130
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unreadable(stream)
+
+
+def _drop_unreadable(stream: TextIO) -> None:
+    """Send what is buffered for a reader that has gone nowhere: Python, too, flushes at exit, and
+    the exit code would be 120."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class _Formatter(logging.Formatter):
