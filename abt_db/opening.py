@@ -27,6 +27,7 @@ __all__ = [
     "require_let_go",
     "require_path",
     "set_journal",
+    "set_page_size",
     "unreadable",
     "uri",
 ]
@@ -222,6 +223,16 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
         # has cached. What is mapped into memory, it sees.
         settings["cache_size"] = 0
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
+
+
+def set_page_size(channel: Channel, config: Config) -> None:
+    """Let a file that is still empty have pages of that size.
+
+    One that is not would get them from the next VACUUM without a write-ahead log, whoever asked for
+    that (https://www.sqlite.org/pragma.html#pragma_page_size).
+    """
+    if config.page_size is not None and channel.control("PRAGMA page_count") == [(0,)]:
+        channel.control(f"PRAGMA page_size = {config.page_size}")
 
 
 def set_journal(channel: Channel, config: Config, path: str) -> None:

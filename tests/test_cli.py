@@ -8,6 +8,7 @@ import os
 import pty
 import pwd
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -406,6 +407,59 @@ class TestLooking:
         assert run("logs", "app", ABT_DB="a.db").stdout == "a\n"
         assert run("logs", "--db", "b.db", "app").stdout == "b\n"
         assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "vacuum --timeout 1000", "checkpoint --mode full", "doctor --json"),
+            *("integrity", "optimize --full", "prune --older-than 9d --dry-run"),
+            *("backup .", "backup . --keep 3", "restore copy", "restore copy --json"),
+            *("migrate status", "migrate plan --json", "migrate plan 9 --json", "migrate up"),
+            *("migrate up 9 --json", "migrate down 4", "migrate to 4 --json", "migrate drift"),
+        ],
+    )
+    def test_the_database_is_the_last_argument_or_stands_before_the_command(
+        self, run: Run, tmp_path: Path, command: str
+    ) -> None:
+        run("record", "--db", "copy", "--project", "app", "--", "true")
+        for arguments in [*command.split(), "a.db"], ["--db", "a.db", *command.split()]:
+            shutil.copy(tmp_path / "copy", tmp_path / "a.db")
+            done = run(*arguments)
+            assert (done.returncode, done.stderr) == (0, "")
+            (tmp_path / "a.db").unlink()
+            done = run(*arguments)
+            if "restore" in command or "migrate up" in command:
+                assert (tmp_path / "a.db").exists()
+            else:
+                assert (done.returncode, done.stdout) == (2 if done.stderr[0] == "u" else 1, "")
+                assert "a.db" in done.stderr
+        assert not (tmp_path / "android_build_tool.db").exists()
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            *("vacuum --db a.db b.db", "--db a.db vacuum b.db", "--db a.db builds --db b.db"),
+            *("--db a.db restore b.db --db b.db", "migrate --db b.db up a.db"),
+            *("migrate up a.db b.db", "--db b.db migrate --db b.db up 3 --db a.db"),
+        ],
+    )
+    def test_two_databases_are_one_too_many(self, run: Run, tmp_path: Path, arguments: str) -> None:
+        run("record", "--db", "a.db", "--project", "app", "--", "true")
+        done = run(*arguments.split())
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith("error: more than one database is named: a.db, b.db\n")
+        assert [path.name for path in tmp_path.glob("*.db")] == ["a.db"]
+
+    def test_the_same_may_be_named_twice(self, run: Run) -> None:
+        run("record", "--db", "a.db", "--project", "app", "--", "true")
+        assert run("--db", "a.db", "vacuum", "--db", "a.db", "a.db", ABT_DB="b.db").returncode == 0
+
+    def test_what_is_neither_version_nor_database_makes_none(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        done = run("migrate", "up", "tow")
+        assert (done.returncode, [*tmp_path.iterdir()]) == (2, [])
+        assert "'tow' is neither a number nor a database that is there" in done.stderr
 
 
 def shell(directory: Path, command: str) -> subprocess.CompletedProcess[str]:

@@ -113,6 +113,18 @@ class TestLayers:
         measured = name.startswith("abt_db.tools.bench.")  # a peer of ours there
         assert not drivers or measured or name == "abt_db.connection"
 
+    def test_files_are_opened_in_two_places(self, name: str, path: Path) -> None:
+        """By the driver, for a lane, and plainly for the work on whole files: why is told there."""
+        opens = any(
+            isinstance(node, ast.Attribute)
+            and node.attr == "connect"
+            and isinstance(node.value, ast.Name)
+            and node.value.id in ("sqlite3", "aiosqlite")
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+        measured = name.startswith("abt_db.tools.bench.")  # peers of ours
+        assert not opens or measured or name in ("abt_db.connection", "abt_db.copying")
+
     def test_executescript_is_never_called(self, name: str, path: Path) -> None:
         # It commits whatever transaction is open.
         calls = [

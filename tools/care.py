@@ -12,7 +12,7 @@ from abt_db.database import Database
 from abt_db.query import Query
 from abt_db.tools.cli import CONFIG, CliError, is_there
 
-__all__ = ["find", "megabytes", "opened", "read_only"]
+__all__ = ["find", "has_log", "megabytes", "opened", "read_only"]
 
 PATIENT = 30.0
 """Seconds that a tool waits for those who use the database: they go first."""
@@ -38,16 +38,20 @@ async def read_only(arguments: argparse.Namespace) -> AsyncIterator[Database]:
         yield db
 
 
+async def has_log(arguments: argparse.Namespace) -> bool:
+    """Whether the database of the command line is in WAL mode."""
+    async with read_only(arguments) as db:
+        return await db.fetch_one(JOURNAL_MODE()) == "wal"
+
+
 @asynccontextmanager
 async def opened(arguments: argparse.Namespace) -> AsyncIterator[Database]:
     """The database of the command line, to be written to, in the journal mode that it has."""
-    async with read_only(arguments) as db:
-        mode = await db.fetch_one(JOURNAL_MODE())
     config = replace(
         CARE,
         create=False,
         busy_timeout=PATIENT,
-        journal_mode="wal" if mode == "wal" else "delete",
+        journal_mode="wal" if await has_log(arguments) else "delete",
         wal_limit=0,  # the application sees to its log
     )
     async with Database(find(arguments), config=config) as db:

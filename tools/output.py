@@ -16,8 +16,6 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, TextIO
 
-from abt_db.builds.classify import inert_json, without_escapes
-
 __all__ = [
     "age",
     "colour",
@@ -36,6 +34,8 @@ _SETS_COLOUR = re.compile(r"(\x1b\[[\d;:]*m)")
 
 def print_json(value: object) -> None:
     """Print one value as a line of JSON, in which nothing steers a terminal."""
+    from abt_db.builds.classify import inert_json  # here, for `abt-db --help` has no use for it
+
     print(inert_json(json.dumps(_plain(value), ensure_ascii=False)))
 
 
@@ -117,6 +117,8 @@ def logged(text: str) -> str:
 
 
 def _inert(text: str) -> str:
+    from abt_db.builds.classify import without_escapes
+
     return "\t".join(map(printable, without_escapes(text).split("\t")))
 
 

@@ -100,6 +100,10 @@ async def diagnose(
         found += findings.of_the_version(told.sqlite_version, told.journal_mode)
         found += findings.of_sizes(measured)
         found += findings.of_replication(measured, db.config, writes=not db.read_only)
+        if file is None:
+            found += findings.of_settings(told, db.config, writes=not db.read_only)
+        elif not file.followed:  # Litestream needs it as it is
+            found += findings.of_settings(told, None, writes=False)
         found += await _of_keys(db)
         found += await db.read(_of_indexes, measured, queries)
         measured = told

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from abt_db.config import Config
+from abt_db.opening import MEMORY
 from abt_db.outline import quoted
 
 from .backup import PACKED
@@ -28,6 +29,7 @@ __all__ = [
     "command",
     "of_damage",
     "of_processes",
+    "of_settings",
     "of_indexes",
     "of_plans",
     "of_replication",
@@ -45,6 +47,12 @@ MUCH = 10 * MIB
 """Bytes from which on it is worth while to give them back."""
 MANY = 10_000
 """Rows from which on it matters how they are found."""
+LARGE = 10**9
+"""Bytes from which on it is worth while to ask what a database holds."""
+LARGE_TABLE = 10**8
+"""The same of a table."""
+SMALL_CACHE = 8 * MIB
+"""Bytes below which a page cache is small, unless the database is."""
 SLOW = 0.010
 """Seconds from which on a query that reads a whole table is worth a word, whatever its size."""
 
@@ -208,6 +216,81 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
                 f" {readable(table.unused)} of {readable(table.size)} hold nothing",
                 command("vacuum", path),
             )
+
+    yield from _of_growth(metrics)
+
+
+def _of_growth(metrics: Metrics) -> Iterator[Finding]:
+    """A large database, and what is large in it."""
+    path, size = metrics.path, metrics.size
+    indexes: dict[str, list[int]] = {table.name: [] for table in metrics.tables}
+    for index in metrics.indexes:
+        indexes.setdefault(index.table, []).append(index.size or 0)
+    tables = [(table, table.size or 0, indexes[table.name]) for table in metrics.tables]
+    if size > LARGE:
+        first = sorted(tables, key=lambda each: -each[1] - sum(each[2]))[:3]
+        shares = [
+            f"{table.name} {100 * (own + sum(more)) // size} %" for table, own, more in first if own
+        ]
+        yield Finding(
+            Severity.NOTE,
+            "size",
+            f"the database has {readable(size)}"
+            + (f"; what grows, with its indexes: {', '.join(shares)}" if shares else ""),
+            f"DELETE, in steps, what nobody needs any more, then {command('vacuum', path)}",
+        )
+    for table, own, more in tables:
+        if own > LARGE_TABLE:
+            rows = f", {table.rows:,} rows of {own // table.rows:,} bytes" if table.rows else ""
+            beside = f"{readable(sum(more))} in indexes ({len(more)})" if more else "no index"
+            yield Finding(
+                Severity.NOTE,
+                "size",
+                f"table {table.name} has {readable(own)}{rows}, and {beside}",
+                "DELETE, in steps, the rows that nobody needs any more"
+                + ("" if more else "; CREATE INDEX on the columns by which rows are looked up"),
+            )
+
+
+def of_settings(metrics: Metrics, config: Config | None, *, writes: bool) -> Iterator[Finding]:
+    """The journal mode, and what the connections may keep in memory, by the `config` of those that
+    have the database open; None: it was only looked at."""
+    path, size = metrics.path, metrics.size
+    if path == MEMORY:
+        return
+    if metrics.journal_mode != "wal":
+        statement = f'sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = WAL"'
+        yield Finding(
+            Severity.WARNING,
+            "journal",
+            f"journal_mode is {metrics.journal_mode}: readers and the writer wait for each other,"
+            " and a commit syncs at least 2 files; with a write-ahead log they do not wait, and a"
+            " commit with synchronous = NORMAL syncs 0",
+            'open it with Config(journal_mode="wal")' if config and writes else statement,
+        )
+    if config is None:
+        return
+    if config.cache_size < min(size, SMALL_CACHE):
+        yield Finding(
+            Severity.WARNING,
+            "cache",
+            f"cache_size is {readable(config.cache_size)} for a database of {readable(size)}: a"
+            " query that needs more pages than that reads some of them again and again",
+            f"open it with Config(cache_size={_enough(size, Config().cache_size)})",
+        )
+    if metrics.mmap_size == 0 and size > max(config.cache_size, SMALL_CACHE):
+        yield Finding(
+            Severity.NOTE,
+            "mmap",
+            f"mmap_size is 0 for a database of {readable(size)}: each page that is not among the"
+            f" {readable(config.cache_size)} of the cache is copied by a call of the system",
+            f"open it with Config(mmap_size={_enough(size, Config().mmap_size)}), unless another"
+            " program may cut the file off, which would end this one",
+        )
+
+
+def _enough(size: int, most: int) -> str:
+    return f"{min(-(-size // MIB), most // MIB)} * 1024 * 1024"
 
 
 def of_replication(metrics: Metrics, config: Config, *, writes: bool) -> Iterator[Finding]:

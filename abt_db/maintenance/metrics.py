@@ -77,6 +77,9 @@ class Metrics:
     """Those that this `Database` has open; 0 for a file that was only looked at."""
     cache_size: int
     """What the page caches of all of them may take. (How often they hit, Python can't be told.)"""
+    mmap_size: int
+    """How much of the file each of them reads through memory mapping; 0: nothing, or a file that
+    was only looked at."""
     tables: tuple[TableFigures, ...]
     """The largest first, or by name where they were not measured."""
     indexes: tuple[IndexFigures, ...]
@@ -99,7 +102,7 @@ class Metrics:
         One that is read as immutable says that it has no log: its header knows better.
         """
         mode = "wal" if wal else self.journal_mode
-        return replace(self, journal_mode=mode, connections=0, cache_size=0, pool=None)
+        return replace(self, journal_mode=mode, connections=0, cache_size=0, mmap_size=0, pool=None)
 
 
 async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
@@ -119,6 +122,7 @@ async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
 
     file, tables, indexes = await db.read(read)
     mode = await db.fetch_one(_JOURNAL_MODE()) or ""
+    mapped = await db.fetch_one(_MMAP_SIZE()) or 0
     lanes = [lane for lane in (stats["writer"], stats["readers"]) if lane is not None]
     if db.path == MEMORY:
         lanes = lanes[:1]
@@ -135,6 +139,7 @@ async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
         disk_free=_disk_free(db.path),
         connections=connections,
         cache_size=connections * db.config.cache_size,
+        mmap_size=mapped,
         tables=tuple(tables),
         indexes=tuple(indexes),
         pool=stats,
@@ -155,6 +160,7 @@ _FILE = Query(
     _File,
 )
 _JOURNAL_MODE = Query("metrics.journal_mode", "PRAGMA journal_mode", str)
+_MMAP_SIZE = Query("metrics.mmap_size", "PRAGMA mmap_size", int)  # no row: it can't be had
 # What has no pages of its own, a virtual table for one, has no root either.
 _OBJECTS = Query(
     "metrics.objects",
