@@ -23,6 +23,7 @@ __all__ = [
     "Role",
     "check_path",
     "in_memory",
+    "is_followed",
     "pragmas",
     "require_let_go",
     "require_path",
@@ -218,7 +219,7 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
-    if role == "follower" and _is_followed(path):
+    if role == "follower" and is_followed(path):
         # Litestream writes pages without telling SQLite, which would go on showing those that it
         # has cached. What is mapped into memory, it sees.
         settings["cache_size"] = 0
@@ -247,7 +248,7 @@ def set_journal(channel: Channel, config: Config, path: str) -> None:
     channel.control("SELECT count(*) FROM sqlite_schema")
 
 
-def _is_followed(path: str) -> bool:
+def is_followed(path: str) -> bool:
     """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
     far it is."""
     return path != MEMORY and Path(f"{os.path.realpath(path)}-txid").exists()
@@ -259,7 +260,7 @@ def require_let_go(channel: Channel, path: str) -> None:
     It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
     closed, to others only while it reads.
     """
-    if _is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
+    if is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
         raise CantOpenError(
             f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
             f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
-    ("exhausted", "log"),
+    ("exhausted", "lazy", "log"),
     ("errors",),
     (
         "config",

@@ -6,10 +6,8 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage; `abt-db record` answers with the co
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import io
-import logging
 import math
 import os
 import sys
@@ -17,15 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from abt_db.config import Config
-from abt_db.errors import AbtDbError
-from abt_db.tools.output import for_terminal
-
 __all__ = [
-    "CONFIG",
     "CliError",
-    "UsageError",
     "NumberOrFile",
+    "UsageError",
     "add_database",
     "add_file",
     "is_there",
@@ -38,11 +31,8 @@ __all__ = [
 
 DEFAULT_DATABASE = "android_build_tool.db"
 
-# A command is one caller: one reader is enough, and little memory beside a build that needs it.
-CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
-
 # In the order of `abt-db --help`, which prints these lines: the first of the docstring of each
-# command's module, which is imported only when there are arguments for it, for that takes time.
+# command's module. That is imported when there are arguments for it, for it takes time.
 COMMANDS = {
     "record": "Run a build and record it: every line of its output, and how it ended.",
     "builds": "List builds, newest first.",
@@ -168,34 +158,47 @@ class NumberOrFile(argparse.Action):
         try:
             setattr(namespace, self.dest, None if values is None else int(values))
         except ValueError:
-            if not is_there(values):
-                message = f"{values!r} is neither a number nor a database that is there"
-                raise argparse.ArgumentError(self, message) from None
-            setattr(namespace, self.dest, None)
-            setattr(namespace, _NAMED + self.dest, values)
+            self._take_file(namespace, values)
+
+    def _take_file(self, namespace: argparse.Namespace, file: str) -> None:
+        try:
+            problem = None if is_there(file) else f"{file} is neither a number nor a database"
+        except CliError as error:
+            problem = str(error)
+        if problem is not None:
+            message = f"{problem}; one that is to be made is named with --db"
+            raise argparse.ArgumentError(self, message)
+        setattr(namespace, self.dest, None)
+        setattr(namespace, _NAMED + self.dest, file)
 
 
 def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, and in `db` the one database that they name."""
     arguments, rest = parser.parse_known_args(argv)
     # `backup DIR --json FILE`: before Python 3.13 the parser looks for FILE right behind DIR alone.
     if len(rest) == 1 and not rest[0].startswith("-") and vars(arguments).get(_LAST, "") is None:
         setattr(arguments, _LAST, rest.pop())
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    named = {file for key, file in vars(arguments).items() if key.startswith(_NAMED)} - {None}
-    if len(named) > 1:
-        parser.error(f"more than one database is named: {', '.join(sorted(named))}")
-    arguments.db = named.pop() if named else os.environ.get("ABT_DB") or DEFAULT_DATABASE
+    named = [file for key, file in vars(arguments).items() if key.startswith(_NAMED)]
+    files = {Path(file).absolute(): file for file in named if file is not None}
+    if len(files) > 1:
+        parser.error(f"more than one database is named: {', '.join(sorted(files.values()))}")
+    [arguments.db] = files.values() or [os.environ.get("ABT_DB") or DEFAULT_DATABASE]
     return arguments
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     _open_streams()
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    arguments = _parsed(parser, argv)
+    # Imported here, for `--help` needs none of it.
+    import asyncio
+
+    from abt_db.errors import AbtDbError
+    from abt_db.tools.output import for_terminal, log_to_terminal
+
+    log_to_terminal()
     try:
-        arguments = _parsed(parser, argv)
         code: int = asyncio.run(arguments.run(arguments))
         sys.stdout.flush()
         return code
@@ -210,11 +213,6 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().format(record), sys.stderr)
 
 
 def _open_streams() -> None:

@@ -7,10 +7,11 @@ import asyncio
 import sys
 from contextlib import aclosing
 
-from abt_db import AbtDbError
-from abt_db.builds import Build, BuildStore, Level, LogLine
-from abt_db.builds.classify import without_escapes
+from abt_db.builds.classify import Level, without_escapes
+from abt_db.builds.models import Build, LogLine
+from abt_db.builds.store import BuildStore
 from abt_db.builds.words import pattern, split_words
+from abt_db.errors import AbtDbError
 from abt_db.log import LOG
 from abt_db.tools.cli import CliError, UsageError, positive, run_tool
 from abt_db.tools.output import colour, local, logged, print_json, printable

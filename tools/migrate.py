@@ -28,8 +28,8 @@ from abt_db.migrations import (
 )
 from abt_db.parts import replacing
 from abt_db.schema import APPLICATION_ID
+from abt_db.tools.care import CONFIG
 from abt_db.tools.cli import (
-    CONFIG,
     CliError,
     NumberOrFile,
     add_database,

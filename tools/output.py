@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,12 +17,15 @@ from enum import Enum
 from itertools import accumulate
 from typing import Any, TextIO
 
+from abt_db.builds.classify import inert_json, without_escapes
+
 __all__ = [
     "age",
     "colour",
     "duration",
     "for_terminal",
     "local",
+    "log_to_terminal",
     "logged",
     "print_json",
     "print_table",
@@ -34,8 +38,6 @@ _SETS_COLOUR = re.compile(r"(\x1b\[[\d;:]*m)")
 
 def print_json(value: object) -> None:
     """Print one value as a line of JSON, in which nothing steers a terminal."""
-    from abt_db.builds.classify import inert_json  # here, for `abt-db --help` has no use for it
-
     print(inert_json(json.dumps(_plain(value), ensure_ascii=False)))
 
 
@@ -105,6 +107,18 @@ def for_terminal(text: str, stream: TextIO | None = None) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
+def log_to_terminal() -> None:
+    """Have the warnings of the library printed to standard error, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record), sys.stderr)
+
+
 def logged(text: str) -> str:
     """A line of a log as it is; for a terminal without what would steer that, but for colours."""
     if not sys.stdout.isatty():
@@ -117,8 +131,6 @@ def logged(text: str) -> str:
 
 
 def _inert(text: str) -> str:
-    from abt_db.builds.classify import without_escapes
-
     return "\t".join(map(printable, without_escapes(text).split("\t")))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from abt_db.builds import Build, BuildStore, Project
-from abt_db.tools.cli import CONFIG, CliError, is_there
+from abt_db.builds.models import Build, Project
+from abt_db.builds.store import BuildStore
+from abt_db.tools.care import CONFIG
+from abt_db.tools.cli import CliError, is_there
 
 __all__ = ["find_build", "find_project", "open_store"]
 

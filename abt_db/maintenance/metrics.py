@@ -45,6 +45,9 @@ class TableFigures:
     """Bytes of its pages, without indexes; None where it was not measured."""
     unused: int | None
     """Bytes of these that hold nothing."""
+    of: str | None = None
+    """The virtual table that keeps its data here; None for any other table, and where SQLite is
+    older than 3.37."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,7 @@ _OBJECTS = Query(
     "metrics.objects",
     "SELECT type, name, tbl_name FROM sqlite_schema WHERE rootpage > 0 ORDER BY name",
 )
+_SHADOWS = Query("metrics.shadows", "SELECT name FROM pragma_table_list WHERE type = 'shadow'", str)
 _CAN_MEASURE = Query(
     "metrics.can_measure",
     "SELECT count(*) > 0 FROM pragma_module_list WHERE name = 'dbstat'",
@@ -185,6 +189,8 @@ def _figures(session: Session, thorough: bool) -> tuple[list[TableFigures], list
     if thorough and session.fetch_one(_CAN_MEASURE()):
         sizes = {name: (size, unused) for name, size, unused in session.fetch_all(_SIZES())}
     believed = {} if thorough else analysed(session)
+    knows = sqlite3.sqlite_version_info >= (3, 37)
+    shadows = set(session.fetch_all(_SHADOWS())) if knows else set()
     tables, indexes = [], []
     for kind, name, table in session.fetch_all(_OBJECTS()):
         size, unused = sizes.get(name, (None, None))
@@ -193,7 +199,9 @@ def _figures(session: Session, thorough: bool) -> tuple[list[TableFigures], list
             continue
         rows = _count(session, name) if thorough else believed.get(name)
         rows = _span(session, name) if rows is None else rows
-        tables.append(TableFigures(name, rows, thorough, size, unused))
+        # Whose it is, its name tells (https://www.sqlite.org/vtab.html#xshadowname).
+        of = name.rpartition("_")[0] if name in shadows else None
+        tables.append(TableFigures(name, rows, thorough, size, unused, of))
     tables.sort(key=lambda each: -(each.size or 0))
     indexes.sort(key=lambda each: -(each.size or 0))
     return tables, indexes

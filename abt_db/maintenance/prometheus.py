@@ -29,9 +29,9 @@ def _families(m: Metrics) -> Iterator[tuple[str, str, str, list[Sample]]]:
     yield "info", "gauge", "What serves the database.", [
         ({"sqlite": m.sqlite_version, "journal_mode": m.journal_mode}, 1)
     ]  # fmt: skip
-    connections, cache, mapped = m.connections, m.cache_size, m.mmap_size
-    if m.pool is None:
-        connections = cache = mapped = None
+    connections, cache, mapped = (
+        (None, None, None) if m.pool is None else (m.connections, m.cache_size, m.mmap_size)
+    )
     for name, text, value in (
         ("page_size_bytes", "Size of a page.", m.page_size),
         ("pages", "Pages of the database.", m.pages),
