@@ -408,32 +408,57 @@ class TestLooking:
         assert run("logs", "--db", "b.db", "app").stdout == "b\n"
         assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
 
+    @pytest.fixture
+    def built(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A directory with a build database, `a.db`, and a copy of it, and no other."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("ABT_DB", raising=False)
+        assert main(["record", "--quiet", "--db", "a.db", "--project", "app", "--", "true"]) == 0
+        shutil.copy("a.db", "copy")
+        return tmp_path
+
     @pytest.mark.parametrize(
         "command",
         [
             *("vacuum", "vacuum --timeout 1000", "checkpoint --mode full", "doctor --json"),
             *("integrity", "optimize --full", "prune --older-than 9d --dry-run"),
+            *("vacuum --page-size 8192", "vacuum --into new.db"),
             *("backup .", "backup . --keep 3", "restore copy", "restore copy --json"),
-            *("migrate status", "migrate plan --json", "migrate plan 9 --json", "migrate up"),
-            *("migrate up 9 --json", "migrate down 4", "migrate to 4 --json", "migrate drift"),
+            *("migrate status", "migrate plan --json", "migrate plan 6 --json", "migrate up"),
+            *("migrate up 6 --json", "migrate down 6", "migrate to 6 --json", "migrate drift"),
+            *("migrate history", "migrate validate", "migrate rehearse --json"),
         ],
     )
     def test_the_database_is_the_last_argument_or_stands_before_the_command(
-        self, run: Run, tmp_path: Path, command: str
+        self, built: Path, capsys: pytest.CaptureFixture[str], command: str
     ) -> None:
-        run("record", "--db", "copy", "--project", "app", "--", "true")
         for arguments in [*command.split(), "a.db"], ["--db", "a.db", *command.split()]:
-            shutil.copy(tmp_path / "copy", tmp_path / "a.db")
-            done = run(*arguments)
-            assert (done.returncode, done.stderr) == (0, "")
-            (tmp_path / "a.db").unlink()
-            done = run(*arguments)
-            if "restore" in command or "migrate up" in command:
-                assert (tmp_path / "a.db").exists()
-            else:
-                assert (done.returncode, done.stdout) == (2 if done.stderr[0] == "u" else 1, "")
-                assert "a.db" in done.stderr
-        assert not (tmp_path / "android_build_tool.db").exists()
+            assert main(arguments) == 0
+            (built / "new.db").unlink(missing_ok=True)
+        assert capsys.readouterr().err == ""
+        assert not (built / "android_build_tool.db").exists()
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "checkpoint", "backup .", "optimize", "integrity", "doctor"),
+            *("prune --older-than 9d", "migrate status", "migrate drift"),
+        ],
+    )
+    def test_without_a_database_it_is_said_how_to_name_one(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("ABT_DB", raising=False)
+        for named in "android_build_tool.db", "a.db":
+            assert main([*command.split(), *([named] if named == "a.db" else [])]) == 1
+            said = capsys.readouterr().err
+            assert f"there is no database {named}; " in said and "--db" in said
+        assert not [*tmp_path.iterdir()]
 
     @pytest.mark.parametrize(
         "arguments",
@@ -450,16 +475,18 @@ class TestLooking:
         assert done.stderr.endswith("error: more than one database is named: a.db, b.db\n")
         assert [path.name for path in tmp_path.glob("*.db")] == ["a.db"]
 
-    def test_the_same_may_be_named_twice(self, run: Run) -> None:
-        run("record", "--db", "a.db", "--project", "app", "--", "true")
-        assert run("--db", "a.db", "vacuum", "--db", "a.db", "a.db", ABT_DB="b.db").returncode == 0
+    def test_the_same_may_be_named_twice(
+        self, built: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ABT_DB", "b.db")
+        assert main(["--db", "a.db", "vacuum", "--db", "./a.db", str(built / "a.db")]) == 0
 
     def test_what_is_neither_version_nor_database_makes_none(
         self, run: Run, tmp_path: Path
     ) -> None:
         done = run("migrate", "up", "tow")
         assert (done.returncode, [*tmp_path.iterdir()]) == (2, [])
-        assert "'tow' is neither a number nor a database that is there" in done.stderr
+        assert "tow is neither a number nor a database; one that is to be made is" in done.stderr
 
 
 def shell(directory: Path, command: str) -> subprocess.CompletedProcess[str]:

@@ -100,14 +100,14 @@ async def change_page_size(
     """Write the database in the file `path` anew, with pages of `page_size` bytes (VACUUM).
 
     SQLite changes that only without a write-ahead log. A file in WAL mode is taken out of it and
-    brought back, which nobody can do while another connection is open, of this process or of any
-    other: `MaintenanceError` then, with nothing changed. A program that opens the database
+    put back, which can be done only while no other connection has it open, of this process or of
+    any other: `MaintenanceError` otherwise, with nothing changed. A program that opens the database
     meanwhile waits until it is done, or is refused by its own `busy_timeout`.
 
-    `timeout`, `tell`, the room that is needed and the other errors are those of `vacuum`, and as
-    there nothing has changed when it is given up or cancelled. Killed, it may leave the file
-    without a write-ahead log until it is next opened with one, as `Config()` does. Raises
-    `ConfigError` for what can't be the size of a page.
+    `timeout`, `tell`, the room that is needed and the other errors are those of `vacuum`. When it
+    fails or is given up, the pages are as they were; cancelled, that or all of them are new.
+    Killed, it may leave the file whole, but without a write-ahead log until it is next opened with
+    one, as `Config()` does. Raises `ConfigError` for what can't be the size of a page.
     """
     async with Database(path, config=_ALONE, read_only=True) as db:
         logged = await db.fetch_one(_JOURNAL_MODE()) == "wal"
@@ -131,7 +131,13 @@ async def change_page_size(
             ) from error
         raise
     if logged:
-        await finish(_into_wal(path))
+        try:
+            await finish(_into_wal(path))
+        except AbtDbError as error:
+            raise MaintenanceError(
+                f"{path} has pages of {pages.size} bytes now, and could not be put back into WAL"
+                f" mode, which the next program does that opens it with Config(): {error}"
+            ) from error
     if pages.size != page_size:
         raise MaintenanceError(
             f"{path} still has pages of {pages.size} bytes, for another program has opened it"
