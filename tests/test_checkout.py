@@ -106,7 +106,7 @@ ENGINE = {"abt_db.lane", "abt_db.database", "aiosqlite", "asyncio", "sqlite3"}
 LOOKED_AT = {"abt_db.maintenance", "abt_db.migrations.planner", "abt_db.migrations.trial"}
 RECORDED = {f"abt_db.builds.{each}" for each in ("recorder", "command", "pump", "spool")}
 MOVED = {f"abt_db.builds.{each}" for each in ("importer", "exporter", "history", "rbtlog")}
-REPORTED = {f"abt_db.builds.report.{each}" for each in ("gather", "page", "plot", "lists")}
+REPORTED = {f"abt_db.builds.report.{each}" for each in ("gather", "page", "queries", "figures")}
 OF_BUILDS = {"abt_db.builds.store", "abt_db.migrations.engine"}
 
 
