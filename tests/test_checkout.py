@@ -60,6 +60,11 @@ class TestCheckout:
         if script.removesuffix(".py") in COMMANDS:
             assert done.stdout.startswith(f"usage: {script} ")
 
+    def test_the_benchmark_tells_its_arguments(self, run: Run) -> None:
+        done = run("bench", "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("usage: abt-db bench ")
+
     def test_a_build_is_recorded_and_its_database_looked_after(
         self, run: Run, tmp_path: Path
     ) -> None:

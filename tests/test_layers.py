@@ -115,13 +115,14 @@ class TestLayers:
 
     def test_files_are_opened_in_two_places(self, name: str, path: Path) -> None:
         """By the driver, for a lane, and plainly for the work on whole files: why is told there."""
-        opens = any(
-            isinstance(node, ast.Attribute)
-            and node.attr == "connect"
-            and isinstance(node.value, ast.Name)
-            and node.value.id in ("sqlite3", "aiosqlite")
-            for node in ast.walk(ast.parse(path.read_text()))
-        )
+        opens = {"sqlite3.connect", "aiosqlite.connect"} & {
+            *imported(name, path),
+            *(
+                ast.unparse(node)
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+            ),
+        }
         measured = name.startswith("abt_db.tools.bench.")  # peers of ours
         assert not opens or measured or name in ("abt_db.connection", "abt_db.copying")
 
