@@ -3,6 +3,7 @@
 Where things are, each building on those above it:
 
     exhausted    what the system has no more of
+    lazy         packages that import what they offer when it is asked for
     errors       what can be raised; the one place where sqlite3's errors are translated
     log          the logger, whose handlers can't stop the library
     config       the settings of a database
@@ -57,55 +58,79 @@ Where things are, each building on those above it:
 To understand the engine, read `database`, then `pool`, then `lane`.
 """
 
-from .bulk import BatchFailure, BatchReport
-from .config import Config
-from .database import Database
-from .errors import (
-    AbtDbError,
-    BusyError,
-    CantOpenError,
-    CommitUnknownError,
-    ConfigError,
-    CorruptError,
-    DeniedError,
-    DiskIOError,
-    FullError,
-    IntegrityError,
-    LockLostError,
-    LockStateError,
-    LockTimeoutError,
-    MaintenanceError,
-    MappingError,
-    MigrationChangedError,
-    MigrationError,
-    MigrationFailedError,
-    MigrationIrreversibleError,
-    MigrationUnknownError,
-    ParameterError,
-    PoolClosedError,
-    PoolSaturatedError,
-    PoolTimeoutError,
-    QueryDefinitionError,
-    QueryError,
-    ReadOnlyError,
-    StatementError,
-    StatementTimeoutError,
-    TooBigError,
-    TransactionAbortedError,
-    TransactionStateError,
-    TransactionTimeoutError,
-)
-from .grants import LockInfo
-from .handles import Readable, Writable
-from .leases import LockLease
-from .locks import LocalLocks
-from .query import Query, Statement
-from .repository import Repository
-from .session import Result, Session
-from .table import Table
-from .transaction import Savepoint, Snapshot, Stream, Transaction
-from .values import Json
-from .watch import Watch
+import typing
+
+from .lazy import lazily as _lazily
+
+if typing.TYPE_CHECKING:
+    from .bulk import BatchFailure, BatchReport
+    from .config import Config
+    from .database import Database
+    from .errors import (
+        AbtDbError,
+        BusyError,
+        CantOpenError,
+        CommitUnknownError,
+        ConfigError,
+        CorruptError,
+        DeniedError,
+        DiskIOError,
+        FullError,
+        IntegrityError,
+        LockLostError,
+        LockStateError,
+        LockTimeoutError,
+        MaintenanceError,
+        MappingError,
+        MigrationChangedError,
+        MigrationError,
+        MigrationFailedError,
+        MigrationIrreversibleError,
+        MigrationUnknownError,
+        ParameterError,
+        PoolClosedError,
+        PoolSaturatedError,
+        PoolTimeoutError,
+        QueryDefinitionError,
+        QueryError,
+        ReadOnlyError,
+        StatementError,
+        StatementTimeoutError,
+        TooBigError,
+        TransactionAbortedError,
+        TransactionStateError,
+        TransactionTimeoutError,
+    )
+    from .grants import LockInfo
+    from .handles import Readable, Writable
+    from .leases import LockLease
+    from .locks import LocalLocks
+    from .query import Query, Statement
+    from .repository import Repository
+    from .session import Result, Session
+    from .table import Table
+    from .transaction import Savepoint, Snapshot, Stream, Transaction
+    from .values import Json
+    from .watch import Watch
+else:
+    __getattr__, __dir__ = _lazily(
+        __name__,
+        "bulk",
+        "config",
+        "database",
+        "errors",
+        "grants",
+        "handles",
+        "leases",
+        "locks",
+        "query",
+        "repository",
+        "session",
+        "table",
+        "transaction",
+        "values",
+        "watch",
+    )
 
 __all__ = [
     "AbtDbError",

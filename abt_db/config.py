@@ -71,6 +71,9 @@ class Config:
 
     journal_mode: Literal["wal", "delete", "truncate", "persist"] = "wal"
     """Only with a write-ahead log do reads and a write go on at the same time."""
+    page_size: int | None = None
+    """Of a file that is made, a power of two from 512 to 65,536; None: what SQLite takes, 4,096. A
+    file that is there keeps its own, which `maintenance.change_page_size` changes."""
     synchronous: Literal["normal", "full", "extra"] = "normal"
     """An fsync a checkpoint, or one a commit; see https://www.sqlite.org/pragma.html."""
     cache_size: int = 64 * MIB
@@ -176,6 +179,7 @@ _SMALLEST = {
     "max_value_size": 1024,
     "max_sql_size": 1024,
 }
+_PAGE_SIZES = [2**n for n in range(9, 17)]
 _INT = 2**31 - 1  # of C, in which SQLite keeps many of its settings
 _LARGEST = {
     "readers": 256,
@@ -201,6 +205,9 @@ def _problem(name: str, value: object) -> str | None:
         if not isinstance(value, int | float) or isinstance(value, bool):
             return "must be a number of seconds"
         return None if 0 <= value <= _LONGEST else f"must be from 0 to {_LONGEST} seconds"
+    if name == "page_size":
+        known = value is None or (type(value) is int and value in _PAGE_SIZES)
+        return None if known else "must be a power of two from 512 to 65536, or None"
     smallest, largest = _SMALLEST[name], _LARGEST.get(name, 2**63 - 1)
     if isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest:
         return None

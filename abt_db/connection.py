@@ -31,7 +31,17 @@ from .deadline import COMMIT_GRACE, GRACE, NEVER, Deadline
 from .errors import AbtDbError, BusyError, CantOpenError, QueryError, ReadOnlyError, translate
 from .holders import who_holds
 from .identity import Identity
-from .opening import MEMORY, Role, check_path, pragmas, require_let_go, set_journal, unreadable, uri
+from .opening import (
+    MEMORY,
+    Role,
+    check_path,
+    pragmas,
+    require_let_go,
+    set_journal,
+    set_page_size,
+    unreadable,
+    uri,
+)
 from .session import StoppedError
 from .stats import Account
 from .wal import Wal
@@ -230,6 +240,8 @@ class Connection:
             channel.limit_sizes(config.max_value_size, config.max_sql_size)
             for pragma in pragmas(path, config, self.role):
                 channel.control(pragma)
+            if self.role == "writer":
+                set_page_size(channel, config)
             if self.role == "follower" and not config.immutable:
                 require_let_go(channel, path)
 

@@ -1,7 +1,11 @@
 """Copying a database while it is in use, and checking the copy.
 
-This opens plain `sqlite3` connections in a thread of its own, and none of the pool's: the source is
-opened read-only, and the copy is another database, which nobody else knows yet.
+What works on whole files opens plain connections, by `connected`, the one place outside
+`connection.py` that asks `sqlite3` for any. The driver's would be in the way: SQLite's backup has
+two connections at work in one call, on one thread, and a file is checked, put into place and locked
+against everybody else in steps that must not wait for an event loop in between. Nor have a lane's
+any use there: no caller's statement runs on such a connection, which lives as long as its block.
+So all of it is one blocking function in a thread of its own, see `in_thread`.
 """
 
 from __future__ import annotations
@@ -36,6 +40,7 @@ __all__ = [
     "Tell",
     "check_file",
     "check_room",
+    "connected",
     "copy_database",
     "copy_pages",
     "explained",
@@ -117,7 +122,8 @@ def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
         tell(total - remaining, total)
         look()
 
-    with closing(_opened(source)) as old, closing(sqlite3.connect(part)) as new:
+    target = uri(str(part), Config(), "writer")
+    with closing(_opened(source)) as old, closing(connected(target)) as new:
         # One view: otherwise each write of others makes the backup begin again.
         old.execute("BEGIN")
         old.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
@@ -144,11 +150,17 @@ def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
         old.execute("VACUUM INTO ?", (uri(str(part), Config(), "writer"),))
 
 
+def connected(name: str, *, timeout: float = 5.0) -> sqlite3.Connection:
+    """Return a plain connection to the file of this `opening.uri`, for the thread that asks; it
+    waits `timeout` seconds for the locks of others."""
+    return sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
+
+
 def _opened(source: str) -> sqlite3.Connection:
     if source == MEMORY:
         raise MaintenanceError("a database in memory can't be copied to a file; give it one")
     check_path(source, Config(create=False), "follower")
-    db = sqlite3.connect(uri(source, Config(), "follower"), uri=True, isolation_level=None)
+    db = connected(uri(source, Config(), "follower"))
     try:
         # Read, as it may turn out only then that SQLite would have to write to do so.
         db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
@@ -166,8 +178,7 @@ def check_file(file: Path, source: str | Path, look: Look) -> None:
     database."""
     if file.stat().st_size == 0:
         raise CorruptError(f"{source} is empty, and no database", code=sqlite3.SQLITE_NOTADB)
-    name = f"{uri(str(file), Config(), 'follower')}&immutable=1"
-    with closing(sqlite3.connect(name, uri=True)) as db:
+    with closing(connected(uri(str(file), Config(immutable=True), "follower"))) as db:
         db.set_progress_handler(look, STEPS)
         problems = [problem for (problem,) in db.execute("PRAGMA quick_check(1)")]
     if problems != ["ok"]:

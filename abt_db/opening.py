@@ -23,10 +23,12 @@ __all__ = [
     "Role",
     "check_path",
     "in_memory",
+    "is_followed",
     "pragmas",
     "require_let_go",
     "require_path",
     "set_journal",
+    "set_page_size",
     "unreadable",
     "uri",
 ]
@@ -217,11 +219,21 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
     if role != "writer":
         # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
         settings["query_only"] = 1
-    if role == "follower" and _is_followed(path):
+    if role == "follower" and is_followed(path):
         # Litestream writes pages without telling SQLite, which would go on showing those that it
         # has cached. What is mapped into memory, it sees.
         settings["cache_size"] = 0
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
+
+
+def set_page_size(channel: Channel, config: Config) -> None:
+    """Let a file that is still empty have pages of that size.
+
+    One that is not would get them from the next VACUUM without a write-ahead log, whoever asked for
+    that (https://www.sqlite.org/pragma.html#pragma_page_size).
+    """
+    if config.page_size is not None and channel.control("PRAGMA page_count") == [(0,)]:
+        channel.control(f"PRAGMA page_size = {config.page_size}")
 
 
 def set_journal(channel: Channel, config: Config, path: str) -> None:
@@ -236,7 +248,7 @@ def set_journal(channel: Channel, config: Config, path: str) -> None:
     channel.control("SELECT count(*) FROM sqlite_schema")
 
 
-def _is_followed(path: str) -> bool:
+def is_followed(path: str) -> bool:
     """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
     far it is."""
     return path != MEMORY and Path(f"{os.path.realpath(path)}-txid").exists()
@@ -248,7 +260,7 @@ def require_let_go(channel: Channel, path: str) -> None:
     It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
     closed, to others only while it reads.
     """
-    if _is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
+    if is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
         raise CantOpenError(
             f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
             f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'

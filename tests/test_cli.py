@@ -8,6 +8,7 @@ import os
 import pty
 import pwd
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -424,6 +425,86 @@ class TestLooking:
         assert run("logs", "app", ABT_DB="a.db").stdout == "a\n"
         assert run("logs", "--db", "b.db", "app").stdout == "b\n"
         assert sorted(path.name for path in tmp_path.glob("*.db")) == ["a.db", "b.db"]
+
+    @pytest.fixture
+    def built(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A directory with a build database, `a.db`, and a copy of it, and no other."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("ABT_DB", raising=False)
+        assert main(["record", "--quiet", "--db", "a.db", "--project", "app", "--", "true"]) == 0
+        shutil.copy("a.db", "copy")
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "vacuum --timeout 1000", "checkpoint --mode full", "doctor --json"),
+            *("integrity", "optimize --full", "prune --older-than 9d --dry-run"),
+            *("vacuum --page-size 8192", "vacuum --into new.db"),
+            *("backup .", "backup . --keep 3", "restore copy", "restore copy --json"),
+            *("migrate status", "migrate plan --json", "migrate plan 6 --json", "migrate up"),
+            *("migrate up 6 --json", "migrate down 6", "migrate to 6 --json", "migrate drift"),
+            *("migrate history", "migrate validate", "migrate rehearse --json"),
+        ],
+    )
+    def test_the_database_is_the_last_argument_or_stands_before_the_command(
+        self, built: Path, capsys: pytest.CaptureFixture[str], command: str
+    ) -> None:
+        for arguments in [*command.split(), "a.db"], ["--db", "a.db", *command.split()]:
+            assert main(arguments) == 0
+            (built / "new.db").unlink(missing_ok=True)
+        assert capsys.readouterr().err == ""
+        assert not (built / "android_build_tool.db").exists()
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            *("vacuum", "checkpoint", "backup .", "optimize", "integrity", "doctor"),
+            *("prune --older-than 9d", "migrate status", "migrate drift"),
+        ],
+    )
+    def test_without_a_database_it_is_said_how_to_name_one(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        command: str,
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("ABT_DB", raising=False)
+        for named in "android_build_tool.db", "a.db":
+            assert main([*command.split(), *([named] if named == "a.db" else [])]) == 1
+            said = capsys.readouterr().err
+            assert f"there is no database {named}; " in said and "--db" in said
+        assert not [*tmp_path.iterdir()]
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            *("vacuum --db a.db b.db", "--db a.db vacuum b.db", "--db a.db builds --db b.db"),
+            *("--db a.db restore b.db --db b.db", "migrate --db b.db up a.db"),
+            *("migrate up a.db b.db", "--db b.db migrate --db b.db up 3 --db a.db"),
+        ],
+    )
+    def test_two_databases_are_one_too_many(self, run: Run, tmp_path: Path, arguments: str) -> None:
+        run("record", "--db", "a.db", "--project", "app", "--", "true")
+        done = run(*arguments.split())
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.endswith("error: more than one database is named: a.db, b.db\n")
+        assert [path.name for path in tmp_path.glob("*.db")] == ["a.db"]
+
+    def test_the_same_may_be_named_twice(
+        self, built: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ABT_DB", "b.db")
+        assert main(["--db", "a.db", "vacuum", "--db", "./a.db", str(built / "a.db")]) == 0
+
+    def test_what_is_neither_version_nor_database_makes_none(
+        self, run: Run, tmp_path: Path
+    ) -> None:
+        done = run("migrate", "up", "tow")
+        assert (done.returncode, [*tmp_path.iterdir()]) == (2, [])
+        assert "tow is neither a number nor a database; one that is to be made is" in done.stderr
 
 
 def shell(directory: Path, command: str) -> subprocess.CompletedProcess[str]:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from abt_db import AbtDbError, Config, ConfigError, Database, Query, QueryError, Session
+from abt_db.maintenance import look_at, vacuum
 
 MIB = 1024 * 1024
 
@@ -49,6 +50,7 @@ SMALLEST = {
     "max_value_size": 1024,
     "max_sql_size": 1024,
 }
+PAGE_SIZES = [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]
 SETTINGS = [field.name for field in fields(Config)]
 
 
@@ -67,7 +69,7 @@ class TestValidation:
     and what it takes."""
 
     def test_every_setting_has_a_test_here(self) -> None:
-        tested = [*FLAGS, *SECONDS, *SECONDS_OR_NONE, *CHOICES, *SMALLEST]
+        tested = [*FLAGS, *SECONDS, *SECONDS_OR_NONE, *CHOICES, *SMALLEST, "page_size"]
         assert sorted(tested) == sorted(SETTINGS)
 
     @pytest.mark.parametrize("name", FLAGS)
@@ -108,6 +110,12 @@ class TestValidation:
         for value in (too_small, too_large, -1, True, 4096.0, math.nan, "4096", None, [4096]):
             refused(name, value)
         assert made(name, SMALLEST[name]) == SMALLEST[name]
+
+    def test_the_size_of_a_page_is_a_power_of_two_that_sqlite_takes(self) -> None:
+        for value in (0, 1, 256, 1000, 4097, 131072, -4096, 4096.0, True, "4096", [4096], math.nan):
+            refused("page_size", value)
+        for value in (None, *PAGE_SIZES):
+            assert made("page_size", value) == value
 
     @pytest.mark.parametrize(
         ("name", "value"),
@@ -200,6 +208,8 @@ class TestProfiles:
             profile(reader_count=4)
 
 
+PAGE_SIZE = Query("page_size", "PRAGMA page_size", int)
+
 CHANGED = Config(
     readers=3,
     synchronous="extra",
@@ -285,6 +295,30 @@ class TestInForce:
         async with Database(path, config=CHANGED, connect=driver.connect) as db:
             await lose_writer(db, driver)
             assert await db.write(in_force) == expected(CHANGED, writes=True)
+
+    @pytest.mark.parametrize("size", PAGE_SIZES)
+    @pytest.mark.parametrize("journal", ["wal", "delete"])
+    async def test_the_size_of_a_page_in_a_new_file(
+        self, path: Path, size: int, journal: Any
+    ) -> None:
+        async with items(path, "a", page_size=size, journal_mode=journal):
+            pass
+        assert look_at(path).page_size == size
+
+    async def test_the_size_of_a_page_in_memory(self) -> None:
+        async with items(":memory:", "a", page_size=8192) as db:
+            assert await db.fetch_one(PAGE_SIZE()) == 8192
+
+    @pytest.mark.parametrize("journal", ["wal", "delete"])
+    async def test_a_file_that_is_there_keeps_the_size_of_its_pages(
+        self, path: Path, journal: Any
+    ) -> None:
+        """Also when it is written anew by VACUUM."""
+        async with items(path, "a", page_size=1024, journal_mode=journal):
+            pass
+        async with Database(path, config=Config(page_size=8192, journal_mode=journal)) as db:
+            await vacuum(db)
+        assert look_at(path).page_size == 1024
 
     async def test_the_length_of_a_value_on_each_connection(self, path: Path) -> None:
         long = Query("long", "SELECT hex(zeroblob(1000))", str)

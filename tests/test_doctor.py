@@ -12,11 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from engine import COUNT, NAMES, SOON, Holder, LockingProcess, items, run_script
+from logged import ended
 from test_files import PAGE, fill, make
 
 from abt_db import Config, Database, Query, maintenance
@@ -31,6 +33,7 @@ from abt_db.maintenance import (
     look_at,
     processes_of,
 )
+from abt_db.tools.cli import main
 
 
 def doctor(path: Path, **options: Any) -> Diagnosis:
@@ -520,6 +523,138 @@ class TestDiagnosis:
         assert "hold nothing" in finding.message and "abt-db vacuum" in (finding.remedy or "")
 
 
+class TestRecommendations:
+    """What could be set or removed so that a database does better: each with a figure, and the
+    change to make; nothing where all is as it should be."""
+
+    SUBJECTS = ("journal", "cache", "mmap", "size")
+
+    def all_of(self, found: Diagnosis) -> dict[str, Finding]:
+        return {each.subject: each for each in found.findings if each.subject in self.SUBJECTS}
+
+    async def test_of_a_database_with_the_usual_settings_there_is_none(self, path: Path) -> None:
+        async with items(path, "a") as db:
+            assert not self.all_of(await diagnose(db))
+        assert not self.all_of(await examine(path))
+
+    async def test_a_journal_mode_other_than_wal(self, path: Path) -> None:
+        async with items(path, "a", journal_mode="delete") as db:
+            finding = the(await diagnose(db), "journal")
+        assert finding.severity is Severity.WARNING
+        assert "journal_mode is delete" in finding.message and "2 fsyncs" in finding.message
+        assert finding.remedy == 'open it with Config(journal_mode="wal")'
+
+    @pytest.mark.parametrize("in_use", [True, False])
+    async def test_the_journal_mode_of_a_file_is_changed_by_what_is_said(
+        self, path: Path, in_use: bool
+    ) -> None:
+        make(path, "delete")
+        if in_use:
+            async with Database(path, read_only=True) as db:
+                remedy = the(await diagnose(db), "journal").remedy
+        else:
+            remedy = the(await examine(path), "journal").remedy
+        statement = (remedy or "").removeprefix(f"sqlite3 {path} ").strip('"')
+        with closing(sqlite3.connect(path)) as raw:
+            raw.execute(statement)
+        assert not self.all_of(await examine(path))
+
+    async def test_an_archive_and_a_copy_that_litestream_follows_are_right_as_they_are(
+        self, path: Path
+    ) -> None:
+        make(path, "delete")
+        async with Database(path, config=Config(immutable=True), read_only=True) as db:
+            assert not self.all_of(await diagnose(db))
+        Path(f"{path}-txid").write_text("0000000000000001")
+        async with Database(path, read_only=True) as db:
+            assert not self.all_of(await diagnose(db))
+        assert not self.all_of(await examine(path))
+
+    async def test_a_cache_that_is_small_for_the_database(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(path, "wal", 2000)
+        size = path.stat().st_size
+        for cache, mapped in ((size // 2, 2**20), (2 * size, 2**20), (0, 2**20)):
+            config = Config(cache_size=cache, mmap_size=mapped)
+            async with Database(path, config=config) as db:
+                found = self.all_of(await diagnose(db))
+            assert set(found) == ({"cache"} if cache < size else set())
+            if found:
+                assert f"cache_size is {maintenance.readable(cache)} for" in found["cache"].message
+                assert found["cache"].remedy == "open it with Config(cache_size=1 * 1024 * 1024)"
+        monkeypatch.setattr(findings, "SMALL_CACHE", size // 4)
+        async with Database(path, config=Config(cache_size=size // 2)) as db:
+            assert not self.all_of(await diagnose(db))
+
+    async def test_no_memory_mapping_where_the_file_is_larger_than_the_cache(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(path, "wal", 2000)
+        size = path.stat().st_size
+        monkeypatch.setattr(findings, "SMALL_CACHE", size // 4)
+        for cache, mapped, said_of in (
+            (size // 2, 0, {"mmap"}),
+            (size * 2, 0, set()),
+            (size // 2, 2**20, set()),
+        ):
+            async with Database(path, config=Config(cache_size=cache, mmap_size=mapped)) as db:
+                found = self.all_of(await diagnose(db))
+            assert set(found) == said_of
+            for finding in found.values():
+                assert finding.severity is Severity.NOTE
+                assert "mmap_size is 0 for a database of" in finding.message
+                assert "Config(mmap_size=1 * 1024 * 1024)" in (finding.remedy or "")
+
+    async def test_a_large_database_and_what_is_large_in_it(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fill(path, "wal", 2000)
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            raw.execute("CREATE TABLE plain AS SELECT name FROM items")
+            raw.execute("CREATE TABLE few (x)")
+        found = await examine(path)
+        assert not said(found, "size") and found.metrics is not None
+        figures = found.metrics
+        if figures.tables[0].size is None:
+            pytest.skip("this SQLite was built without dbstat")
+        monkeypatch.setattr(findings, "LARGE", figures.size)
+        assert not said(await examine(path), "size")  # not larger than that
+        monkeypatch.setattr(findings, "LARGE", figures.size - 1)
+        monkeypatch.setattr(findings, "LARGE_TABLE", 5000)
+        whole, *tables = said(await examine(path), "size")
+        assert whole.message.startswith(f"the database has {maintenance.readable(figures.size)}; ")
+        assert "items " in whole.message and "few" not in whole.message
+        assert whole.remedy is not None and whole.remedy.endswith(f"abt-db vacuum --db {path}")
+        told = {finding.message.split()[1]: finding for finding in tables}
+        assert set(told) == {"items", "plain"}
+        assert " in 2,000 rows, and " in told["items"].message
+        assert "CREATE INDEX" not in (told["items"].remedy or "")
+        assert "without an index" in told["plain"].message
+        assert "CREATE INDEX" in (told["plain"].remedy or "")
+
+    async def test_where_a_virtual_table_keeps_its_data_no_index_is_asked_for(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(sqlite3.connect(path, isolation_level=None)) as raw:
+            try:
+                raw.execute("CREATE VIRTUAL TABLE words USING fts5 (text)")
+            except sqlite3.OperationalError:
+                pytest.skip("this SQLite was built without FTS5")
+            raw.execute("CREATE TABLE words_alone (x)")
+        async with Database(path, read_only=True) as db:
+            figures = await maintenance.metrics(db)
+        of = {each.name: each.of for each in figures.tables}
+        assert of.pop("words_data") == of.pop("words_content") == "words"
+        assert of.pop("words_alone") is None
+        monkeypatch.setattr(findings, "LARGE_TABLE", 0)
+        found = said(await examine(path), "size")
+        of_words = [each for each in found if "the virtual table words keeps its" in each.message]
+        assert len(of_words) == len(found) - 1
+        for finding in of_words:
+            assert (finding.remedy or "").endswith("rows of words that nobody needs any more")
+
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -563,6 +698,19 @@ class TestCommand:
         assert done.returncode == 1
         assert "error, schema:\n  index builds_by_commit is missing" in done.stdout
         assert "litestream" not in done.stdout.partition("error,")[2]
+
+    async def test_old_logs_in_a_large_build_database(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        async with await BuildStore.open(path) as store:
+            for days in (91, 89):
+                await ended(store, at=datetime.now(UTC) - timedelta(days=days), lines=3)
+        for large, told in (findings.LARGE, False), (0, True):
+            monkeypatch.setattr("abt_db.tools.doctor.LARGE", large)
+            assert await asyncio.to_thread(main, ["doctor", str(path)]) == 0
+            shown = capsys.readouterr().out
+            assert ("3 lines in the logs of 1 builds are older than 90 days" in shown) == told
+            assert (f"→ abt-db prune --db {path} --older-than 90d" in shown) == told
 
     def test_what_is_wrong_is_in_the_exit_code(self, run: Run, path: Path) -> None:
         path.write_bytes(NOISE)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # From the bottom up. A module imports from the layers below its own, or from its own sub-package.
 LAYERS = [
-    ("exhausted", "log"),
+    ("exhausted", "lazy", "log"),
     ("errors",),
     (
         "config",
@@ -112,6 +112,19 @@ class TestLayers:
         drivers = {target for target in imported(name, path) if target.split(".")[0] == "aiosqlite"}
         measured = name.startswith("abt_db.tools.bench.")  # a peer of ours there
         assert not drivers or measured or name == "abt_db.connection"
+
+    def test_files_are_opened_in_two_places(self, name: str, path: Path) -> None:
+        """By the driver, for a lane, and plainly for the work on whole files: why is told there."""
+        opens = {"sqlite3.connect", "aiosqlite.connect"} & {
+            *imported(name, path),
+            *(
+                ast.unparse(node)
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Attribute)
+            ),
+        }
+        measured = name.startswith("abt_db.tools.bench.")  # peers of ours
+        assert not opens or measured or name in ("abt_db.connection", "abt_db.copying")
 
     def test_executescript_is_never_called(self, name: str, path: Path) -> None:
         # It commits whatever transaction is open.

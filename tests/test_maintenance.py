@@ -32,6 +32,7 @@ from engine import SOON, Holder, LockingProcess, run_script, until
 from abt_db import (
     CantOpenError,
     Config,
+    ConfigError,
     CorruptError,
     Database,
     MaintenanceError,
@@ -42,7 +43,9 @@ from abt_db import (
 from abt_db.maintenance import (
     analyze,
     backup,
+    change_page_size,
     check,
+    look_at,
     optimize,
     reindex,
     restore,
@@ -941,6 +944,183 @@ class TestVacuum:
                 assert (await task).after > 0
 
 
+def shape(path: Path) -> tuple[int, str, int]:
+    """The size of a database's pages, its journal mode, and how many notes it has."""
+    [(size,)], [(mode,)] = ask(path, "PRAGMA page_size"), ask(path, "PRAGMA journal_mode")
+    [(notes,)] = ask(path, "SELECT count(*) FROM notes")
+    return size, mode, notes
+
+
+class TestPageSize:
+    """The size of the pages changes for a file that nobody else has open; otherwise nothing does,
+    and one in WAL mode is in it again, whatever comes between."""
+
+    @pytest.mark.parametrize("mode", ["wal", "delete"])
+    async def test_it_changes_and_nothing_else(self, app: Path, mode: str, no_leaks: None) -> None:
+        ask(app, f"PRAGMA journal_mode = {mode}")
+        schema = ask(app, "SELECT * FROM sqlite_schema ORDER BY name")
+        for size in (8192, 512, 65536):
+            done = await change_page_size(app, size)
+            assert shape(app) == (size, mode, 100)
+            assert done.after == app.stat().st_size
+        assert [row[:3] for row in ask(app, "SELECT * FROM sqlite_schema ORDER BY name")] == [
+            row[:3] for row in schema
+        ]
+        assert whole(app)
+
+    async def test_what_is_in_the_log_is_kept(self, app: Path) -> None:
+        run_script(
+            """
+            cx = sqlite3.connect(path, isolation_level=None)
+            cx.execute("PRAGMA wal_autocheckpoint = 0")
+            cx.execute("DELETE FROM notes WHERE id > 60")
+            os._exit(0)
+            """,
+            app,
+        )
+        assert app.with_name("app.db-wal").stat().st_size
+        await change_page_size(app, 8192)
+        assert shape(app) == (8192, "wal", 60) and whole(app)
+
+    async def test_while_another_process_has_it_open_it_is_refused(self, app: Path) -> None:
+        """Though that one does nothing with it."""
+        with LockingProcess(app, "SELECT 1 FROM notes") as other:
+            with pytest.raises(MaintenanceError, match="is open elsewhere") as caught:
+                await change_page_size(app, 8192)
+            if Path("/proc/self/fd").is_dir():
+                assert f"(process {other._process.pid})" in str(caught.value)
+            assert shape(app) == (4096, "wal", 100)
+        await change_page_size(app, 8192)
+        assert shape(app) == (8192, "wal", 100)
+
+    async def test_while_this_process_has_it_open_it_is_refused(self, app: Path) -> None:
+        async with Database(app) as db:
+            with pytest.raises(MaintenanceError, match="is open elsewhere"):
+                await change_page_size(app, 8192)
+            assert await db.fetch_one(Query("n", "SELECT count(*) FROM notes", int)()) == 100
+            await db.execute(MOVE[0](n=0, id=1))
+        assert shape(app) == (4096, "wal", 100)
+
+    @pytest.mark.parametrize("size", [0, 1000, 131072, True])
+    async def test_what_can_be_no_size_of_a_page_is_refused(self, app: Path, size: int) -> None:
+        before = app.read_bytes()
+        with pytest.raises(ConfigError, match=r"Config\.page_size must be a power of two"):
+            await change_page_size(app, size)
+        assert app.read_bytes() == before
+
+    async def test_at_its_time_limit_it_is_as_it_was(self, path: Path) -> None:
+        make(path, rows=3000)
+        with pytest.raises(StatementTimeoutError):
+            await change_page_size(path, 8192, timeout=0.001)
+        assert shape(path) == (4096, "wal", 3000) and whole(path)
+
+    async def test_without_room_or_cancelled_it_is_as_it_was(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            no_room(patch)
+            with pytest.raises(MaintenanceError, match="are free there"):
+                await change_page_size(app, 8192)
+        assert shape(app) == (4096, "wal", 100)
+        modes: list[bool] = []
+
+        def cancel(*_arguments: object) -> None:
+            modes.append(look_at(app).wal)
+            tasks[0].cancel()
+
+        monkeypatch.setattr(sys.modules["abt_db.maintenance.vacuum"], "check_room", cancel)
+        tasks = [asyncio.create_task(change_page_size(app, 8192))]
+        await asyncio.wait(tasks)
+        assert tasks[0].cancelled() and modes == [False]
+        size, *rest = shape(app)  # the statement may be done before it is stopped
+        assert size in (4096, 8192) and rest == ["wal", 100] and whole(app)
+
+    async def test_one_who_opens_it_meanwhile_loses_nothing(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It has put the file into WAL mode before VACUUM had its lock."""
+
+        def meanwhile(*_arguments: object) -> None:
+            ask(app, "PRAGMA journal_mode = wal")
+            ask(app, "DELETE FROM notes WHERE id = 1")
+
+        monkeypatch.setattr(sys.modules["abt_db.maintenance.vacuum"], "check_room", meanwhile)
+        with pytest.raises(MaintenanceError, match="still has pages of 4096 bytes"):
+            await change_page_size(app, 8192)
+        assert shape(app) == (4096, "wal", 99) and whole(app)
+
+    async def test_one_who_keeps_it_out_of_wal_mode_is_told(
+        self, app: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        module = sys.modules["abt_db.maintenance.vacuum"]
+        into_wal = module._into_wal
+
+        async def late(path: Path) -> None:
+            with LockingProcess(path, "BEGIN", "SELECT * FROM notes"):
+                await into_wal(path)
+
+        monkeypatch.setattr(module, "PATIENT", 0.01)
+        monkeypatch.setattr(module, "_into_wal", late)
+        with pytest.raises(MaintenanceError, match="has pages of 8192 bytes now, and could not be"):
+            await change_page_size(app, 8192)
+        assert shape(app) == (8192, "delete", 100) and whole(app)
+        async with Database(app):
+            pass
+        assert shape(app) == (8192, "wal", 100)
+
+    def test_killed_it_is_whole_and_in_wal_mode_when_it_is_next_opened(
+        self, tmp_path: Path
+    ) -> None:
+        path = make(tmp_path / "app.db", rows=1000)
+        done = run_script(
+            KILLED
+            + dedent("""
+            from test_maintenance import shape
+            module = sys.modules["abt_db.maintenance.vacuum"]
+            module.LOOK = 0.001
+            saved = folder / "saved"
+            shutil.copy(path, saved)
+            moments = ["out of WAL mode", 0.1, 0.4, 0.6, 0.8, 0.95]
+            count = 0
+
+            def die(*_arguments):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+            async def work():
+                if isinstance(moment, str):
+                    module.check_room = die
+                await module.change_page_size(path, 8192, tell=look)
+
+            def look(done, total):
+                if not isinstance(moment, str) and done > moment * total:
+                    die()
+
+            async def reopened():
+                async with Database(path):
+                    pass
+
+            for moment in moments:
+                for kind in "", "-wal", "-shm", "-journal":
+                    Path(path + kind).unlink(missing_ok=True)
+                shutil.copy(saved, path)
+                died = killed(work)
+                count += died
+                left_wal = Path(path).read_bytes()[18] == 1
+                assert left_wal == died or not isinstance(moment, str)
+                assert whole(Path(path)), moment
+                size, mode, notes = shape(Path(path))
+                assert notes == 1000 and size in (4096, 8192), moment
+                asyncio.run(reopened())
+                assert shape(Path(path)) == (size, "wal", 1000), moment
+            print(count)
+            """),
+            path,
+            seconds=ENOUGH,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert int(done.stdout) >= 1  # at the first moment for certain
+
+
 class TestStatistics:
     """ANALYZE reaches the plans of every connection."""
 
@@ -1061,6 +1241,13 @@ class TestCommands:
         [
             (["vacuum"], 0, "app.db: 0.7 MB, was 0.7 MB; nothing gained in "),
             (["vacuum", "--into", "{}/into.db"], 0, "app.db with 0.7 MB; "),
+            (
+                ["vacuum", "--page-size", "8192"],
+                0,
+                "8,192 bytes; it was taken out of WAL mode",
+            ),
+            (["vacuum", "--page-size", "1000"], 2, "invalid choice: 1000"),
+            (["vacuum", "--page-size", "512", "--into", "x"], 2, "not allowed with"),
             (["vacuum", "--incremental"], 1, "its auto_vacuum is off"),
             (["vacuum", "--incremental", "--into", "x"], 2, "not allowed with"),
             (["checkpoint"], 0, "app.db: the write-ahead log is empty"),

@@ -34,6 +34,7 @@ class TestFigures:
             assert figures.journal_mode == "wal"
             assert figures.connections == 3
             assert figures.cache_size == 3 * Config().cache_size
+            assert figures.mmap_size == Config().mmap_size
             assert figures.disk_free is not None and figures.disk_free > 0
             assert figures.pool is not None and figures.pool["writer"]["commits"] >= 2
 
@@ -87,9 +88,15 @@ class TestFigures:
         async with Database(path, read_only=True) as db:
             figures = await maintenance.metrics(db)
             assert figures.pool is not None and figures.pool["writer"] is None
+        figures = await maintenance.measure(path)
+        assert (figures.journal_mode, figures.cache_size, figures.mmap_size) == ("wal", 0, 0)
+        async with Database(path, config=Config(readers=2, cache_size=2**20, mmap_size=0)) as db:
+            figures = await maintenance.metrics(db)
+            assert (figures.cache_size, figures.mmap_size) == (3 * 2**20, 0)
         async with items(":memory:", "a") as db:
             figures = await maintenance.metrics(db)
             assert (figures.connections, figures.log_size, figures.disk_free) == (1, 0, None)
+            assert (figures.journal_mode, figures.mmap_size) == ("memory", 0)
             assert rows_of(figures, "items") == (1, True)
 
     def test_sizes_are_readable(self) -> None:
@@ -129,4 +136,5 @@ class TestPrometheus:
         assert 'table="a \\"quoted\\"\\\\ name\\nof two lines"' in text
         assert all(name.endswith("_total") == (kind == "counter") for name, kind in kinds.items())
         assert 'query_runs_total{db="' in text and 'query="items.count"} 1' in text
+        assert f"}} {Config().mmap_size}\n" in text.partition("# TYPE abt_db_mmap_size_bytes")[2]
         assert "abt_db_pool_busy{" in text and "oldest_transaction_seconds{" in text

@@ -25,6 +25,7 @@ from abt_db import Query, Statement
 from abt_db.builds import Build, queries
 from abt_db.builds.family import Family
 from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, LOGS, METRICS, PROJECTS
+from abt_db.builds.report import queries as report_queries
 from abt_db.table import Table
 
 # -- what is allowed, and why --------------------------------------------------------------------
@@ -133,7 +134,12 @@ def constants(value: Any) -> Iterator[Query[Any]]:
         yield from constants(list(value.values()))
 
 
-QUERIES = {query.name: query for value in vars(queries).values() for query in constants(value)}
+QUERIES = {
+    query.name: query
+    for module in (queries, report_queries)
+    for value in vars(module).values()
+    for query in constants(value)
+}
 TABLES = [value for value in vars(queries).values() if isinstance(value, Table)]
 
 

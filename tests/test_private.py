@@ -205,5 +205,7 @@ def options(name: str) -> Iterator[tuple[str, str]]:
         for action in one._actions:
             if isinstance(action, argparse._SubParsersAction):
                 parsers += action.choices.values()
-            elif action.metavar in ("FILE", "DIR", "BACKUP") and action.dest != "db":
+            elif action.dest.startswith("database "):
+                continue
+            elif action.metavar in ("FILE", "DIR", "BACKUP"):
                 yield name, (action.option_strings or [action.dest])[-1]

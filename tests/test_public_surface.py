@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from textwrap import dedent
 from types import ModuleType
 from typing import Any
 
@@ -99,6 +100,42 @@ class TestAll:
         assert len(homes) == 1, homes
 
 
+LAZY = ("abt_db", "abt_db.builds", "abt_db.migrations")
+
+
+@pytest.mark.parametrize("package", LAZY)
+class TestLazily:
+    """A package imports what it offers when the first name of it is asked for, and has then what
+    its source says."""
+
+    def test_what_the_source_imports_is_what_it_gives(self, package: str) -> None:
+        [path] = [path for name, path in modules() if name == package]
+        found: dict[str, Any] = {}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.col_offset:
+                home = importlib.import_module(f"{package}.{node.module}")
+                found |= {alias.name: getattr(home, alias.name) for alias in node.names}
+        assert sorted(found) == sorted(loaded(package).__all__)
+        for name, value in found.items():
+            assert getattr(loaded(package), name) is value, name
+
+    def test_it_knows_its_names_before_that_and_no_others(self, package: str) -> None:
+        code = f"""
+            import sys, {package} as package
+            assert set(package.__all__) <= set(dir(package))
+            assert not hasattr(package, "nope")
+            assert not [name for name in sys.modules if name.startswith(package.__name__ + ".")
+                        and name not in ("abt_db.lazy", "abt_db.builds", "abt_db.migrations")]
+            for name in package.__all__:
+                getattr(package, name)
+        """
+        subprocess.run([sys.executable, "-P", "-c", dedent(code)], check=True)
+
+    def test_of_a_name_that_it_does_not_have_it_says_so(self, package: str) -> None:
+        with pytest.raises(AttributeError, match=f"module '{package}' has no attribute 'nope'"):
+            loaded(package).nope  # noqa: B018
+
+
 class TestDocumentation:
     """Everything that is public says what it promises."""
 
@@ -167,11 +204,12 @@ class TestModules:
 
 
 class TestImport:
-    """`import abt_db` brings in the driver and the standard library, and nothing else."""
+    """`from abt_db import …` brings in the driver and the standard library, and nothing else."""
 
     @pytest.mark.parametrize("name", ["abt_db", "abt_db.migrations", "abt_db.builds"])
     def test_brings_in_no_other_package(self, name: str) -> None:
-        code = f"import sys; old = set(sys.modules); import {name}; print(*set(sys.modules) - old)"
+        code = f"import sys; old = {{*sys.modules}}; from {name} import *"
+        code += "; print(*{*sys.modules} - old)"
         found = subprocess.run(
             [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True
         ).stdout.split()
@@ -180,7 +218,7 @@ class TestImport:
 
     def test_does_nothing(self) -> None:
         """No thread, no file, no output, no warning."""
-        code = "import threading, abt_db; assert threading.active_count() == 1"
+        code = "import threading; from abt_db import *; assert threading.active_count() == 1"
         done = subprocess.run(
             [sys.executable, "-P", "-W", "error", "-c", code], capture_output=True, text=True
         )

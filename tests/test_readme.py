@@ -8,8 +8,10 @@ import os
 import re
 import shlex
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -104,6 +106,16 @@ class TestReadme:
         exec(blocks("python")[4], names)
         assert asyncio.run(names["build"]("sh", "-c", "echo hello; exit 3")) == 3
         assert capsys.readouterr().out == "failed 1 lines\n"
+
+    def test_the_scripts_of_a_checkout_run(self, tmp_path: Path) -> None:
+        """With an installed package; tests/test_checkout.py has them run without."""
+        [line] = [block for block in blocks("sh") if "tools/" in block]
+        with closing(sqlite3.connect(tmp_path / "app.db")) as raw:
+            raw.execute("CREATE TABLE t (x)")
+        for step in line.split("&&"):
+            python, script, *arguments = shlex.split(step)
+            assert (python, arguments) == ("python", ["app.db"])
+            subprocess.run([sys.executable, ROOT / script, "app.db"], cwd=tmp_path, check=True)
 
     def test_every_command_that_it_names_exists(self) -> None:
         for command in set(re.findall(r"`abt-db (\w+)", README)):

@@ -26,9 +26,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from abt_db import Database, Query
-from abt_db.builds import BuildStatus, BuildStore, queries
+from abt_db.builds import BuildStatus, BuildStore
 from abt_db.builds.report import gather as gathering
-from abt_db.builds.report import problems, wording
+from abt_db.builds.report import problems, queries, wording
 from abt_db.builds.report.figures import (
     BuildMark,
     ErrorLine,

@@ -6,9 +6,10 @@ import argparse
 import sys
 from typing import Any
 
-from abt_db.builds import BuildStatus
-from abt_db.tools.cli import find_build, find_project, open_store, positive, run_tool
+from abt_db.builds.models import BuildStatus
+from abt_db.tools.cli import positive, run_tool
 from abt_db.tools.output import age, duration, print_json, print_table
+from abt_db.tools.store import find_build, find_project, open_store
 
 _COLOURS = {
     BuildStatus.SUCCESS: "green",

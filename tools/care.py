@@ -1,4 +1,4 @@
-"""What the commands that look after a database have in common: how they open it."""
+"""How commands open a database, those that look after it above all."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from abt_db.config import Config
 from abt_db.database import Database
 from abt_db.query import Query
-from abt_db.tools.cli import CONFIG, CliError, is_there
+from abt_db.tools.cli import CliError, is_there
 
-__all__ = ["find", "megabytes", "opened", "read_only"]
+__all__ = ["CONFIG", "find", "has_log", "megabytes", "opened", "read_only"]
+
+CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
+"""A command is one caller: one reader is enough, and little memory beside a build that needs it."""
 
 PATIENT = 30.0
 """Seconds that a tool waits for those who use the database: they go first."""
@@ -27,7 +31,7 @@ def find(arguments: argparse.Namespace) -> Path:
     """The database of the command line, which has to be there."""
     path = Path(arguments.db)
     if not is_there(path):
-        raise CliError(f"there is no database {path}; --db or ABT_DB names another")
+        raise CliError(f"there is no database {path}; name one at the end, with --db or in ABT_DB")
     return path
 
 
@@ -38,16 +42,20 @@ async def read_only(arguments: argparse.Namespace) -> AsyncIterator[Database]:
         yield db
 
 
+async def has_log(arguments: argparse.Namespace) -> bool:
+    """Whether the database of the command line is in WAL mode."""
+    async with read_only(arguments) as db:
+        return await db.fetch_one(JOURNAL_MODE()) == "wal"
+
+
 @asynccontextmanager
 async def opened(arguments: argparse.Namespace) -> AsyncIterator[Database]:
     """The database of the command line, to be written to, in the journal mode that it has."""
-    async with read_only(arguments) as db:
-        mode = await db.fetch_one(JOURNAL_MODE())
     config = replace(
         CARE,
         create=False,
         busy_timeout=PATIENT,
-        journal_mode="wal" if mode == "wal" else "delete",
+        journal_mode="wal" if await has_log(arguments) else "delete",
         wal_limit=0,  # the application sees to its log
     )
     async with Database(find(arguments), config=config) as db:

@@ -6,34 +6,25 @@ Exit codes: 0 fine, 1 failed, 2 wrong usage; `abt-db record` answers with the co
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import io
-import logging
 import math
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TextIO
-
-from abt_db.builds import Build, BuildStore, Project
-from abt_db.config import Config
-from abt_db.errors import AbtDbError
-from abt_db.tools.output import for_terminal
+from typing import Any, Protocol, TextIO
 
 __all__ = [
-    "CONFIG",
     "CliError",
+    "NumberOrFile",
     "UsageError",
-    "find_build",
-    "find_project",
+    "add_database",
+    "add_file",
     "is_there",
     "main",
     "name",
-    "open_store",
     "positive",
     "run_tool",
     "seconds",
@@ -41,16 +32,39 @@ __all__ = [
 
 DEFAULT_DATABASE = "android_build_tool.db"
 
-# A command is one caller: one reader is enough, and little memory beside a build that needs it.
-CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
-
-# In the order of `abt-db --help`. Imported when they are asked for.
-COMMANDS = (
-    *("record", "builds", "logs", "projects", "stats", "report", "import", "export", "prune"),
-    *("migrate", "vacuum", "checkpoint", "backup", "restore", "optimize", "integrity", "doctor"),
-    "bench",
-)
+# In the order of `abt-db --help`, which prints these lines: the first of the docstring of each
+# command's module. That is imported when there are arguments for it, for it takes time.
+COMMANDS = {
+    "record": "Run a build and record it: every line of its output, and how it ended.",
+    "builds": "List builds, newest first.",
+    "logs": "Show the log of a build, or search all logs.",
+    "projects": "List projects, with how their builds have gone.",
+    "stats": (
+        "Show how builds have gone: how many succeeded, how long they took, which were slow or"
+        " flaky."
+    ),
+    "report": "Make a page about how builds have gone, to be looked at in a browser.",
+    "import": "Add the projects and builds of history files that are not there yet.",
+    "export": "Write projects and builds into a history file, which `abt-db import` reads.",
+    "prune": "Remove the log lines of old builds; the builds themselves are kept.",
+    "migrate": "Bring the schema of a database up to date, look ahead, go back, rehearse.",
+    "vacuum": "Make the database smaller, or write a compact copy of it, while it is in use.",
+    "checkpoint": "Move pages of the write-ahead log into the database, while it is in use.",
+    "backup": "Copy the database into a directory of backups, while it is in use.",
+    "restore": "Put a backup into the place of the database, which nobody may have open.",
+    "optimize": (
+        "Bring the statistics up to date by which SQLite plans queries, while the database is in"
+        " use."
+    ),
+    "integrity": "Look for damage in the database, while it is in use.",
+    "doctor": (
+        "Say how a database is: whether it is whole, what takes room, what slows it, what to do."
+    ),
+    "bench": "Measure abt_db against its peers, all in one run.",
+}
 WITHOUT_DATABASE = ("bench",)  # it makes its own
+ONE_FILE = ["prune", "vacuum", "checkpoint", "backup", "restore", "optimize", "integrity", "doctor"]
+"""Whose last argument may be the database; `migrate` has verbs for which that is so."""
 
 
 class CliError(Exception):
@@ -77,58 +91,128 @@ class Tool(Protocol):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `abt-db` with `argv` (the process's own arguments if None); return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="abt-db", description="Record builds into SQLite, and look at them."
-    )
+    parser = _Parser(prog="abt-db", description="Record builds into SQLite, and look at them.")
+    add_database(parser)
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in COMMANDS:
-        _add(commands, name)
+    for name, summary in COMMANDS.items():
+        commands.add_parser(name, help=summary).command = name
     return _run(parser, sys.argv[1:] if argv is None else argv)
 
 
 def run_tool(name: str) -> int:
     """Run one command as a script of its own: `python tools/builds.py …`."""
-    tool = _tool(name)
-    parser = argparse.ArgumentParser(description=tool.__doc__)
-    _declare(parser, name, tool)
+    parser = _Parser()
+    parser.command = name
     return _run(parser, sys.argv[1:])
 
 
-def _tool(name: str) -> Tool:
-    tool: Tool = importlib.import_module(f"abt_db.tools.{name}")
-    return tool
+class _Parser(argparse.ArgumentParser):
+    """The arguments of a command, whose module is imported when there are any to be parsed."""
+
+    command: str | None = None
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        command, self.command = self.command, None
+        if command is not None:
+            tool: Tool = importlib.import_module(f"abt_db.tools.{command}")
+            self.description = tool.__doc__
+            self.set_defaults(run=tool.run)
+            if command not in WITHOUT_DATABASE:
+                add_database(self)
+            tool.arguments(self)
+            if command in ONE_FILE:
+                add_file(self)
+        return super().parse_known_args(args, namespace)
 
 
-def _add(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
-    tool = _tool(name)
-    summary = (tool.__doc__ or "").partition("\n")[0]
-    _declare(commands.add_parser(name, help=summary, description=tool.__doc__), name, tool)
+# What names the database, each under a name of its own: a parser hides what the one before it has
+# found under the same.
+_NAMED = "database "
+_LAST = _NAMED + "that stands last"
 
 
-def _declare(parser: argparse.ArgumentParser, name: str, tool: Tool) -> None:
-    if name not in WITHOUT_DATABASE:
-        parser.add_argument(
-            "--db",
-            metavar="FILE",
-            default=os.environ.get("ABT_DB") or DEFAULT_DATABASE,
-            help=f"the database (default: $ABT_DB, or {DEFAULT_DATABASE} in this directory)",
-        )
-    tool.arguments(parser)
-    parser.set_defaults(run=tool.run)
+def add_database(parser: argparse.ArgumentParser) -> None:
+    """Let --db name the database."""
+    parser.add_argument(
+        "--db",
+        dest=_NAMED + parser.prog,
+        metavar="FILE",
+        help=f"the database (default: $ABT_DB, or {DEFAULT_DATABASE} in this directory)",
+    )
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Let the last argument name the database, as --db does."""
+    parser.add_argument(_LAST, nargs="?", metavar="FILE", help="the database, as --db FILE")
+
+
+class NumberOrFile(argparse.Action):
+    """A number that may be missing, so that the database, which stands last, is in its place."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        try:
+            setattr(namespace, self.dest, None if values is None else int(values))
+        except ValueError:
+            self._take_file(namespace, values)
+
+    def _take_file(self, namespace: argparse.Namespace, file: str) -> None:
+        try:
+            problem = None if is_there(file) else f"{file} is neither a number nor a database"
+        except CliError as error:
+            problem = str(error)
+        if problem is not None:
+            message = f"{problem}; one that is to be made is named with --db"
+            raise argparse.ArgumentError(self, message)
+        setattr(namespace, self.dest, None)
+        setattr(namespace, _NAMED + self.dest, file)
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
+    """The arguments, and in `db` the one database that they name."""
+    arguments, rest = parser.parse_known_args(argv)
+    # `backup DIR --json FILE`: before Python 3.13 the parser looks for FILE right behind DIR alone.
+    if len(rest) == 1 and not rest[0].startswith("-") and vars(arguments).get(_LAST, "") is None:
+        setattr(arguments, _LAST, rest.pop())
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    named = [file for key, file in vars(arguments).items() if key.startswith(_NAMED)]
+    files = {Path(file).absolute(): file for file in named if file is not None}
+    if len(files) > 1:
+        parser.error(f"more than one database is named: {', '.join(sorted(files.values()))}")
+    [arguments.db] = files.values() or [os.environ.get("ABT_DB") or DEFAULT_DATABASE]
+    return arguments
 
 
 def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
     _open_streams()
     try:
-        arguments = parser.parse_args(argv)
-        handler = logging.StreamHandler()
-        handler.setFormatter(_Formatter("%(message)s"))
-        logging.basicConfig(handlers=[handler], level=logging.WARNING)
+        return _exit_code(parser.prog, _parsed(parser, argv))
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            _drop_unreadable(stream)
+
+
+def _exit_code(prog: str, arguments: argparse.Namespace) -> int:
+    """Run a command, and print the error that ends it."""
+    # Imported here, for `--help` needs none of it.
+    import asyncio
+
+    from abt_db.errors import AbtDbError
+    from abt_db.tools.output import for_terminal, log_to_terminal
+
+    log_to_terminal()
+    try:
         code: int = asyncio.run(arguments.run(arguments))
         sys.stdout.flush()
         return code
     except (AbtDbError, CliError) as error:
-        told = "\n".join([f"{parser.prog}: {error}", *getattr(error, "__notes__", ())])
+        told = "\n".join([f"{prog}: {error}", *getattr(error, "__notes__", ())])
         with suppress(BrokenPipeError):
             print(for_terminal(told, sys.stderr), file=sys.stderr)
         return getattr(error, "exit_code", 1)
@@ -136,9 +220,6 @@ def _run(parser: argparse.ArgumentParser, argv: Sequence[str]) -> int:
         return 0  # the reader, `head` for one, has seen enough
     except KeyboardInterrupt:
         return 130
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            _drop_unreadable(stream)
 
 
 def _drop_unreadable(stream: TextIO) -> None:
@@ -148,11 +229,6 @@ def _drop_unreadable(stream: TextIO) -> None:
         stream.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return for_terminal(super().format(record), sys.stderr)
 
 
 def _open_streams() -> None:
@@ -200,51 +276,6 @@ def is_there(path: str | os.PathLike[str]) -> bool:
         raise CliError(f"{path} can't be opened: {error.strerror}") from error
 
 
-async def open_store(
-    database: str, *, create: bool = False, busy_timeout: float = CONFIG.busy_timeout
-) -> BuildStore:
-    """Open the build database; one that is only looked at has to be there."""
-    if not create and not is_there(database):
-        raise CliError(
-            f"there is no database {database}; `abt-db record` makes one, --db or ABT_DB names"
-            " another"
-        )
-    try:
-        Path.cwd()
-    except FileNotFoundError:
-        raise CliError("the working directory has been removed; change to another one") from None
-    return await BuildStore.open(database, config=replace(CONFIG, busy_timeout=busy_timeout))
-
-
-async def find_project(store: BuildStore, name: str) -> Project:
-    """Return the project of this name."""
-    if project := await store.projects.get_by_name(name):
-        return project
-    raise CliError(f"there is no project {name!r}; see: abt-db projects")
-
-
-async def find_build(store: BuildStore, name: str) -> Build:
-    """Return the build that `name` means: PROJECT#NUMBER, PROJECT (its last build), or an id.
-
-    The name of a project goes before an id.
-    """
-    project_name, _, number = name.rpartition("#")
-    build = None
-    if not number.isdecimal() or len(number) > 19 or int(number) >= 2**63:
-        number = ""
-    if project_name and number:
-        project = await store.projects.get_by_name(project_name)
-        if project is not None:
-            build = await store.builds.get_by_number(project.id, int(number))
-    elif project := await store.projects.get_by_name(name):
-        last = await store.builds.get_all(1, order_by="-build_number", project_id=project.id)
-        build = last[0] if last else None
-    elif number:
-        build = await store.builds.get_by_id(int(number))
-    if build is None:
-        raise CliError(f"there is no build {name!r}; see: abt-db builds")
-    return build
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    # Not this module's own `main`: what commands raise is known to the one that they import.
+    sys.exit(importlib.import_module("abt_db.tools.cli").main())

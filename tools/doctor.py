@@ -12,7 +12,9 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Sequence
+from datetime import timedelta
 
+from abt_db.builds.logs import Logs
 from abt_db.database import Database
 from abt_db.errors import MigrationError
 from abt_db.maintenance import (
@@ -27,6 +29,7 @@ from abt_db.maintenance import (
     prometheus,
     readable,
 )
+from abt_db.maintenance.findings import LARGE
 from abt_db.migrations import Likeness, Migrator, load_migrations
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
@@ -35,8 +38,13 @@ from abt_db.tools.meter import Meter
 from abt_db.tools.output import colour, for_terminal, print_json, print_table, printable
 
 APPLICATION = Query("doctor.application_id", "PRAGMA application_id", int)
+SIZE = Query(
+    "doctor.size", "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size", int
+)
 TABLES = 12
 """The largest tables that are shown."""
+OLD = 90
+"""Days for which the log of a build is worth its room, in a large database."""
 _COLOURS = {Severity.ERROR: "red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
@@ -62,10 +70,10 @@ async def run(arguments: argparse.Namespace) -> int:
             if arguments.prometheus:
                 figures = await measure(arguments.db, thorough=arguments.full or None)
             else:
-                diagnosis = await examine(arguments.db, full=arguments.full, also=_migrated)
+                diagnosis = await examine(arguments.db, full=arguments.full, also=_of_builds)
     except FileNotFoundError:
         raise CliError(
-            f"there is no database {arguments.db}; --db or ABT_DB names another"
+            f"there is no database {arguments.db}; name one at the end, with --db or in ABT_DB"
         ) from None
     except OSError as error:
         raise CliError(f"{arguments.db} can't be read: {error.strerror}") from error
@@ -79,8 +87,8 @@ async def run(arguments: argparse.Namespace) -> int:
     return int(not diagnosis.healthy)
 
 
-async def _migrated(db: Database) -> Sequence[Finding]:
-    """How a build database stands to its migrations."""
+async def _of_builds(db: Database) -> Sequence[Finding]:
+    """How a build database stands to its migrations, and what of it could go."""
     if await db.fetch_one(APPLICATION()) != APPLICATION_ID:
         return []
     migrator = Migrator(db, load_migrations("abt_db.schema"), application_id=APPLICATION_ID)
@@ -89,6 +97,8 @@ async def _migrated(db: Database) -> Sequence[Finding]:
         drift = await migrator.drift()
     except MigrationError as error:
         return [Finding(Severity.ERROR, "migrations", str(error))]
+    size = await db.fetch_one(SIZE()) or 0
+    old = await Logs(db).prunable(timedelta(days=OLD)) if size > LARGE and not pending else None
     found = [
         Finding(
             Severity.WARNING,
@@ -98,6 +108,16 @@ async def _migrated(db: Database) -> Sequence[Finding]:
         )
         for _ in pending[:1]
     ]
+    if old is not None and old.lines:
+        found.append(
+            Finding(
+                Severity.NOTE,
+                "size",
+                f"{old.lines:,} lines in the logs of {old.builds:,} builds are older than {OLD}"
+                " days",
+                command("prune", db.path, f"--older-than {OLD}d"),
+            )
+        )
     for difference in drift.differences:
         bad = difference.likeness in (Likeness.DIFFERENT, Likeness.UNORDERED)
         found.append(

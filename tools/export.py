@@ -6,10 +6,11 @@ import argparse
 import sys
 from functools import partial
 
-from abt_db.builds import ExportReport
+from abt_db.builds.exporter import ExportReport
 from abt_db.builds.report.wording import plural
-from abt_db.tools.cli import CliError, open_store, run_tool
+from abt_db.tools.cli import CliError, run_tool
 from abt_db.tools.progress import Bar
+from abt_db.tools.store import open_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,14 @@ import argparse
 import sys
 from functools import partial
 
-from abt_db.builds import BuildStore, ImportReport, history
-from abt_db.builds.importer import MAX_LINE
+from abt_db.builds import history
+from abt_db.builds.importer import MAX_LINE, ImportReport
 from abt_db.builds.report.wording import plural
-from abt_db.tools.cli import CliError, open_store, positive, run_tool
+from abt_db.builds.store import BuildStore
+from abt_db.tools.cli import CliError, positive, run_tool
 from abt_db.tools.output import for_terminal, print_json
 from abt_db.tools.progress import Bar
+from abt_db.tools.store import open_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,21 +7,15 @@ import asyncio
 import sys
 from contextlib import aclosing
 
-from abt_db import AbtDbError
-from abt_db.builds import Build, BuildStore, Level, LogLine
-from abt_db.builds.classify import without_escapes
+from abt_db.builds.classify import Level, without_escapes
+from abt_db.builds.models import Build, LogLine
+from abt_db.builds.store import BuildStore
 from abt_db.builds.words import pattern, split_words
+from abt_db.errors import AbtDbError
 from abt_db.log import LOG
-from abt_db.tools.cli import (
-    CliError,
-    UsageError,
-    find_build,
-    find_project,
-    open_store,
-    positive,
-    run_tool,
-)
+from abt_db.tools.cli import CliError, UsageError, positive, run_tool
 from abt_db.tools.output import colour, local, logged, print_json, printable
+from abt_db.tools.store import find_build, find_project, open_store
 
 LOOK = 2.0
 """Seconds between two looks whether a recorder has died."""

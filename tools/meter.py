@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 
-from abt_db.migrations import Progress
+from abt_db.migrations.progress import Progress
 
 __all__ = ["Meter"]
 

@@ -28,7 +28,15 @@ from abt_db.migrations import (
 )
 from abt_db.parts import replacing
 from abt_db.schema import APPLICATION_ID
-from abt_db.tools.cli import CONFIG, CliError, is_there, run_tool
+from abt_db.tools.care import CONFIG
+from abt_db.tools.cli import (
+    CliError,
+    NumberOrFile,
+    add_database,
+    add_file,
+    is_there,
+    run_tool,
+)
 from abt_db.tools.meter import Meter
 from abt_db.tools.output import age, colour, for_terminal, print_json, print_table
 
@@ -38,11 +46,13 @@ _LEVELS = {Level.ERROR: "red", Level.WARNING: "yellow", Level.NOTE: "dim"}
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(metavar="VERB", required=True)
+    looking: list[argparse.ArgumentParser] = []  # at a database
 
     def verb(name: str, help: str, does: Verb, *, database: bool = True) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help, description=help)
         if database:  # behind the verb as well as before it
-            sub.add_argument("--db", metavar="FILE", default=argparse.SUPPRESS, help="the database")
+            add_database(sub)
+            looking.append(sub)
         sub.add_argument(
             "--migrations",
             metavar="DIR",
@@ -106,15 +116,20 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     sub.add_argument("--check", metavar="FILE", help="say whether a file holds just that")
     sub = verb("new", "Begin a migration: a pair of files.", _new, database=False)
     sub.add_argument("name", metavar="NAME", help="what it does, as in 'add tags'")
+    for sub in looking:
+        add_file(sub)
 
 
 Verb = Callable[[argparse.Namespace], Awaitable[int]]
 
 
 def _target(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
-    parser.add_argument(
-        "target", metavar="TARGET", type=int, nargs=None if required else "?", help="a version"
-    )
+    if required:
+        parser.add_argument("target", metavar="TARGET", type=int, help="a version")
+    else:
+        parser.add_argument(
+            "target", metavar="TARGET", nargs="?", action=NumberOrFile, help="a version"
+        )
 
 
 def _loss(parser: argparse.ArgumentParser) -> None:

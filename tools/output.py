@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ __all__ = [
     "duration",
     "for_terminal",
     "local",
+    "log_to_terminal",
     "logged",
     "print_json",
     "print_table",
@@ -103,6 +105,18 @@ def for_terminal(text: str, stream: TextIO | None = None) -> str:
     if not (stream or sys.stdout).isatty():
         return text
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def log_to_terminal() -> None:
+    """Have the warnings of the library printed to standard error, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record), sys.stderr)
 
 
 def logged(text: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from abt_db.tools.cli import open_store, run_tool
+from abt_db.tools.cli import run_tool
 from abt_db.tools.output import age, print_json, print_table
+from abt_db.tools.store import open_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

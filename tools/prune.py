@@ -7,10 +7,11 @@ import re
 import sys
 from datetime import timedelta
 
-from abt_db.builds import Pruned
+from abt_db.builds.models import Pruned
 from abt_db.builds.report.wording import plural
-from abt_db.tools.cli import open_store, run_tool
+from abt_db.tools.cli import run_tool
 from abt_db.tools.output import print_json
+from abt_db.tools.store import open_store
 
 _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 

@@ -12,10 +12,11 @@ import signal
 import sys
 from contextlib import suppress
 
-from abt_db.builds import StopReason
+from abt_db.builds.command import StopReason
 from abt_db.builds.report.wording import plural
-from abt_db.tools.cli import UsageError, name, open_store, run_tool, seconds
+from abt_db.tools.cli import UsageError, name, run_tool, seconds
 from abt_db.tools.output import duration
+from abt_db.tools.store import open_store
 
 _SIGNALS = {
     signal.SIGINT: StopReason.INTERRUPTED,

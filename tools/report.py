@@ -8,7 +8,8 @@ from pathlib import Path
 
 from abt_db.copying import is_part_of
 from abt_db.parts import replacing
-from abt_db.tools.cli import CliError, find_project, open_store, positive, run_tool
+from abt_db.tools.cli import CliError, positive, run_tool
+from abt_db.tools.store import find_project, open_store
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from abt_db.builds import BuildPeriod, BuildStatistics
-from abt_db.tools.cli import find_project, open_store, positive, run_tool
+from abt_db.builds.models import BuildPeriod, BuildStatistics
+from abt_db.tools.cli import positive, run_tool
 from abt_db.tools.output import age, colour, duration, print_json, print_table
+from abt_db.tools.store import find_project, open_store
 
 BAR = 30
 """Characters of the longest bar."""

@@ -19,30 +19,48 @@ report        a page about how builds have gone
 store         `BuildStore`: the database, opened and migrated
 """
 
-from .builds import BuildEndedError
-from .classify import Level
-from .command import CommandError, Outcome, StopReason
-from .exporter import ExportReport
-from .importer import BadLine, ImportReport
-from .models import (
-    Build,
-    BuildPeriod,
-    BuildStatistics,
-    BuildStatus,
-    BuildSummary,
-    FlakyCommit,
-    LogLine,
-    LogMatch,
-    Metric,
-    MetricPeriod,
-    Project,
-    ProjectSummary,
-    Pruned,
-    Sample,
-)
-from .output import Stream
-from .recorder import Recorder
-from .store import BuildStore
+from typing import TYPE_CHECKING
+
+from abt_db.lazy import lazily
+
+if TYPE_CHECKING:
+    from .builds import BuildEndedError
+    from .classify import Level
+    from .command import CommandError, Outcome, StopReason
+    from .exporter import ExportReport
+    from .importer import BadLine, ImportReport
+    from .models import (
+        Build,
+        BuildPeriod,
+        BuildStatistics,
+        BuildStatus,
+        BuildSummary,
+        FlakyCommit,
+        LogLine,
+        LogMatch,
+        Metric,
+        MetricPeriod,
+        Project,
+        ProjectSummary,
+        Pruned,
+        Sample,
+    )
+    from .output import Stream
+    from .recorder import Recorder
+    from .store import BuildStore
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        "builds",
+        "classify",
+        "command",
+        "exporter",
+        "importer",
+        "models",
+        "output",
+        "recorder",
+        "store",
+    )
 
 __all__ = [
     "BadLine",

@@ -96,12 +96,12 @@ async def import_file(
     db: Database,
     path: str | os.PathLike[str],
     *,
-    max_line: int = MAX_LINE,
+    max_line: int | None = None,
     progress: Callable[[ImportReport], object] | None = None,
 ) -> ImportReport:
     """Add what a history file has and the database has not; see `BuildStore.import_file`."""
     report = ImportReport(os.fspath(path), _size(path))
-    with closing(_portions(path, report.size, max_line)) as portions:
+    with closing(_portions(path, report.size, max_line or MAX_LINE)) as portions:
         # In a thread, for to unpack and parse a large build would hold the event loop up. It is
         # waited for also when this is cancelled: the file is closed then.
         while portion := await finish(asyncio.to_thread(next, portions, None)):

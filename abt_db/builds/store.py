@@ -9,26 +9,28 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from abt_db.config import Config
 from abt_db.database import Database
 from abt_db.errors import MigrationUnknownError, StatementError
-from abt_db.migrations import Migration, Migrator, load_migrations
+from abt_db.migrations.engine import Engine
+from abt_db.migrations.loader import load_migrations
+from abt_db.migrations.model import Migration
 from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
 
 from .builds import BuildEndedError, Builds
-from .exporter import ExportReport, export_file
 from .holder import Holder
-from .importer import MAX_LINE, ImportReport, import_file
 from .logs import Logs
 from .metrics import Metrics
 from .models import Build, BuildStatus
 from .projects import Projects
-from .recorder import Recorder
-from .report.gather import gather
-from .report.page import render
+
+if TYPE_CHECKING:  # what takes long to import, and is imported where it is needed
+    from .exporter import ExportReport
+    from .importer import ImportReport
+    from .recorder import Recorder
 
 __all__ = ["BuildStore"]
 
@@ -62,7 +64,7 @@ class BuildStore:
         await _require_own(path, config or Config(), migrations)
         db = await Database(path, config=config).open()
         try:
-            await Migrator(db, migrations).up()
+            await Engine(db, migrations).up()
         except BaseException:
             await db.close()
             raise
@@ -82,6 +84,8 @@ class BuildStore:
         `project` is its name; one that is new is added. The build runs in `directory`, the working
         directory if None, and `artifact`, a path in it, is noted with its size at the end.
         """
+        from .recorder import Recorder
+
         return Recorder(
             self,
             project,
@@ -95,20 +99,23 @@ class BuildStore:
         self,
         path: str | os.PathLike[str],
         *,
-        max_line: int = MAX_LINE,
+        max_line: int | None = None,
         progress: Callable[[ImportReport], object] | None = None,
     ) -> ImportReport:
         """Add the projects and builds of a history file that are not there yet.
 
         What is in such a file, and how it is known what is there, is told in
         `abt_db.builds.history`. Plain, gzip or xz, whatever its name; ``"-"`` is standard input.
-        A line that can't be read or stored, or is longer than `max_line` bytes, is left out and
-        told in the report. `progress` is called with the report after each line.
+        A line that can't be read or stored, or is longer than `max_line` bytes (256 MiB if
+        None), is left out and told in the report. `progress` is called with the report after each
+        line.
 
         Each project and build is a transaction of its own. Cancelled, or stopped by an error, it
         leaves those that were added; started again, it goes on behind them. Raises `OSError` when
         the file can't be opened, and as `Database.write` does when nothing can be stored.
         """
+        from .importer import import_file
+
         return await import_file(self.db, path, max_line=max_line, progress=progress)
 
     async def export_file(
@@ -131,6 +138,8 @@ class BuildStore:
         file is the database itself, `MaintenanceError` when it is another one, `OSError` when it
         can't be written, and as `Database.snapshot` does.
         """
+        from .exporter import export_file
+
         return await export_file(self.db, path, projects=projects, progress=progress)
 
     async def report(
@@ -146,6 +155,9 @@ class BuildStore:
         same database and the same `now`, the present time if None. It is read in one snapshot and
         has a reader to itself meanwhile; it can be cancelled at any moment.
         """
+        from .report.gather import gather
+        from .report.page import render
+
         figures = await gather(self.db, now=now or datetime.now(UTC), days=days, projects=projects)
         return await asyncio.to_thread(render, figures)
 
@@ -205,7 +217,7 @@ async def _require_own(
         own = application == APPLICATION_ID or (application, tables) == (0, 0)
         try:
             if own:
-                await Migrator(db, migrations).status()
+                await Engine(db, migrations).status()
         except StatementError:
             own = False  # a history of another shape
     if not own:

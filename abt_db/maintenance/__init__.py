@@ -29,7 +29,7 @@ from .metrics import IndexFigures, Metrics, TableFigures, metrics, readable
 from .processes import Process, processes_of
 from .prometheus import prometheus
 from .restore import Restored, restore
-from .vacuum import Vacuumed, vacuum, vacuum_step_by_step
+from .vacuum import Vacuumed, change_page_size, vacuum, vacuum_step_by_step
 
 __all__ = [
     "Backup",
@@ -47,6 +47,7 @@ __all__ = [
     "Vacuumed",
     "analyze",
     "backup",
+    "change_page_size",
     "check",
     "command",
     "diagnose",

@@ -19,7 +19,7 @@ from abt_db.errors import (
     QueryError,
     StatementError,
 )
-from abt_db.opening import MEMORY
+from abt_db.opening import MEMORY, is_followed
 from abt_db.outline import quoted
 from abt_db.query import Query
 from abt_db.session import Session
@@ -100,6 +100,9 @@ async def diagnose(
         found += findings.of_the_version(told.sqlite_version, told.journal_mode)
         found += findings.of_sizes(measured)
         found += findings.of_replication(measured, db.config, writes=not db.read_only)
+        if not is_followed(path):  # Litestream needs such a file as it is
+            config = db.config if file is None else None
+            found += findings.of_settings(told, config, writes=not db.read_only)
         found += await _of_keys(db)
         found += await db.read(_of_indexes, measured, queries)
         measured = told

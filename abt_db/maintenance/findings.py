@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from abt_db.config import Config
+from abt_db.opening import MEMORY
 from abt_db.outline import quoted
 
 from .backup import PACKED
@@ -23,11 +24,13 @@ from .metrics import Metrics, readable
 from .processes import Process
 
 __all__ = [
+    "LARGE",
     "Finding",
     "Severity",
     "command",
     "of_damage",
     "of_processes",
+    "of_settings",
     "of_indexes",
     "of_plans",
     "of_replication",
@@ -45,6 +48,12 @@ MUCH = 10 * MIB
 """Bytes from which on it is worth while to give them back."""
 MANY = 10_000
 """Rows from which on it matters how they are found."""
+LARGE = 10**9
+"""Bytes from which on it is worth while to ask what a database holds."""
+LARGE_TABLE = 10**8
+"""The same of a table."""
+SMALL_CACHE = 8 * MIB
+"""Bytes below which a page cache is small, unless the database is."""
 SLOW = 0.010
 """Seconds from which on a query that reads a whole table is worth a word, whatever its size."""
 
@@ -208,6 +217,92 @@ def of_sizes(metrics: Metrics) -> Iterator[Finding]:
                 f" {readable(table.unused)} of {readable(table.size)} hold nothing",
                 command("vacuum", path),
             )
+    yield from _of_growth(metrics)
+
+
+def _of_growth(metrics: Metrics) -> Iterator[Finding]:
+    """A large database, and what is large in it."""
+    path, size = metrics.path, metrics.size
+    indexes: dict[str, list[int]] = {}
+    for index in metrics.indexes:
+        indexes.setdefault(index.table, []).append(index.size or 0)
+    whole = {each: (each.size or 0) + sum(indexes.get(each.name, ())) for each in metrics.tables}
+    if size > LARGE:
+        largest = sorted(whole, key=whole.__getitem__, reverse=True)[:3]
+        shares = {each.name: 100 * whole[each] // size for each in largest}
+        told = ", ".join(f"{name} {share} %" for name, share in shares.items() if share)
+        yield Finding(
+            Severity.NOTE,
+            "size",
+            f"the database has {readable(size)}"
+            + (f"; what tables and their indexes have of it: {told}" if told else ""),
+            f"DELETE, in steps, what nobody needs any more, then {command('vacuum', path)}",
+        )
+    for table in whole:
+        own, beside = table.size or 0, indexes.get(table.name, [])
+        if own <= LARGE_TABLE:
+            continue
+        rows = f" in {table.rows:,} rows" if table.rows else ""
+        if table.of is not None:
+            yield Finding(
+                Severity.NOTE,
+                "size",
+                f"table {table.name}, where the virtual table {table.of} keeps its data, has"
+                f" {readable(own)}{rows}",
+                f"DELETE, in steps, the rows of {table.of} that nobody needs any more",
+            )
+            continue
+        message = f"table {table.name} has {readable(own)}{rows}"
+        remedy = "DELETE, in steps, the rows that nobody needs any more"
+        if beside:
+            message += f", and {readable(sum(beside))} in its indexes"
+        else:
+            message += "; without an index, a query by anything but its key reads all of it"
+            remedy += ", and CREATE INDEX on the columns by which queries look for rows"
+        yield Finding(Severity.NOTE, "size", message, remedy)
+
+
+def of_settings(metrics: Metrics, config: Config | None, *, writes: bool) -> Iterator[Finding]:
+    """The journal mode of a database, and what its connections keep in memory. `config` is that of
+    the connections that use it; None: it was only looked at, and nobody knows theirs."""
+    path, size = metrics.path, metrics.size
+    if path == MEMORY:
+        return
+    if metrics.journal_mode != "wal" and not (config and config.immutable):
+        yield Finding(
+            Severity.WARNING,
+            "journal",
+            f"journal_mode is {metrics.journal_mode}: who reads waits for who writes, and a commit"
+            " waits for 2 fsyncs at least; with a write-ahead log nobody waits so, and a commit has"
+            " none with synchronous=NORMAL, 1 with FULL",
+            'open it with Config(journal_mode="wal")'
+            if config and writes
+            else f'sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = WAL"',
+        )
+    if config is None:
+        return
+    if config.cache_size < min(size, SMALL_CACHE):
+        yield Finding(
+            Severity.WARNING,
+            "cache",
+            f"cache_size is {readable(config.cache_size)} for a database of {readable(size)}: a"
+            " query that needs more pages than fit reads some of them again and again",
+            f"open it with Config(cache_size={_enough(size, Config().cache_size)})",
+        )
+    if config.mmap_size == 0 and size > max(config.cache_size, SMALL_CACHE):
+        yield Finding(
+            Severity.NOTE,
+            "mmap",
+            f"mmap_size is 0 for a database of {readable(size)}: each page that is not in the cache"
+            f" of {readable(config.cache_size)} is copied by a call of the system",
+            f"open it with Config(mmap_size={_enough(size, Config().mmap_size)}), unless another"
+            " program may cut the file off, which would end this one",
+        )
+
+
+def _enough(size: int, most: int) -> str:
+    """Bytes for all of a database, as they are written in a program."""
+    return f"{min(-(-size // MIB), most // MIB)} * 1024 * 1024"
 
 
 def of_replication(metrics: Metrics, config: Config, *, writes: bool) -> Iterator[Finding]:

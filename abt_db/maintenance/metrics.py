@@ -45,6 +45,9 @@ class TableFigures:
     """Bytes of its pages, without indexes; None where it was not measured."""
     unused: int | None
     """Bytes of these that hold nothing."""
+    of: str | None = None
+    """The virtual table that keeps its data here; None for any other table, and where SQLite is
+    older than 3.37."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,9 @@ class Metrics:
     """Those that this `Database` has open; 0 for a file that was only looked at."""
     cache_size: int
     """What the page caches of all of them may take. (How often they hit, Python can't be told.)"""
+    mmap_size: int
+    """How much of the file each of them reads through memory mapping; 0: nothing, or a file that
+    was only looked at."""
     tables: tuple[TableFigures, ...]
     """The largest first, or by name where they were not measured."""
     indexes: tuple[IndexFigures, ...]
@@ -99,7 +105,7 @@ class Metrics:
         One that is read as immutable says that it has no log: its header knows better.
         """
         mode = "wal" if wal else self.journal_mode
-        return replace(self, journal_mode=mode, connections=0, cache_size=0, pool=None)
+        return replace(self, journal_mode=mode, connections=0, cache_size=0, mmap_size=0, pool=None)
 
 
 async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
@@ -119,6 +125,7 @@ async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
 
     file, tables, indexes = await db.read(read)
     mode = await db.fetch_one(_JOURNAL_MODE()) or ""
+    mapped = await db.fetch_one(_MMAP_SIZE()) or 0
     lanes = [lane for lane in (stats["writer"], stats["readers"]) if lane is not None]
     if db.path == MEMORY:
         lanes = lanes[:1]
@@ -135,6 +142,7 @@ async def metrics(db: Database, *, thorough: bool | None = None) -> Metrics:
         disk_free=_disk_free(db.path),
         connections=connections,
         cache_size=connections * db.config.cache_size,
+        mmap_size=mapped,
         tables=tuple(tables),
         indexes=tuple(indexes),
         pool=stats,
@@ -155,11 +163,13 @@ _FILE = Query(
     _File,
 )
 _JOURNAL_MODE = Query("metrics.journal_mode", "PRAGMA journal_mode", str)
+_MMAP_SIZE = Query("metrics.mmap_size", "PRAGMA mmap_size", int)  # no row: it can't be had
 # What has no pages of its own, a virtual table for one, has no root either.
 _OBJECTS = Query(
     "metrics.objects",
     "SELECT type, name, tbl_name FROM sqlite_schema WHERE rootpage > 0 ORDER BY name",
 )
+_SHADOWS = Query("metrics.shadows", "SELECT name FROM pragma_table_list WHERE type = 'shadow'", str)
 _CAN_MEASURE = Query(
     "metrics.can_measure",
     "SELECT count(*) > 0 FROM pragma_module_list WHERE name = 'dbstat'",
@@ -179,6 +189,8 @@ def _figures(session: Session, thorough: bool) -> tuple[list[TableFigures], list
     if thorough and session.fetch_one(_CAN_MEASURE()):
         sizes = {name: (size, unused) for name, size, unused in session.fetch_all(_SIZES())}
     believed = {} if thorough else analysed(session)
+    knows = sqlite3.sqlite_version_info >= (3, 37)
+    shadows = set(session.fetch_all(_SHADOWS())) if knows else set()
     tables, indexes = [], []
     for kind, name, table in session.fetch_all(_OBJECTS()):
         size, unused = sizes.get(name, (None, None))
@@ -187,7 +199,9 @@ def _figures(session: Session, thorough: bool) -> tuple[list[TableFigures], list
             continue
         rows = _count(session, name) if thorough else believed.get(name)
         rows = _span(session, name) if rows is None else rows
-        tables.append(TableFigures(name, rows, thorough, size, unused))
+        # Whose it is, its name tells (https://www.sqlite.org/vtab.html#xshadowname).
+        of = name.rpartition("_")[0] if name in shadows else None
+        tables.append(TableFigures(name, rows, thorough, size, unused, of))
     tables.sort(key=lambda each: -(each.size or 0))
     indexes.sort(key=lambda each: -(each.size or 0))
     return tables, indexes

@@ -29,7 +29,9 @@ def _families(m: Metrics) -> Iterator[tuple[str, str, str, list[Sample]]]:
     yield "info", "gauge", "What serves the database.", [
         ({"sqlite": m.sqlite_version, "journal_mode": m.journal_mode}, 1)
     ]  # fmt: skip
-    connections, cache = (None, None) if m.pool is None else (m.connections, m.cache_size)
+    connections, cache, mapped = (
+        (None, None, None) if m.pool is None else (m.connections, m.cache_size, m.mmap_size)
+    )
     for name, text, value in (
         ("page_size_bytes", "Size of a page.", m.page_size),
         ("pages", "Pages of the database.", m.pages),
@@ -38,6 +40,7 @@ def _families(m: Metrics) -> Iterator[tuple[str, str, str, list[Sample]]]:
         ("disk_free_bytes", "Room left on the disk.", m.disk_free),
         ("connections", "Connections that are open.", connections),
         ("cache_size_bytes", "What their page caches may take.", cache),
+        ("mmap_size_bytes", "How much of the file each of them may map into memory.", mapped),
     ):
         yield name, "gauge", text, [({}, value)]
     tables, indexes = m.tables, m.indexes

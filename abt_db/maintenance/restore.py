@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 
+from abt_db.config import Config
 from abt_db.copying import (
     Look,
     Tell,
     check_file,
     check_room,
+    connected,
     copy_pages,
     explained,
     in_thread,
 )
 from abt_db.errors import CorruptError, MaintenanceError
-from abt_db.opening import require_path
+from abt_db.opening import require_path, uri
 from abt_db.parts import BESIDE, WorkingDirectory, part_of, put_in_place
 
 from .backup import PACKED, blocks_of, opened_packed
@@ -156,7 +158,9 @@ def _for_itself(file: Path, new: bool) -> Iterator[None]:
         _refuse_if_open(file)
         yield
         return
-    with closing(sqlite3.connect(file, timeout=0, isolation_level=None)) as db:
+    # One that has gone meanwhile is not made by looking.
+    name = uri(str(file), Config(create=False), "writer")
+    with closing(connected(name, timeout=0)) as db:
         try:
             # To leave WAL mode, or to lock the file as a whole, fails while anybody else has a
             # connection, even an idle one. It empties the log and removes it as well.

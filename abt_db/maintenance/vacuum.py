@@ -6,21 +6,25 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
 from abt_db.busy import while_busy
 from abt_db.channel import Channel
+from abt_db.config import Config
 from abt_db.copying import Tell, check_room
 from abt_db.database import Database
-from abt_db.deadline import Deadline
-from abt_db.errors import MaintenanceError
+from abt_db.deadline import Deadline, finish
+from abt_db.errors import AbtDbError, BusyError, MaintenanceError
 from abt_db.opening import MEMORY
+from abt_db.query import Query
 from abt_db.work import Lease
 
-__all__ = ["Vacuumed", "vacuum", "vacuum_step_by_step"]
+from .processes import processes_with
+
+__all__ = ["Vacuumed", "change_page_size", "vacuum", "vacuum_step_by_step"]
 
 T = TypeVar("T")
 
@@ -29,6 +33,9 @@ PAGES = 500
 
 LOOK = 0.2
 """Seconds between two looks at how much VACUUM has written."""
+
+PATIENT = 30.0
+"""Seconds to wait for programs that go on using a database when they have been met."""
 
 INCREMENTAL = 2
 """Of PRAGMA auto_vacuum: free pages can be given back without VACUUM."""
@@ -78,23 +85,65 @@ async def vacuum(
     much is missing. `make_incremental` is for `vacuum_step_by_step` from then on. On Linux `tell`
     gets bytes written and about how many there will be, a few times a second.
     """
-    began = monotonic()
-    async with _undisturbed(db) as lease:
-        before = await lease.run(_Pages.of, Deadline())
-        _check_room(db, before)
+    before = f"PRAGMA auto_vacuum = {INCREMENTAL}" if make_incremental else None
+    done, _ = await _vacuum(db, before, timeout, tell)
+    return done
 
-        def run(channel: Channel) -> None:
-            with _in_files(channel, db.config.temp_store):
-                if make_incremental:
-                    channel.control(f"PRAGMA auto_vacuum = {INCREMENTAL}")
-                channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
 
-        async with _told(db, tell, 2 * _needed(before)):
-            await _when_free(db, lease, run, timeout)
-        after = await lease.run(_Pages.of, Deadline())
-    if before.journal == "wal":
-        await db.checkpoint("truncate")  # what was gained is the disk's only now
-    return Vacuumed(before.count * before.size, after.count * after.size, monotonic() - began)
+async def change_page_size(
+    path: str | os.PathLike[str],
+    page_size: int,
+    *,
+    timeout: float | None = None,
+    tell: Tell = lambda done, total: None,
+) -> Vacuumed:
+    """Write the database in the file `path` anew, with pages of `page_size` bytes (VACUUM).
+
+    SQLite changes that only without a write-ahead log. A file in WAL mode is taken out of it and
+    put back, which can be done only while no other connection has it open, of this process or of
+    any other: `MaintenanceError` otherwise, with nothing changed. A program that opens the database
+    meanwhile waits until it is done, or is refused by its own `busy_timeout`.
+
+    `timeout`, `tell`, the room that is needed and the other errors are those of `vacuum`. When it
+    fails or is given up, the pages are as they were; cancelled, that or all of them are new.
+    Killed, it may leave the file whole, but without a write-ahead log until it is next opened with
+    one, as `Config()` does. Raises `ConfigError` for what can't be the size of a page.
+    """
+    async with Database(path, config=_ALONE, read_only=True) as db:
+        logged = await db.fetch_one(_JOURNAL_MODE()) == "wal"
+    # In WAL mode those that have it open are not waited for: that may be for ever.
+    config = replace(_ALONE, page_size=page_size, busy_timeout=1.0 if logged else PATIENT)
+    try:
+        async with Database(path, config=config) as db:
+            done, pages = await _vacuum(db, f"PRAGMA page_size = {page_size}", timeout, tell)
+    except BaseException as error:
+        if logged:
+            try:
+                await finish(_into_wal(path))
+            except AbtDbError as second:
+                error.add_note(f"It could not be put back into WAL mode: {second}")
+        if logged and isinstance(error, BusyError):
+            found = processes_with(Path(os.path.realpath(path)))
+            who = f" (process {', '.join(map(str, sorted(found)))})" if found else ""
+            raise MaintenanceError(
+                f"{path} is open elsewhere{who}; to change the size of its pages it has to leave"
+                " WAL mode for a while, which it can when nobody else has it open"
+            ) from error
+        raise
+    if logged:
+        try:
+            await finish(_into_wal(path))
+        except AbtDbError as error:
+            raise MaintenanceError(
+                f"{path} has pages of {pages.size} bytes now, and could not be put back into WAL"
+                f" mode, which the next program does that opens it with Config(): {error}"
+            ) from error
+    if pages.size != page_size:
+        raise MaintenanceError(
+            f"{path} still has pages of {pages.size} bytes, for another program has opened it"
+            " in WAL mode meanwhile; try again when none does"
+        )
+    return done
 
 
 async def vacuum_step_by_step(
@@ -135,6 +184,39 @@ async def vacuum_step_by_step(
 
 
 # -- inside ----------------------------------------------------------------------------------------
+
+_ALONE = Config(readers=1, create=False, journal_mode="delete", slow_transaction=None, wal_limit=0)
+_JOURNAL_MODE = Query("vacuum.journal_mode", "PRAGMA journal_mode", str)
+
+
+async def _into_wal(path: str | os.PathLike[str]) -> None:
+    config = replace(_ALONE, journal_mode="wal", busy_timeout=PATIENT)
+    async with Database(path, config=config):
+        pass
+
+
+async def _vacuum(
+    db: Database, first: str | None, timeout: float | None, tell: Tell
+) -> tuple[Vacuumed, _Pages]:
+    """VACUUM, behind the setting `first`, which it carries out; return the pages of now as well."""
+    began = monotonic()
+    async with _undisturbed(db) as lease:
+        before = await lease.run(_Pages.of, Deadline())
+        _check_room(db, before)
+
+        def run(channel: Channel) -> None:
+            with _in_files(channel, db.config.temp_store):
+                if first is not None:
+                    channel.control(first)
+                channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
+
+        async with _told(db, tell, 2 * _needed(before)):
+            await _when_free(db, lease, run, timeout)
+        after = await lease.run(_Pages.of, Deadline())
+    if before.journal == "wal":
+        await db.checkpoint("truncate")  # what was gained is the disk's only now
+    gain = Vacuumed(before.count * before.size, after.count * after.size, monotonic() - began)
+    return gain, after
 
 
 def _undisturbed(db: Database) -> AbstractAsyncContextManager[Lease]:

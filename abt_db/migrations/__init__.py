@@ -8,6 +8,7 @@ history   the table `migration_history`
 chain     migrations in their order, held against a history
 guard     lost rows and violated foreign keys
 runner    runs a script in one transaction, or unit by unit
+progress  what it tells of its work
 step      one step, up or down, decided inside its transaction
 copying   a copy of a database that is in use
 engine    what applies steps and takes them back
@@ -20,21 +21,45 @@ rehearsal the same on a copy of the real database
 migrator  `Migrator`, which has all the verbs
 """
 
-from .chain import Status
-from .guard import Loss, MigrationLossError
-from .history import Record, Reversibility
-from .lint import Finding, Level
-from .loader import load_migrations
-from .migrator import Drift, Migrator
-from .model import Migration, MigrationFileError, MigrationOrderError
-from .planner import Plan, PlannedStep, Validation
-from .rehearsal import Rehearsal
-from .scaffold import new_migration
-from .schema import Difference, Likeness
-from .script import ScriptError
-from .seed import Seeded
-from .step import Progress
-from .trial import Trial
+from typing import TYPE_CHECKING
+
+from abt_db.lazy import lazily
+
+if TYPE_CHECKING:
+    from .chain import Status
+    from .guard import Loss, MigrationLossError
+    from .history import Record, Reversibility
+    from .lint import Finding, Level
+    from .loader import load_migrations
+    from .migrator import Drift, Migrator
+    from .model import Migration, MigrationFileError, MigrationOrderError
+    from .planner import Plan, PlannedStep, Validation
+    from .progress import Progress
+    from .rehearsal import Rehearsal
+    from .scaffold import new_migration
+    from .schema import Difference, Likeness
+    from .script import ScriptError
+    from .seed import Seeded
+    from .trial import Trial
+else:
+    __getattr__, __dir__ = lazily(
+        __name__,
+        "chain",
+        "guard",
+        "history",
+        "lint",
+        "loader",
+        "migrator",
+        "model",
+        "planner",
+        "progress",
+        "rehearsal",
+        "scaffold",
+        "schema",
+        "script",
+        "seed",
+        "trial",
+    )
 
 __all__ = [
     "Difference",

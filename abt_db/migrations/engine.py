@@ -33,7 +33,8 @@ from .chain import Chain, Status
 from .guard import MigrationLossError, dropped
 from .history import Record, Reversibility
 from .model import Migration
-from .step import Progress, Step, Tell, require_whole
+from .progress import Progress, Tell
+from .step import Step, require_whole
 
 __all__ = ["Engine"]
 

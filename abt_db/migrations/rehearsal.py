@@ -17,8 +17,8 @@ from .engine import Engine
 from .history import Record
 from .model import Migration
 from .planner import oldest_sqlite
+from .progress import Progress, Tell
 from .seed import Seeded
-from .step import Progress, Tell
 from .trial import Trial, round_trip
 
 __all__ = ["Rehearsal", "rehearse"]

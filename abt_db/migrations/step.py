@@ -7,8 +7,7 @@ Everything is decided inside the transaction that does it: whether the step is s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -20,26 +19,10 @@ from . import guard, history, runner, schema
 from .chain import Chain
 from .history import Record, Reversibility
 from .model import Migration, MigrationOrderError
+from .progress import Progress, Tell
 from .script import ScriptStatement, split, words
 
-__all__ = ["Progress", "Step", "Tell", "down_origin", "require_whole"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """What a migrator is doing: a statement of a step, or copying a database."""
-
-    version: int | None
-    doing: str
-    """"up", "down", "waiting" for another process, or "copying"."""
-    done: int
-    """Statements, or pages, that are finished."""
-    total: int
-    line: int | None = None
-    """Of the statement that runs."""
-
-
-Tell = Callable[[Progress], None]
+__all__ = ["Step", "down_origin", "require_whole"]
 
 
 def down_origin(migration: Migration) -> str:

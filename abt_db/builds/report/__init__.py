@@ -2,6 +2,7 @@
 
 figures   what it tells, as dataclasses
 problems  error lines, counted by what they have in common
+queries   the SQL
 gather    the figures, read from the database in one snapshot
 wording   numbers, times and durations as a person reads them
 markup    HTML and SVG in which a value can't be anything but text

@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from abt_db.builds import queries
 from abt_db.database import Database
 from abt_db.session import Session
 from abt_db.values import Json
 
+from . import queries
 from .figures import BuildMark, Figures, ProjectReport, Report, Unit
 from .problems import count_problems
 
