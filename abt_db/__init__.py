@@ -42,8 +42,8 @@ Where things are, each building on those above it:
     watchable    what a live query depends on, and what none can be made of
     watch        live queries
     upkeep       what a database does for itself now and then
-    bulk         many operations, in transactions of some
     retry        a transaction that is tried again
+    bulk         many operations, in transactions of some
     handles      the verbs that databases, transactions and snapshots have in common
     repository   `Repository`: the rows of a table, through any of these
     database     `Database`, which is what applications use
