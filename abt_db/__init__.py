@@ -95,7 +95,7 @@ from .errors import (
     TransactionStateError,
     TransactionTimeoutError,
 )
-from .grants import LockInfo
+from .grants import LOCKS_TABLE, LockInfo
 from .handles import Readable, Writable
 from .leases import LockLease
 from .locks import LocalLocks
@@ -123,6 +123,7 @@ __all__ = [
     "FullError",
     "IntegrityError",
     "Json",
+    "LOCKS_TABLE",
     "LocalLocks",
     "LockInfo",
     "LockLease",

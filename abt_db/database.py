@@ -486,7 +486,15 @@ class Database:
 
     # -- locks among processes -------------------------------------------------------------------
 
-    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> LockLease:
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float = 30.0,
+        timeout: float | None = None,
+        label: str | None = None,
+        create: bool = False,
+    ) -> LockLease:
         """Return a block that one holder at a time is in, among all processes that have this file
         open: ``async with db.lock("deploy") as lease: …``. `abt_db.leases` says what that means.
 
@@ -496,14 +504,18 @@ class Database:
         Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
         says who holds it. Tasks of one `Database` are served as they came, processes have equal
         chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
-        moment, the lock is released or was not had. A task that has it already gets
-        `LockStateError`, a database without the table `abt_db.grants.LOCKS_TABLE` `StatementError`.
+        moment, the lock is released or was not had. A task that has it gets `LockStateError`.
+
+        Locks are rows of the table `abt_db.LOCKS_TABLE`, which belongs into the schema of the
+        application. Where it is missing, entering makes it if `create` is true, in one commit more,
+        and raises `StatementError` otherwise. `label` says what the lock is held for, to those who
+        wait (in `LockTimeoutError`) or ask (`lock_info`).
 
         If the lease is lost (the program was stopped, the database busy, for too long; or somebody
         released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
         of the block, and ``db.transaction(lease=lease)`` writes nothing.
         """
-        return LockLease(self._locks(), name, ttl, timeout)
+        return LockLease(self._locks(), name, ttl, timeout, label, create)
 
     async def lock_info(self, name: str) -> LockInfo | None:
         """Return who holds a lock, in whatever process; None if it can be had. Writes nothing."""

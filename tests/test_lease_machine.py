@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import abt_db.grants
 from abt_db import Database, LockLostError, Query, Session
-from abt_db.grants import LOCKS_TABLE, fence, find, grant, release, renew
+from abt_db.grants import LOCKS_TABLE, clear_locks, fence, find, grant, release, renew
 
 CREATE = Query("create", "CREATE TABLE written (id INTEGER PRIMARY KEY, token INTEGER)")
 WRITE = Query("write", "INSERT INTO written (token) VALUES (:token)")
@@ -112,6 +112,14 @@ class Protocol(RuleBasedStateMachine):
         if info is not None:
             assert self.runner.run(self.db.break_lock(info))
             self.holder = None
+
+    @rule()
+    def clear(self) -> None:
+        held = self.runner.run(self.db.read(find, "a"))
+        self.run(clear_locks)
+        assert self.runner.run(self.db.read(find, "a")) == held
+        if not self.taken:
+            self.holder = None  # also where the machine's clock could have made it seem alive again
 
     @rule(who=holders)
     def write(self, who: int) -> None:
