@@ -281,7 +281,6 @@ class _Attempt:
             await pool.write(self._label, run, (), self.how.timeout, self.how.priority)
         except _AwaitedError:  # what has been run is undone
             self.tried = 0
-            self.results.clear()
             self.failures.clear()
             await self._interactively(pool)
 

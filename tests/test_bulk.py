@@ -340,19 +340,45 @@ class TestCoroutineFunctions:
             assert witness.count() == 4
             await witness.whole()
 
+    @pytest.mark.parametrize("mode", ["immediate", "exclusive"])
     async def test_a_statement_beside_it_that_runs_into_the_limit_fails_alone(
-        self, path: Path, clock: Clock
+        self, path: Path, clock: Clock, mode: Any
     ) -> None:
         driver = Driver()
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             driver.hook = passing(clock, 10, ADD_ENDLESSLY)
             operations = [add_thrice("a"), *good(2), ADD_ENDLESSLY(), *good(2, 2), add_thrice("b")]
-            report = await db.run_batch(operations, on_error="continue", timeout=10)
+            report = await db.run_batch(operations, on_error="continue", timeout=10, mode=mode)
             assert (report.done, report.failed, report.failures[0].index) == (6, 1, 3)
             assert isinstance(report.failures[0].error, TimeoutError)
             driver.hook = lambda step: None
             assert witness.count() == 10
             await witness.whole()
+
+    async def test_the_first_error_is_that_of_the_report(self, path: Path) -> None:
+        async def ends_it(tx: Transaction) -> None:
+            await tx.execute(ADD_OR_ROLLBACK(name="first"))
+
+        async with items(path, "first") as db:
+            operations = [ends_it, swallows_awaited("a"), half_awaited("b")]
+            report = await db.run_batch(operations, on_error="continue")
+            kinds = [IntegrityError, TransactionAbortedError, KeyError]
+            assert [type(failure.error) for failure in report.failures] == kinds
+            assert report.failures[2].name == "half_awaited.<locals>.half_way"
+
+    async def test_a_failure_of_a_run_that_was_undone_does_not_count(self, path: Path) -> None:
+        runs = count()
+
+        def fails_once(cx: Session) -> int:
+            if (run := next(runs)) == 0:
+                raise KeyError
+            return run
+
+        async with items(path) as db:
+            # That the second one has to be awaited is known when it has been called.
+            operations = [fails_once, given_a_coroutine(add_thrice)("a")]
+            report = await db.run_batch(operations, on_error="continue")
+            assert (report.failed, report.results) == (0, (1, "a"))
 
     async def test_cancelled_inside_one(self, path: Path) -> None:
         inside = asyncio.Event()

@@ -399,6 +399,17 @@ class TestClearing:
                     assert await clear_locks(other) > 0
         assert len(largest) >= 3
 
+    async def test_the_largest_token_of_all_is_kept(self, path: Path) -> None:
+        async with opened(path) as db:
+            async with db.lock("small"):
+                for _ in range(5):
+                    async with db.lock("large"):
+                        pass
+                assert await clear_locks(db) == 1
+            assert await clear_locks(db) == 1
+            async with db.lock("large") as lease:
+                assert lease.token == 6
+
     async def test_a_lease_that_was_cleared_writes_nothing(self, path: Path, time: Time) -> None:
         async with two(path) as (one, other):
             with pytest.raises(LockLostError):
