@@ -119,7 +119,7 @@ _GRANT = Query(
     )
     ON CONFLICT (resource_id) DO UPDATE
     SET lock_holder = excluded.lock_holder, acquired_at = excluded.acquired_at,
-        expires_at = excluded.expires_at, token = token + 1
+        expires_at = excluded.expires_at, token = max(token + 1, excluded.token)
     RETURNING token
     """,
     int,
@@ -150,7 +150,7 @@ _FREE = Query(
     """,
 )
 
-# The token above which a new row begins is in a row of its own. The key of that is a blob, which
+# The token above which all are granted is in a row of its own. The key of that is a blob, which
 # equals no text, and so no name (https://www.sqlite.org/datatype3.html, 4.1).
 _OVER = """
     resource_id <> x'' AND CASE
@@ -266,8 +266,8 @@ def clear_locks(cx: Session) -> int:
     """Remove the rows of locks that nobody holds; return how many. The row of a lease that holds is
     left as it is, and so is one that another program has written in a way of its own.
 
-    What is granted anew begins above the largest token that was removed, by whatever name: so the
-    tokens of each name go on growing.
+    Whatever is granted from then on has a token above the largest one that was removed, by whatever
+    name: so the tokens of each name go on growing.
     """
     if cx.fetch_one(_COLUMNS()) != 3:
         return 0  # there is no such table, or it is not ours

@@ -21,6 +21,7 @@ from abt_db.grants import LOCKS_TABLE, clear_locks, fence, find, grant, release,
 
 CREATE = Query("create", "CREATE TABLE written (id INTEGER PRIMARY KEY, token INTEGER)")
 WRITE = Query("write", "INSERT INTO written (token) VALUES (:token)")
+ROWS = Query("rows", "SELECT count(*) FROM distributed_locks WHERE resource_id = 'a'", int)
 WRITTEN = Query("written", "SELECT token FROM written ORDER BY id", int)
 
 HOUR = 3_600_000
@@ -118,6 +119,7 @@ class Protocol(RuleBasedStateMachine):
         held = self.runner.run(self.db.read(find, "a"))
         self.run(clear_locks)
         assert self.runner.run(self.db.read(find, "a")) == held
+        assert self.runner.run(self.db.fetch_one(ROWS())) == (held is not None)
         if not self.taken:
             self.holder = None  # also where the machine's clock could have made it seem alive again
 

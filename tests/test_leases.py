@@ -410,6 +410,18 @@ class TestClearing:
             async with db.lock("large") as lease:
                 assert lease.token == 6
 
+    async def test_a_row_that_an_earlier_release_has_begun_anew_is_taken_further(
+        self, path: Path
+    ) -> None:
+        async with opened(path) as db:
+            for _ in range(9):
+                async with db.lock("a"):
+                    pass
+            await clear_locks(db)
+            await db.execute(PUT(name="a", holder=None))
+            async with db.lock("a") as lease:
+                assert lease.token == 10
+
     async def test_a_lease_that_was_cleared_writes_nothing(self, path: Path, time: Time) -> None:
         async with two(path) as (one, other):
             with pytest.raises(LockLostError):

@@ -51,10 +51,11 @@ async def reindex(db: Database, name: str | None = None) -> None:
 async def clear_locks(db: Database) -> int:
     """Remove the rows of locks that nobody holds, released or run out; return how many (0 as well
     where the table of the locks is missing). A lease that holds is never touched, and the tokens of
-    each name go on growing: the largest one that is removed is kept, and new rows begin above it.
+    each name go on growing: the largest one that is removed is kept, in a row whose key is an empty
+    blob, and whatever is granted from then on has a larger one.
 
-    In one transaction. `optimize` does it, too. All processes that use the locks must be of a
-    release that has this function: an older one would let the tokens of a new row begin at 1.
+    In one transaction. `optimize` does it, too. All processes that use the locks should be of a
+    release that has this function: an older one lets the tokens of a new row begin at 1.
     """
     return await db.write(clear)
 

@@ -38,7 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--svg", metavar="FILE", type=Path, help="write a chart to this file")
     own = parser.add_argument_group(
         "a load of your own",
-        "any of these runs the design guide's workloads, read, write, update and mixed, instead",
+        "any of these runs the design guide's workloads instead: read, write, update and mixed"
+        " (or those of them that --only names)",
     )
     own.add_argument("--concurrency", metavar="N", type=positive, help="tasks (default: 50)")
     own.add_argument(
