@@ -361,6 +361,13 @@ class TestASystemOfOnesOwn:
         with pytest.raises(ValueError, match=told):
             await compare({}, **wrong)
 
+    async def test_with_many_tasks_those_that_open_a_connection_for_each_are_left_out(self) -> None:
+        few = await compare({}, concurrency=100, workloads=[])
+        many = await compare({}, concurrency=101, workloads=[])
+        left_out = {*many.missing} - {*few.missing}
+        assert "aiosqlite, per request" in str(left_out)
+        assert all("a connection for each call" in line for line in left_out)
+
     def test_from_the_command_line(self, tmp_path: Path) -> None:
         (tmp_path / "my_layer.py").write_text(
             "import sqlite3\n"
