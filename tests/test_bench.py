@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 import abt_db.tools.bench.compare
 from abt_db.tools.bench import chart, rounds, systems, workloads
-from abt_db.tools.bench.compare import FactoryError, compare
+from abt_db.tools.bench.compare import compare
 from abt_db.tools.bench.measure import Durations, drive, percentile
 from abt_db.tools.bench.on_sqlite3 import OneThread
+from abt_db.tools.bench.own import FactoryError
 from abt_db.tools.bench.report import Report, rounded
 from abt_db.tools.bench.systems import LIMIT, OWN, System
 from abt_db.tools.bench.workloads import Workload

@@ -11,7 +11,8 @@ that go from system to system. Only ratios within one run mean something.
     rounds     all of it in turns; a system that did not do the work has no figure
     targets    what abt_db has to reach
     report     the tables on the terminal, and the JSON
-    compare    a system of one's own beside the others, under a load that one chooses
+    own        a database layer of one's own, as a system
+    compare    that beside the others, under a load that one chooses
     chart      the SVG
 """
 
@@ -64,19 +65,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    own = ("concurrency", "operations", "duration", "system", "beside")
-    if any(getattr(arguments, name) is not None for name in own):
+    chosen = ("concurrency", "operations", "duration", "system", "beside")
+    if any(getattr(arguments, name) is not None for name in chosen):
         return await _compare(arguments)
     return await _measure(arguments)
 
 
 async def _compare(arguments: argparse.Namespace) -> int:
-    from . import compare
+    from . import compare, own
 
     for name in "rounds", "svg":
         if getattr(arguments, name) is not None:
             raise UsageError(f"--{name} does not go with a load of your own")
-    systems = {text: compare.find(text) for text in arguments.system or ()}
+    systems = {text: own.find(text) for text in arguments.system or ()}
     few = arguments.quick and arguments.duration is None
     only = arguments.only and [name.strip() for name in arguments.only.split(",")]
     beside = arguments.beside
@@ -91,7 +92,7 @@ async def _compare(arguments: argparse.Namespace) -> int:
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
-    except compare.FactoryError as error:
+    except own.FactoryError as error:
         raise CliError(str(error)) from error
     if arguments.json != STDOUT:
         result.print()
