@@ -43,8 +43,8 @@ Where things are, each building on those above it:
     watchable    what a live query depends on, and what none can be made of
     watch        live queries
     upkeep       what a database does for itself now and then
-    bulk         many operations, in transactions of some
     retry        a transaction that is tried again
+    bulk         many operations, in transactions of some
     handles      the verbs that databases, transactions and snapshots have in common
     repository   `Repository`: the rows of a table, through any of these
     database     `Database`, which is what applications use
@@ -101,7 +101,7 @@ if typing.TYPE_CHECKING:
         TransactionStateError,
         TransactionTimeoutError,
     )
-    from .grants import LockInfo
+    from .grants import LOCKS_TABLE, LockInfo
     from .handles import Readable, Writable
     from .leases import LockLease
     from .locks import LocalLocks
@@ -148,6 +148,7 @@ __all__ = [
     "FullError",
     "IntegrityError",
     "Json",
+    "LOCKS_TABLE",
     "LocalLocks",
     "LockInfo",
     "LockLease",

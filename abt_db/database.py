@@ -25,7 +25,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
 
-from .bulk import BatchReport, Operation, run_operations
+from .bulk import Batching, BatchReport, Operation, run_operations
 from .channel import Channel
 from .config import Config
 from .connection import Connect
@@ -373,17 +373,25 @@ class Database:
         *,
         batch_size: int = 500,
         on_error: Literal["stop", "continue"] = "stop",
+        mode: Literal["immediate", "exclusive"] = "immediate",
         timeout: float | None = None,
         priority: int = 0,
+        label: str | None = None,
         progress: Callable[[BatchReport], object] | None = None,
     ) -> BatchReport:
         """Run many operations in transactions of `batch_size`, and report what became of each.
 
-        An operation is a statement that writes, or ``function(cx)``, which should have no effects
-        but in the database: it may be run again if another ended the transaction for all.
-        `operations` is read in the event loop as they are needed, so it may be endless. Each
-        transaction is one hop, of `timeout` seconds at most, and others have their turn between
-        two.
+        An operation is a statement that writes, ``function(cx)``, or ``async function(tx)``, where
+        `tx` has the verbs of a transaction and ends with the operation. A function should have no
+        effects but in the database: it may be run again if another operation ended the transaction
+        for all. `operations` is read in the event loop as they are needed, so it may be endless.
+        `BatchReport.results` has what they returned, in order.
+
+        Each transaction takes `timeout` seconds at most, and other calls have their turn between
+        two. It is one hop, unless an operation in it is asynchronous or `mode` is ``"exclusive"``:
+        then it is a `transaction`, to which `Config.transaction_timeout` applies where `timeout` is
+        None and `priority` does not, with two hops more, and one for each asynchronous operation
+        beside its own. Such an operation is cancelled at the limit.
 
         An operation that fails is undone alone. ``"stop"``: what was before it is committed, in its
         transaction too, and nothing behind it is run. ``"continue"``: so are those behind it. A
@@ -393,17 +401,19 @@ class Database:
         Cancelled, the transaction that is running is rolled back (in its COMMIT it may go through),
         and those before it stay. ``progress(report)`` is called after each one, and so tells how
         far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
-        are raised in the same way, with a note of the counts.
+        are raised in the same way, with a note of the counts. If operations have failed, one
+        warning in the log says so at the end, under the `label`, which names the batch in errors of
+        calls that wait as well.
         """
-        return await run_operations(
-            self._opened(),
-            operations,
+        how = Batching(
             batch_size=batch_size,
             on_error=on_error,
+            mode=mode,
             timeout=timeout,
             priority=priority,
-            progress=progress,
+            label=label,
         )
+        return await run_operations(self._opened(), operations, how, progress)
 
     def snapshot(self, *, label: str | None = None) -> Snapshot:
         """Return one consistent view, on one reader, to be used with ``async with``.
@@ -476,7 +486,15 @@ class Database:
 
     # -- locks among processes -------------------------------------------------------------------
 
-    def lock(self, name: str, *, ttl: float = 30.0, timeout: float | None = None) -> LockLease:
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float = 30.0,
+        timeout: float | None = None,
+        label: str | None = None,
+        create: bool = False,
+    ) -> LockLease:
         """Return a block that one holder at a time is in, among all processes that have this file
         open: ``async with db.lock("deploy") as lease: …``. `abt_db.leases` says what that means.
 
@@ -486,14 +504,18 @@ class Database:
         Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
         says who holds it. Tasks of one `Database` are served as they came, processes have equal
         chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
-        moment, the lock is released or was not had. A task that has it already gets
-        `LockStateError`, a database without the table `abt_db.grants.LOCKS_TABLE` `StatementError`.
+        moment, the lock is released or was not had. A task that has it gets `LockStateError`.
+
+        Locks are rows of the table `abt_db.LOCKS_TABLE`, which belongs into the schema of the
+        application. Where it is missing, entering makes it if `create` is true, in one commit more,
+        and raises `StatementError` otherwise. `label` says what the lock is held for, to those who
+        wait (in `LockTimeoutError`) or ask (`lock_info`).
 
         If the lease is lost (the program was stopped, the database busy, for too long; or somebody
         released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
         of the block, and ``db.transaction(lease=lease)`` writes nothing.
         """
-        return LockLease(self._locks(), name, ttl, timeout)
+        return LockLease(self._locks(), name, ttl, timeout, label, create)
 
     async def lock_info(self, name: str) -> LockInfo | None:
         """Return who holds a lock, in whatever process; None if it can be had. Writes nothing."""

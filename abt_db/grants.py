@@ -23,6 +23,7 @@ from .values import Json
 __all__ = [
     "LOCKS_TABLE",
     "LockInfo",
+    "clear_locks",
     "fence",
     "find",
     "grant",
@@ -35,7 +36,7 @@ __all__ = [
 LOCKS_TABLE = Query(
     "locks.create_table",
     """
-    CREATE TABLE distributed_locks (
+    CREATE TABLE IF NOT EXISTS distributed_locks (
         resource_id TEXT NOT NULL PRIMARY KEY,
         lock_holder TEXT,
         acquired_at TEXT,
@@ -44,8 +45,11 @@ LOCKS_TABLE = Query(
     )
     """,
 )
-"""The table that leases need; put ``LOCKS_TABLE.sql`` into a migration. Never delete its rows: a
-lock that comes free keeps its row, for the token must not begin anew."""
+"""The table that `Database.lock` needs. ``await db.execute(LOCKS_TABLE())`` makes it where it is
+not there yet, and so does a migration that has the text ``LOCKS_TABLE.sql``.
+
+A lock that comes free keeps its row, for its token must not begin anew: never delete rows.
+`abt_db.maintenance.clear_locks` removes those that nobody needs, and keeps the tokens growing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,8 @@ class LockInfo:
     """The end, in milliseconds of the machine's `time.monotonic()`."""
     wanted: bool
     """Whether another process waits for it."""
+    label: str | None = None
+    """What the holder says of itself, see `Database.lock`."""
 
     def holds_at(self, now: int) -> bool:
         """Whether the lease has not run out at `now`, in milliseconds of `time.monotonic()`."""
@@ -77,8 +83,9 @@ class LockInfo:
         return now < self.until <= now + self.ttl
 
     def __str__(self) -> str:
+        label = "" if self.label is None else f"{self.label!r}, "
         return (
-            f"task {self.task!r} of process {self.pid} on {self.host} has held it since"
+            f"{label}task {self.task!r} of process {self.pid} on {self.host} has held it since"
             f" {self.acquired_at:%Y-%m-%d %H:%M:%S} UTC"
         )
 
@@ -94,7 +101,8 @@ _FIND = Query(
            acquired_at, expires_at,
            json_extract(lock_holder, '$.ttl') AS ttl,
            json_extract(lock_holder, '$.until') AS until,
-           json_extract(lock_holder, '$.wanted') AS wanted
+           json_extract(lock_holder, '$.wanted') AS wanted,
+           json_extract(lock_holder, '$.label') AS label
     FROM distributed_locks
     WHERE resource_id = :name AND lock_holder IS NOT NULL
     """,
@@ -105,10 +113,13 @@ _GRANT = Query(
     "locks.grant",
     """
     INSERT INTO distributed_locks (resource_id, lock_holder, acquired_at, expires_at, token)
-    VALUES (:name, :holder, :acquired_at, :expires_at, 1)
+    VALUES (
+        :name, :holder, :acquired_at, :expires_at,
+        1 + coalesce((SELECT token FROM distributed_locks WHERE resource_id = x''), 0)
+    )
     ON CONFLICT (resource_id) DO UPDATE
     SET lock_holder = excluded.lock_holder, acquired_at = excluded.acquired_at,
-        expires_at = excluded.expires_at, token = token + 1
+        expires_at = excluded.expires_at, token = max(token + 1, excluded.token)
     RETURNING token
     """,
     int,
@@ -137,6 +148,43 @@ _FREE = Query(
     UPDATE distributed_locks SET lock_holder = NULL, acquired_at = NULL, expires_at = NULL
     WHERE resource_id = :name AND token = :token
     """,
+)
+
+# The token above which all are granted is in a row of its own. The key of that is a blob, which
+# equals no text, and so no name (https://www.sqlite.org/datatype3.html, 4.1).
+_OVER = """
+    resource_id <> x'' AND CASE
+        WHEN lock_holder IS NULL THEN 1
+        WHEN json_valid(lock_holder) THEN NOT (
+            :now < json_extract(lock_holder, '$.until')
+            AND json_extract(lock_holder, '$.until') <= :now + json_extract(lock_holder, '$.ttl')
+        )
+    END
+"""
+
+_LARGEST = Query(
+    "locks.largest",
+    f"SELECT coalesce(max(token), -1) FROM distributed_locks WHERE {_OVER}",
+    int,
+)
+
+_BEGIN_ABOVE = Query(
+    "locks.begin_above",
+    """
+    INSERT INTO distributed_locks (resource_id, token) VALUES (x'', :token)
+    ON CONFLICT (resource_id) DO UPDATE SET token = max(token, excluded.token)
+    """,
+)
+
+_CLEAR = Query("locks.clear", f"DELETE FROM distributed_locks WHERE {_OVER}")
+
+_COLUMNS = Query(
+    "locks.columns",
+    """
+    SELECT count(*) FROM pragma_table_info('distributed_locks')
+    WHERE name IN ('resource_id', 'lock_holder', 'token')
+    """,
+    int,
 )
 
 
@@ -212,3 +260,20 @@ def fence(cx: Session, name: str, token: int) -> None:
             f"the lease on lock {name!r} with the token {token} is over, and nothing was written;"
             " have the lock anew, and look at the data again"
         )
+
+
+def clear_locks(cx: Session) -> int:
+    """Remove the rows of locks that nobody holds; return how many. The row of a lease that holds is
+    left as it is, and so is one that another program has written in a way of its own.
+
+    Whatever is granted from then on has a token above the largest one that was removed, by whatever
+    name: so the tokens of each name go on growing.
+    """
+    if cx.fetch_one(_COLUMNS()) != 3:
+        return 0  # there is no such table, or it is not ours
+    now = milliseconds()
+    largest = cx.fetch_one(_LARGEST(now=now))
+    if largest == -1:
+        return 0
+    cx.execute(_BEGIN_ABOVE(token=largest))
+    return cx.execute(_CLEAR(now=now)).rowcount

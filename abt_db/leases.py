@@ -16,6 +16,9 @@ What holds, and where:
   write-ahead log do not work there (https://www.sqlite.org/wal.html).
 - Work outside of the database (a file, a service) is not fenced. Give it `lease.token`, and have
   it refuse what comes with a smaller one.
+
+The rows of locks that nobody holds are removed by `abt_db.maintenance.clear_locks`, and by each
+`optimize`.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ from .errors import (
 from .grants import LOCKS_TABLE, LockInfo, fence, find, grant, milliseconds, release, renew, want
 from .locks import LocalLocks
 from .pool import Pool
-from .session import Session
+from .session import Session, Verbs
 
 __all__ = ["Leases", "LockLease"]
 
@@ -80,10 +83,20 @@ class Leases:
         self.held: set[LockLease] = set()
         self._courtesy: dict[str, float] = {}  # until when a lock is left to other processes
 
-    async def info(self, name: str, *, timeout: float | None = None) -> LockInfo | None:
-        """Return who holds a lock; None if it can be had."""
+    async def info(
+        self, name: str, *, timeout: float | None = None, create: bool = False
+    ) -> LockInfo | None:
+        """Return who holds a lock; None if it can be had. `create` makes the table if it is
+        missing."""
         with _table():
-            return await self.pool.read(f"lock {name!r}", find, (name,), timeout)
+            try:
+                return await self.pool.read(f"lock {name!r}", find, (name,), timeout)
+            except StatementError as error:
+                if not create or _MISSING not in str(error):
+                    raise
+            table = LOCKS_TABLE()
+            await self.pool.write(table.query, Verbs.execute, (table,), timeout, URGENT)
+            return None
 
     async def write(
         self, doing: str, function: Callable[..., T], *args: Any, timeout: float | None = None
@@ -122,16 +135,29 @@ class LockLease:
     ``db.transaction(lease=lease)``.
     """
 
-    def __init__(self, leases: Leases, name: str, ttl: float, timeout: float | None) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        name: str,
+        ttl: float,
+        timeout: float | None,
+        label: str | None = None,
+        create: bool = False,
+    ) -> None:
         if not 0.001 <= ttl <= LONGEST:
             raise ValueError(f"ttl must be from 0.001 to {LONGEST} seconds, not {ttl!r}")
+        if label is not None and not isinstance(label, str):
+            raise TypeError(f"the label of a lock's holder is a str, not {label!r}")
         self.name = name
         self.ttl = ttl
         """Seconds."""
         self.token = 0
         """Greater than that of every earlier grant of this lock; 0 before it is held."""
+        self.label = label
+        """What it is held for, as `lock_info` shows it."""
         self._leases = leases
         self._timeout = timeout
+        self._create = create
         self._owner = uuid4().hex
         self._turn = leases.turns.lock(name, timeout=timeout)
         self._until = 0  # milliseconds, as in the table
@@ -226,7 +252,7 @@ class LockLease:
             await asyncio.sleep(pause if left is None else min(pause, left))
             patience = None if left is None else max(left, PATIENCE)
             try:
-                info = await leases.info(name, timeout=patience)
+                info = await leases.info(name, timeout=patience, create=self._create)
                 if info is None:
                     if (granted := await self._try(patience)) is not None:
                         return granted
@@ -249,6 +275,7 @@ class LockLease:
             "task": "?" if task is None else task.get_name(),
             "ttl": self._milliseconds,
             "wanted": 0,
+            "label": self.label,
         }
         doing = f"the grant of lock {self.name!r}"
         try:
@@ -347,17 +374,20 @@ class LockLease:
 _GONE = "it was released by another, or ran out"
 
 
+_MISSING = "no such table: distributed_locks"
+
+
 @contextmanager
 def _table() -> Iterator[None]:
     """A block in which a missing table is told of in words that help."""
     try:
         yield
     except StatementError as error:
-        if "no such table: distributed_locks" not in str(error):
+        if _MISSING not in str(error):
             raise
         missing = StatementError(
             "locks need the table distributed_locks, which this database has not: put"
-            " abt_db.grants.LOCKS_TABLE.sql into a migration",
+            " abt_db.LOCKS_TABLE.sql into a migration, or run abt_db.LOCKS_TABLE() once",
             query=error.query,
             sql=error.sql,
             code=error.sqlite_errorcode,

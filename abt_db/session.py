@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -36,7 +36,7 @@ from .query import Query, Statement, Values, query_of, require_many, series
 from .stats import Account
 from .tables import ANYTHING, Tables, folded
 
-__all__ = ["Block", "Reading", "Result", "Session", "StoppedError", "Verbs"]
+__all__ = ["Block", "CoroutineError", "Reading", "Result", "Session", "StoppedError", "Verbs"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -102,6 +102,10 @@ class Result:
 
 class StoppedError(AbtDbError):
     """The job was cancelled. Its caller has gone, so nobody sees this."""
+
+
+class CoroutineError(TypeError):
+    """A function has returned a coroutine, of which nothing has run: that needs an event loop."""
 
 
 class Block:
@@ -330,6 +334,12 @@ class Verbs(Session):
         outer = len(self._blocks)
         try:
             result = function(session, *args, **kwargs)
+            if isinstance(result, Coroutine):
+                result.close()
+                raise CoroutineError(
+                    "the function returned a coroutine, and a connection's thread has no event"
+                    " loop: give a plain function, or use db.transaction()"
+                )
             if len(self._blocks) > outer:
                 self._close_block(self._blocks[outer], undo=False)
             return result

@@ -355,6 +355,11 @@ class Transaction(_Writing):
             self._ends = monotonic() + limit
         return self
 
+    def remaining(self) -> float | None:
+        """Return in how many seconds it is rolled back at its limit; None: it has no limit, or has
+        not begun."""
+        return None if self._ends is None else max(0.0, self._ends - monotonic())
+
     def _first(self, channel: Channel) -> None:
         channel.require_files()  # the COMMIT does so as well, after all the work
         self._tables_written = channel.tables_written

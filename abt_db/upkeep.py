@@ -14,6 +14,7 @@ from time import monotonic
 from .channel import Channel
 from .deadline import Deadline
 from .errors import AbtDbError, CorruptError, PoolClosedError, StatementError
+from .grants import clear_locks
 from .log import LOG
 from .pool import Pool
 from .query import Query
@@ -84,6 +85,10 @@ def gather_statistics(channel: Channel, *, full: bool) -> None:
         channel.control(f"PRAGMA schema_version = {version + 1}")
 
 
+def _clear_locks(channel: Channel) -> int:
+    return channel.call(clear_locks)
+
+
 class Upkeep:
     """The schedule of an open database, `Config.optimize_interval` and `Config.check_interval`."""
 
@@ -128,6 +133,7 @@ class Upkeep:
             await lease.run(lambda channel: gather_statistics(channel, full=False), Deadline())
         finally:
             lease.give_back()
+        await self._pool.write("clear_locks", _clear_locks, ())
 
     async def _check(self) -> None:
         health = await self._pool.read("check", lambda channel: examine(channel, full=False), ())

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import abt_db.tools.bench.compare
 from abt_db.tools.bench import chart, rounds, systems, workloads
-from abt_db.tools.bench.measure import drive, percentile
+from abt_db.tools.bench.compare import compare
+from abt_db.tools.bench.measure import Durations, drive, percentile
 from abt_db.tools.bench.on_sqlite3 import OneThread
+from abt_db.tools.bench.own import FactoryError
 from abt_db.tools.bench.report import Report, rounded
 from abt_db.tools.bench.systems import LIMIT, OWN, System
 from abt_db.tools.bench.workloads import Workload
@@ -210,6 +217,242 @@ class TestMeasure:
 
         with pytest.raises(ValueError, match="0"):
             await drive(3, range(10), operation)
+
+
+@dataclass
+class Mine:
+    """A layer of somebody's own: a connection, and what it is told to do wrong."""
+
+    path: str
+    fails: int = 0
+    """Of so many operations, each last one."""
+    loses: bool = False
+    opened: int = 0
+    calls: int = 0
+
+    def open(self) -> None:
+        self.opened += 1
+        self.db = sqlite3.connect(self.path, isolation_level=None)
+
+    async def close(self) -> None:
+        assert self.opened == 1
+        self.db.close()
+
+    async def read(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        return self._run(sql, parameters)
+
+    async def write(self, sql: str, parameters: dict[str, Any]) -> None:
+        await asyncio.sleep(0)
+        if not self.loses:
+            self._run(sql, parameters)
+
+    async def update(self, sql: str, parameters: dict[str, Any]) -> None:
+        await self.write(sql, parameters)
+
+    def _run(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+        self.calls += 1
+        if self.fails and self.calls % self.fails == 0:
+            raise ValueError(f"call {self.calls}")
+        return self.db.execute(sql, parameters).fetchall()
+
+
+async def made(path: str) -> Mine:
+    return Mine(path)
+
+
+class TestASystemOfOnesOwn:
+    """Measured beside the others; its errors are counted, and its work is looked for."""
+
+    @pytest.mark.parametrize("factory", [Mine, made])
+    async def test_has_figures_beside_ours(self, factory: Any) -> None:
+        result = await compare({"mine": factory}, concurrency=7, operations=40, beside=[OWN])
+        assert list(result.workloads) == ["read", "write", "update", "mixed"]
+        for figures in result.workloads.values():
+            assert list(figures) == [OWN, "mine"]
+            for found in figures.values():
+                assert (found.succeeded, found.errors, found.failure) == (40, 0, None)
+                assert found.min is not None and found.p50 is not None and found.p99 is not None
+                assert found.mean is not None and found.max is not None
+                assert 0 < found.min <= found.p50 <= found.p99 <= found.max
+                assert found.min <= found.mean <= found.max
+        assert result.failures == {}
+
+    async def test_its_errors_are_counted(self, capfd: pytest.CaptureFixture[str]) -> None:
+        result = await compare(
+            {"mine": lambda path: Mine(path, fails=4)}, operations=40, beside=[LIMIT]
+        )
+        for figures in result.workloads.values():
+            assert (figures["mine"].succeeded, figures["mine"].errors) == (30, 10)
+            assert figures["mine"].first_error == "ValueError: call 4"
+        result.print()
+        assert "write: the first error of mine: ValueError: call 4" in capfd.readouterr().out
+
+    async def test_one_that_only_fails_has_no_times(
+        self, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        mine = {"mine": lambda path: Mine(path, fails=1)}
+        result = await compare(mine, duration=0.01, beside=[], workloads=["read"])
+        found = result.workloads["read"]["mine"]
+        assert found.succeeded == 0 < found.errors and found.p99 is None
+        result.print()
+        assert (
+            json.loads(result.as_json())["workloads"]["read"]["systems"]["mine"]["p99 ms"] is None
+        )
+
+    @pytest.mark.parametrize(
+        ("workload", "failure"),
+        [("write", r"wrote \d+ rows, but the database has 0"), ("update", r"lost \d+ updates")],
+    )
+    async def test_one_that_loses_its_work_has_no_figures(
+        self, workload: str, failure: str
+    ) -> None:
+        mine = {"mine": lambda path: Mine(path, loses=True)}
+        result = await compare(mine, operations=40, beside=[LIMIT], workloads=[workload])
+        assert re.search(failure, result.failures[f"{workload}: mine"])
+        assert result.workloads[workload][LIMIT].failure is None
+
+    async def test_one_that_stands_still_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Stuck(Mine):
+            async def read(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+                self.calls += 1
+                if self.calls > 20:
+                    await asyncio.Event().wait()
+                return []
+
+        monkeypatch.setattr(abt_db.tools.bench.compare, "STUCK", 0.05)
+        result = await compare({"mine": Stuck}, operations=40, beside=[], workloads=["read"])
+        assert "no operation has ended" in result.failures["read: mine"]
+
+    async def test_a_cancellation_of_its_own_is_an_error_like_others(self) -> None:
+        class Cancels(Mine):
+            async def read(self, sql: str, parameters: dict[str, Any]) -> list[Any]:
+                raise asyncio.CancelledError
+
+        result = await compare({"mine": Cancels}, operations=40, beside=[], workloads=["read"])
+        assert result.workloads["read"]["mine"].errors == 40
+
+    @pytest.mark.parametrize(
+        ("factory", "told"),
+        [
+            (lambda path: 7, "a int, which has no method read and no write and no update"),
+            (lambda path: 1 / 0, "ZeroDivisionError"),
+            (lambda: 7, "TypeError"),
+            (lambda path: Mine("/no/such/folder/x.db"), "unable to open"),
+        ],
+    )
+    async def test_a_factory_that_brings_none_is_told_before_anything_is_measured(
+        self, factory: Any, told: str, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(FactoryError, match=f"mine brings no system: .*{told}"):
+            await compare({"mine": factory})
+        assert capfd.readouterr().err == ""
+
+    @pytest.mark.parametrize(
+        ("wrong", "told"),
+        [
+            ({"concurrency": 0}, "concurrency"),
+            ({"operations": 0}, "operations"),
+            ({"duration": 0}, "duration"),
+            ({"duration": float("nan")}, "duration"),
+            ({"workloads": ["reads"]}, "no workload reads; there are read, write"),
+            ({"beside": ["mysql"]}, "no system mysql; there are sqlite3"),
+        ],
+    )
+    async def test_arguments_that_can_not_be_right(self, wrong: Any, told: str) -> None:
+        with pytest.raises(ValueError, match=told):
+            await compare({}, **wrong)
+
+    async def test_with_many_tasks_those_that_open_a_connection_for_each_are_left_out(self) -> None:
+        few = await compare({}, concurrency=100, workloads=[])
+        many = await compare({}, concurrency=101, workloads=[])
+        left_out = {*many.missing} - {*few.missing}
+        assert "aiosqlite, per request" in str(left_out)
+        assert all("a connection for each call" in line for line in left_out)
+
+    def test_from_the_command_line(self, tmp_path: Path) -> None:
+        (tmp_path / "my_layer.py").write_text(
+            "import sqlite3\n"
+            "class Mine:\n"
+            "    def __init__(self, path):\n"
+            "        self.db = sqlite3.connect(path, isolation_level=None)\n"
+            "    async def read(self, sql, parameters):\n"
+            "        return self.db.execute(sql, parameters).fetchall()\n"
+            "    write = update = read\n"
+        )
+        command = ["abt-db", "bench", "--concurrency", "3", "--duration", "0.05"]
+        command += ["--system", "my_layer:Mine", "--beside", OWN, "--json"]
+        done = subprocess.run([*command, "-"], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        value = json.loads(done.stdout)
+        assert (value["concurrency"], value["operations"], value["duration"]) == (3, None, 0.05)
+        assert list(value["workloads"]) == ["read", "write", "update", "mixed"]
+        for workload in value["workloads"].values():
+            assert list(workload["systems"]) == [OWN, "my_layer:Mine"]
+            for found in workload["systems"].values():
+                assert found["errors"] == 0 < found["succeeded"]
+                assert found["min ms"] <= found["p50 ms"] * 1.01 <= found["max ms"] * 1.02
+        done = subprocess.run(
+            [*command, "f.json", "--only", "read"], cwd=tmp_path, capture_output=True, text=True
+        )
+        assert re.search(r"my_layer:Mine +[\d.]+k? +[\d,]+ +0 ", done.stdout)
+        assert list(json.loads((tmp_path / "f.json").read_text())["workloads"]) == ["read"]
+
+    @pytest.mark.parametrize(
+        ("system", "code", "told"),
+        [
+            ("my_layer", 2, "--system takes MODULE:FACTORY"),
+            (":Mine", 2, "--system takes MODULE:FACTORY"),
+            ("no_such_layer:Mine", 1, "no_such_layer can't be imported: ModuleNotFoundError"),
+            ("my_layer:make", 1, "my_layer has no make"),
+            ("my_layer:number", 1, "a int can't be called"),
+            ("my_broken:Mine", 1, "my_broken can't be imported: SyntaxError"),
+            ("my_layer:nothing", 1, "a NoneType, which has no method read"),
+        ],
+    )
+    def test_one_that_is_not_there_is_told(
+        self, tmp_path: Path, system: str, code: int, told: str
+    ) -> None:
+        (tmp_path / "my_layer.py").write_text("number = 7\ndef nothing(path): ...\n")
+        (tmp_path / "my_broken.py").write_text("class\n")
+        command = ["abt-db", "bench", "--system", system, "--beside", "none"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert told in done.stderr and "Traceback" not in done.stderr
+
+    @pytest.mark.parametrize("option", [["--svg", "x.svg"], ["--rounds", "3"]])
+    def test_options_of_the_other_run_are_refused(
+        self, option: list[str], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["bench", "--concurrency", "3", *option]) == 2
+        assert "does not go with" in capsys.readouterr().err
+
+
+class TestDurations:
+    """Bounded, and as exact as a table shows them."""
+
+    @given(
+        st.lists(st.floats(1e-7, 1e4), min_size=1, max_size=300),
+        st.sampled_from([1, 50, 90, 99, 100]),
+    )
+    def test_a_percentile_is_at_most_one_percent_too_high(
+        self, values: list[float], percent: int
+    ) -> None:
+        durations = Durations()
+        for value in values:
+            durations.add(value)
+        exact = percentile(values, percent)
+        assert exact <= durations.percentile(percent) <= exact * 1.01
+        assert (durations.shortest, durations.longest) == (min(values), max(values))
+        assert durations.mean == pytest.approx(sum(values) / len(values))
+
+    def test_they_take_no_more_memory_the_more_there_are(self) -> None:
+        durations, more = Durations(), Durations()
+        for n in range(10_000):
+            durations.add(1e-5 * (1 + n % 1000))
+        for n in range(100_000):
+            more.add(1e-5 * (1 + n % 1000))
+        assert len(more._buckets) == len(durations._buckets) < 1_500
+        assert more.count == 100_000
 
 
 class TestCommand:

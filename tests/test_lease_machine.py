@@ -17,10 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 import abt_db.grants
 from abt_db import Database, LockLostError, Query, Session
-from abt_db.grants import LOCKS_TABLE, fence, find, grant, release, renew
+from abt_db.grants import LOCKS_TABLE, clear_locks, fence, find, grant, release, renew
 
 CREATE = Query("create", "CREATE TABLE written (id INTEGER PRIMARY KEY, token INTEGER)")
 WRITE = Query("write", "INSERT INTO written (token) VALUES (:token)")
+ROWS = Query("rows", "SELECT count(*) FROM distributed_locks WHERE resource_id = 'a'", int)
 WRITTEN = Query("written", "SELECT token FROM written ORDER BY id", int)
 
 HOUR = 3_600_000
@@ -112,6 +113,15 @@ class Protocol(RuleBasedStateMachine):
         if info is not None:
             assert self.runner.run(self.db.break_lock(info))
             self.holder = None
+
+    @rule()
+    def clear(self) -> None:
+        held = self.runner.run(self.db.read(find, "a"))
+        self.run(clear_locks)
+        assert self.runner.run(self.db.read(find, "a")) == held
+        assert self.runner.run(self.db.fetch_one(ROWS())) == (held is not None)
+        if not self.taken:
+            self.holder = None  # also where the machine's clock could have made it seem alive again
 
     @rule(who=holders)
     def write(self, who: int) -> None:

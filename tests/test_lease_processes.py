@@ -20,6 +20,7 @@ from engine import script
 
 from abt_db import Config, Database, LocalLocks, LockTimeoutError, Query
 from abt_db.grants import LOCKS_TABLE, milliseconds
+from abt_db.maintenance import clear_locks
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 PROCESSES = 8
@@ -30,6 +31,11 @@ START = Query("counter.start", "INSERT INTO counter (value) VALUES (0)")
 VALUE = Query("counter.value", "SELECT value FROM counter", int)
 ADD_TEN = Query("counter.add_ten", "UPDATE counter SET value = value + 10")
 UNTIL = Query("until", "SELECT json_extract(lock_holder, '$.until') FROM distributed_locks", int)
+HOLDERS = Query(
+    "holders",
+    "SELECT resource_id, lock_holder, acquired_at, token FROM distributed_locks"
+    " WHERE lock_holder IS NOT NULL ORDER BY 1",
+)
 TOKEN = Query("token", "SELECT token FROM distributed_locks", int)
 
 QUERIES = """
@@ -213,6 +219,33 @@ class TestAHolder:
                     assert await holder.says() == "refused, knowing that it is lost"
                     lease.check()
                 assert await db.fetch_one(VALUE()) == 10
+
+
+class TestClearing:
+    """Rows of dead holders go, those of living ones stay, and no token is given twice."""
+
+    async def test_beside_living_and_dead_processes(self, path: Path) -> None:
+        async with counting(path) as db:
+            living = await Process.start(HOLDING, path, 600)
+            async with started(living):
+                assert await living.says() == "1"
+                tokens = [0]
+                for _ in range(3):
+                    dying = await Process.start(HOLDING.replace('"a"', '"b"'), path, 0.5)
+                    async with started(dying):
+                        tokens.append(int(await dying.says()))
+                        dying.signal(signal.SIGKILL)
+                        async with asyncio.timeout(SOON):
+                            while await db.lock_info("b") is not None:  # noqa: ASYNC110 (a file)
+                                await asyncio.sleep(0.01)
+                    before = await db.fetch_all(HOLDERS())
+                    assert await clear_locks(db) == 1
+                    assert await db.fetch_all(HOLDERS()) == [row for row in before if row[0] == "a"]
+                async with db.lock("b", timeout=0) as lease:
+                    tokens.append(lease.token)
+                assert tokens == sorted({*tokens})
+                living.tell("write")
+                assert await living.says() == "written"
 
 
 def libfaketime() -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, Clock
+from conftest import SOON, Clock
 from engine import (
     ADD,
     COUNT,
@@ -40,11 +40,32 @@ from abt_db import (
     LockStateError,
     LockTimeoutError,
     Query,
+    ReadOnlyError,
     StatementError,
     TransactionStateError,
 )
+from abt_db.builds import BuildStore
 from abt_db.grants import LOCKS_TABLE
+from abt_db.maintenance import clear_locks, optimize
 
+TABLE = Query(
+    "table", "SELECT sql FROM sqlite_schema WHERE tbl_name = 'distributed_locks' AND sql <> ''", str
+)
+OLD_ROW = Query(
+    "old_row",
+    """
+    UPDATE distributed_locks SET lock_holder = json_remove(lock_holder, '$.label')
+    RETURNING json_type(lock_holder, '$.label') IS NULL
+    """,
+    bool,
+)
+ROWS = Query(
+    "rows", "SELECT resource_id, lock_holder, token FROM distributed_locks WHERE resource_id <> x''"
+)
+PUT = Query(
+    "put",
+    "INSERT INTO distributed_locks (resource_id, lock_holder, token) VALUES (:name, :holder, 5)",
+)
 ROW = Query("row", "SELECT * FROM distributed_locks WHERE resource_id = 'a'")
 FORGET = Query("forget", "DROP TABLE distributed_locks")
 
@@ -222,9 +243,21 @@ class TestMisuse:
                     await use
                 assert LOCKS_TABLE.sql in caught.value.__notes__
 
-    def test_the_table_of_the_build_database_is_the_same(self) -> None:
-        schema = (ROOT / "schema" / "schema.sql").read_text()
-        assert " ".join(LOCKS_TABLE.sql.split()) in " ".join(schema.split())
+    async def test_the_table_of_the_build_database_is_the_same(self, tmp_path: Path) -> None:
+        async with Database(tmp_path / "own.db") as db:
+            for _ in range(2):  # where it is there already, it is left alone
+                await db.execute(LOCKS_TABLE())
+            own = await db.fetch_all(TABLE())
+        async with await BuildStore.open(tmp_path / "builds.db") as store:
+            built_in = await store.db.fetch_all(TABLE())
+        assert [" ".join(sql.split()) for sql in own] == [" ".join(sql.split()) for sql in built_in]
+        assert len(own) == 1
+
+    @pytest.mark.parametrize("label", [7, b"a", ["a"]])
+    async def test_of_the_label(self, path: Path, label: Any) -> None:
+        async with opened(path) as db:
+            with pytest.raises(TypeError, match="label"):
+                db.lock("a", label=label)
 
     async def test_in_use(self, path: Path) -> None:
         async with two(path) as (one, other):
@@ -256,6 +289,194 @@ class TestMisuse:
                     await db.lock("a").__aenter__()
             async with db.lock("a", timeout=0):
                 pass
+
+
+class TestTheTable:
+    """It is made with one line, or by the first who asks for a lock, if he says so."""
+
+    async def test_is_made_by_the_first_lock_if_that_is_wanted(self, path: Path) -> None:
+        async with Database(path) as db, Database(path) as other:
+            async with db.lock("a", create=True) as lease:
+                assert lease.token == 1
+                with pytest.raises(LockTimeoutError):
+                    await other.lock("a", create=True, timeout=0).__aenter__()
+            before = commits(db)
+            async with db.lock("a", create=True):  # from now on it costs nothing
+                assert commits(db) == before + 1
+            async with other.lock("a") as lease:
+                assert lease.token == 3
+
+    async def test_is_made_once_by_many_who_ask_at_the_same_time(self, path: Path) -> None:
+        async with Database(path) as db, Database(path) as other:
+
+            async def work(db: Database, name: str) -> int:
+                async with db.lock(name, create=True) as lease:
+                    return lease.token
+
+            asked = [work(each, name) for each in (db, other) for name in "abab"]
+            assert sorted(await asyncio.gather(*asked)) == [1, 1, 2, 2, 3, 3, 4, 4]
+
+    async def test_is_not_made_where_nobody_may_write(self, path: Path) -> None:
+        async with Database(path) as db, Database(path, read_only=True) as follower:
+            with pytest.raises(ReadOnlyError):
+                await follower.lock("a", create=True).__aenter__()
+            assert await db.fetch_all(TABLE()) == []
+
+
+class TestTheLabel:
+    """What a lock is held for: those who wait are told, and those who ask."""
+
+    async def test_is_shown_with_the_holder(self, path: Path) -> None:
+        async with two(path) as (one, other), one.lock("a", label="nightly import") as lease:
+            assert lease.label == "nightly import"
+            assert (await holder_of(other)).label == "nightly import"
+            with pytest.raises(LockTimeoutError, match=r"'nightly import', task .* has held it"):
+                await other.lock("a", timeout=0).__aenter__()
+
+    async def test_stays_when_the_lease_is_renewed_and_wanted(
+        self, path: Path, clock: Clock
+    ) -> None:
+        async with two(path) as (one, other), one.lock("a", ttl=3000, label="x"):
+            before = commits(one)
+            await renewing(clock, 1001)
+            await until(lambda: commits(one) > before)
+            waiting = asyncio.create_task(other.lock("a").__aenter__())
+            await until_wanted(one)
+            assert (await holder_of(other)).label == "x"
+            waiting.cancel()
+            await asyncio.wait([waiting])
+
+    async def test_of_a_row_that_has_none_is_none(self, path: Path) -> None:
+        """As an earlier release writes it."""
+        async with two(path) as (one, other), one.lock("a", label="x") as lease:
+            assert await other.fetch_all(OLD_ROW()) == [True]
+            info = await holder_of(other)
+            assert (info.label, info.token) == (None, lease.token)
+            assert str(info).startswith("task ")
+            async with one.transaction(lease=lease):
+                pass
+
+
+class TestClearing:
+    """Rows of locks that nobody holds go, those of holders stay, and tokens only ever grow."""
+
+    async def test_removes_what_is_released_or_has_run_out(self, path: Path, time: Time) -> None:
+        async with two(path) as (one, other):
+            for name in "abc":
+                async with one.lock(name):
+                    pass
+            gone = await one.lock("gone", ttl=5).__aenter__()
+            async with other.lock("held", ttl=60, label="x") as held:
+                time.passes(6)
+                before = await other.fetch_all(ROWS())
+                assert await clear_locks(one) == 4
+                assert await clear_locks(one) == 0
+                [row] = await other.fetch_all(ROWS())
+                assert row in before and row[0] == "held"
+                held.check()
+                async with other.transaction(lease=held) as tx:
+                    await tx.execute(ADD(name="a"))
+            with pytest.raises(LockLostError):
+                gone.check()
+            with pytest.raises(LockLostError):
+                await gone.__aexit__(None, None, None)
+
+    async def test_lets_no_token_go_backwards(self, path: Path, time: Time) -> None:
+        largest: dict[str, int] = {}
+        async with two(path) as (one, other):
+            for step in range(60):
+                name = "abcd"[step * step % 7 % 4]
+                lease = await (one, other)[step % 2].lock(name, ttl=10).__aenter__()
+                assert lease.token > largest.get(name, 0)
+                largest[name] = lease.token
+                if step % 3:
+                    await lease.__aexit__(None, None, None)
+                else:
+                    time.passes(11)
+                    with suppress(LockLostError):
+                        await lease.__aexit__(None, None, None)
+                if step % 5 == 0:
+                    assert await clear_locks(other) > 0
+        assert len(largest) >= 3
+
+    async def test_the_largest_token_of_all_is_kept(self, path: Path) -> None:
+        async with opened(path) as db:
+            async with db.lock("small"):
+                for _ in range(5):
+                    async with db.lock("large"):
+                        pass
+                assert await clear_locks(db) == 1
+            assert await clear_locks(db) == 1
+            async with db.lock("large") as lease:
+                assert lease.token == 6
+
+    async def test_a_row_that_an_earlier_release_has_begun_anew_is_taken_further(
+        self, path: Path
+    ) -> None:
+        async with opened(path) as db:
+            for _ in range(9):
+                async with db.lock("a"):
+                    pass
+            await clear_locks(db)
+            await db.execute(PUT(name="a", holder=None))
+            async with db.lock("a") as lease:
+                assert lease.token == 10
+
+    async def test_a_lease_that_was_cleared_writes_nothing(self, path: Path, time: Time) -> None:
+        async with two(path) as (one, other):
+            with pytest.raises(LockLostError):
+                async with one.lock("a", ttl=5) as lease:
+                    transaction = one.transaction(lease=lease)
+                    time.passes(6)
+                    assert await clear_locks(other) == 1
+                    async with other.lock("a") as heir:
+                        assert heir.token > lease.token
+                        with pytest.raises(LockLostError, match="nothing was written"):
+                            async with transaction as tx:
+                                await tx.execute(ADD(name="stale"))
+            assert await other.fetch_one(COUNT()) == 0
+
+    @pytest.mark.parametrize("holder", ["some other program", "{}", '{"until": "x"}', "[1]"])
+    async def test_leaves_rows_of_other_programs_alone(self, path: Path, holder: str) -> None:
+        async with opened(path) as db:
+            await db.execute(PUT(name="theirs", holder=holder))
+            assert await clear_locks(db) == 0
+            assert [row[0] for row in await db.fetch_all(ROWS())] == ["theirs"]
+
+    async def test_is_a_part_of_optimize(self, path: Path) -> None:
+        async with opened(path) as db:
+            async with db.lock("a"):
+                pass
+            await optimize(db)
+            assert await db.fetch_all(ROWS()) == []
+            async with db.lock("a") as lease:
+                assert lease.token == 2
+
+    async def test_is_a_part_of_the_schedule(self, path: Path) -> None:
+        async with opened(path, config=Config(optimize_interval=0.05)) as db:
+            async with db.lock("a"):
+                pass
+            async with asyncio.timeout(SOON):
+                while await db.fetch_all(ROWS()):  # noqa: ASYNC110 (the schedule tells nobody)
+                    await asyncio.sleep(0.01)
+
+    @pytest.mark.parametrize("sql", ["", "CREATE TABLE distributed_locks (resource_id, holder)"])
+    async def test_finds_nothing_where_the_table_is_missing_or_anothers(
+        self, path: Path, sql: str
+    ) -> None:
+        async with Database(path) as db:
+            if sql:
+                await db.execute(Query("theirs", sql)())
+            assert await clear_locks(db) == 0
+            await optimize(db)
+
+    async def test_a_name_may_be_empty(self, path: Path) -> None:
+        async with opened(path) as db:
+            async with db.lock(""):
+                assert await clear_locks(db) == 0
+            assert await clear_locks(db) == 1
+            async with db.lock("") as lease:
+                assert lease.token == 2
 
 
 class TestLoss:

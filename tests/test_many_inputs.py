@@ -194,6 +194,21 @@ class TestFunctions:
                 with pytest.raises(TypeError, match="a Statement is no function"):
                     await by(way, db, verb, COUNT())
 
+    @pytest.mark.parametrize("verb", ["read", "write"])
+    async def test_a_function_that_returns_a_coroutine_is_refused(
+        self, path: Path, verb: str
+    ) -> None:
+        """As a lambda can, of which nothing says so before it is called."""
+
+        async def add(cx: Session) -> None:
+            cx.execute(ADD(name="a"))
+
+        async with items(path) as db:
+            for way in ("database", "transaction"):
+                with pytest.raises(TypeError, match="returned a coroutine"):
+                    await by(way, db, verb, lambda cx: add(cx))
+            assert await db.fetch_one(COUNT()) == 0
+
 
 @pytest.mark.parametrize("way", WAYS)
 class TestReturning:

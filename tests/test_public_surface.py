@@ -46,7 +46,11 @@ def loaded(name: str) -> ModuleType:
 def documented(value: Any) -> bool:
     """Whether it has a docstring of its own: not that of its base, nor a generated one."""
     text = vars(value).get("__doc__") if isinstance(value, type) else value.__doc__
-    return text is not None and text != "" and not text.startswith(f"{value.__name__}(")
+    return (
+        text is not None
+        and text != ""
+        and not text.startswith(f"{getattr(value, '__name__', value)}(")
+    )
 
 
 def verbs(kind: type) -> Iterator[tuple[str, Any]]:

@@ -98,12 +98,33 @@ class TestReadme:
 
         assert asyncio.run(pin()) == ["read me"]
 
+    def test_the_benchmark_snippet_measures_a_layer(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        names: dict[str, Any] = {}
+        exec(blocks("python")[4].replace("duration=60", "duration=0.01"), names)
+
+        class Layer:
+            def __init__(self, path: str) -> None:
+                self.db = sqlite3.connect(path, isolation_level=None)
+
+            async def read(self, sql: str, parameters: dict[str, object]) -> list[object]:
+                return self.db.execute(sql, parameters).fetchall()
+
+            write = update = read
+
+            def close(self) -> None:
+                self.db.close()
+
+        asyncio.run(names["measure"](Layer))
+        assert len(re.findall(r"^mine +\S+ +[\d,]+ +0 ", capsys.readouterr().out, re.M)) == 4
+
     def test_the_recording_snippet_records(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.chdir(tmp_path)
         names: dict[str, Any] = {}
-        exec(blocks("python")[4], names)
+        exec(blocks("python")[5], names)
         assert asyncio.run(names["build"]("sh", "-c", "echo hello; exit 3")) == 3
         assert capsys.readouterr().out == "failed 1 lines\n"
 

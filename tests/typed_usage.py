@@ -82,7 +82,8 @@ async def use() -> None:
         assert_type(await db.read(lambda cx: cx.fetch_one(COUNT())), int | None)
         assert_type(await db.write(rename, "old", new="new"), int)
         assert_type(await db.run_transaction(move, attempts=2, timeout=5.0), int)
-        assert_type(await db.run_batch([RENAME(id=1, name="x"), move_one]), BatchReport)
+        assert_type(await db.run_batch([RENAME(id=1, name="x"), move_one, move]), BatchReport)
+        assert_type((await db.run_batch([move], label="moves")).results, tuple[Any, ...])
         async with db.lock("deploy", ttl=30, timeout=10) as lease, db.transaction(lease=lease):
             assert_type(lease, LockLease)
             assert_type(lease.token, int)

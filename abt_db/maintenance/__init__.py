@@ -3,7 +3,7 @@
 vacuum       makes the file smaller, at once or step by step
 backup       whole, checked copies in a directory
 restore      a backup into the place of a database
-care         statistics for the planner, indexes built anew, looks for damage
+care         statistics for the planner, indexes built anew, looks for damage, old rows of locks
 metrics      figures of a database: pages, log, tables and indexes, the pool
 prometheus   the same as text that Prometheus reads
 processes    which processes read and write a database
@@ -20,7 +20,7 @@ from abt_db.copying import vacuum_into
 from abt_db.upkeep import Health
 
 from .backup import Backup, backup
-from .care import analyze, check, optimize, reindex
+from .care import analyze, check, clear_locks, optimize, reindex
 from .diagnosis import Diagnosis, diagnose
 from .examination import examine, measure
 from .file import DatabaseFile, Log, look_at
@@ -49,6 +49,7 @@ __all__ = [
     "backup",
     "change_page_size",
     "check",
+    "clear_locks",
     "command",
     "diagnose",
     "examine",

@@ -1,4 +1,4 @@
-"""Statistics for the planner, indexes built anew, looks for damage."""
+"""Statistics for the planner, indexes built anew, looks for damage, rows of locks that are over."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from abt_db.channel import BeginBusyError, Channel
 from abt_db.database import Database
 from abt_db.deadline import Deadline
 from abt_db.errors import MaintenanceError
+from abt_db.grants import clear_locks as clear
 from abt_db.outline import quoted
 from abt_db.upkeep import Health, examine, gather_statistics
 
-__all__ = ["analyze", "check", "optimize", "reindex"]
+__all__ = ["analyze", "check", "clear_locks", "optimize", "reindex"]
 
 
 async def optimize(db: Database) -> None:
@@ -20,8 +21,10 @@ async def optimize(db: Database) -> None:
 
     In one transaction on the writer; every connection, of other processes too, plans by them from
     its next statement on. From SQLite 3.46 only tables that have changed much are looked at.
+    Rows of locks that nobody holds are removed, see `clear_locks`.
     """
     await _written(db, "optimize", lambda channel: gather_statistics(channel, full=False))
+    await clear_locks(db)
 
 
 async def analyze(db: Database) -> None:
@@ -43,6 +46,18 @@ async def reindex(db: Database, name: str | None = None) -> None:
             channel.run_sql(f"REINDEX{what}", doing="REINDEX", privileged=True)
 
     await _written(db, "reindex", run)
+
+
+async def clear_locks(db: Database) -> int:
+    """Remove the rows of locks that nobody holds, released or run out; return how many (0 as well
+    where the table of the locks is missing). A lease that holds is never touched, and the tokens of
+    each name go on growing: the largest one that is removed is kept, in a row whose key is an empty
+    blob, and whatever is granted from then on has a larger one.
+
+    In one transaction. `optimize` does it, too. All processes that use the locks should be of a
+    release that has this function: an older one lets the tokens of a new row begin at 1.
+    """
+    return await db.write(clear)
 
 
 async def check(db: Database, *, full: bool = False) -> Health:

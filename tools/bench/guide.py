@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from statistics import fmean
-from time import perf_counter
+from collections.abc import Awaitable, Callable
 
-from .measure import Stopwatch, drive
+from .measure import Outcome, tolerate
 from .sample import COUNT, PROJECTS, WrongWorkError, timeout_of
 from .trial import Measures, Trial
 
@@ -56,38 +54,23 @@ async def loaded(
     trial: Trial, operation: Callable[[int], Awaitable[int]], *, tasks: int, seconds: float = 0.0
 ) -> Measures:
     """Run a number of operations, or for some seconds; errors are counted, not raised."""
-    stopwatch = Stopwatch()
-    timed = stopwatch.wrap(operation)
-    errors = 0
-    end = perf_counter() + seconds if seconds else float("inf")
-
-    async def tolerant(number: int) -> int:
-        nonlocal errors
-        try:
-            return await timed(number)
-        except WrongWorkError:
-            raise
-        except Exception:
-            errors += 1  # of any kind: which one is the system's own affair
-            return 0
-
-    def numbers() -> Iterator[int]:
-        number = 0
-        while number < trial.size.operations if not seconds else perf_counter() < end:
-            yield number
-            number += 1
-
-    took, _ = await drive(tasks, numbers(), tolerant)
-    done = len(stopwatch.seconds)
-    if not done:
+    outcome = await tolerate(
+        Outcome(),
+        tasks,
+        operation,
+        operations=None if seconds else trial.size.operations,
+        seconds=seconds or None,
+    )
+    durations = outcome.durations
+    if not durations.count:
         raise WrongWorkError("not one operation succeeded")
     return {
-        "per second": done / took,
-        "succeeded": done,
-        "errors %": 100 * errors / (done + errors),
-        "mean ms": fmean(stopwatch.seconds) * 1000,
-        "min ms": min(stopwatch.seconds) * 1000,
-        "max ms": max(stopwatch.seconds) * 1000,
-        "p50 ms": stopwatch.milliseconds(50),
-        "p99 ms": stopwatch.milliseconds(99),
+        "per second": durations.count / outcome.seconds,
+        "succeeded": durations.count,
+        "errors %": 100 * outcome.errors / outcome.ended,
+        "mean ms": durations.mean * 1000,
+        "min ms": durations.shortest * 1000,
+        "max ms": durations.longest * 1000,
+        "p50 ms": durations.percentile(50) * 1000,
+        "p99 ms": durations.percentile(99) * 1000,
     }

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from array import array
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from math import frexp, inf, ldexp
 from statistics import median
 from time import perf_counter
 
-__all__ = ["Spread", "Stopwatch", "drive", "percentile"]
+from .sample import WrongWorkError
+
+__all__ = [
+    "Durations",
+    "Outcome",
+    "Spread",
+    "Stopwatch",
+    "drive",
+    "percentile",
+    "sentence",
+    "tolerate",
+]
 
 
 async def drive(
@@ -66,6 +79,115 @@ class Stopwatch:
     def milliseconds(self, percent: float) -> float:
         """The time that so many percent of the operations stay under."""
         return percentile(self.seconds, percent) * 1000
+
+
+class Durations:
+    """How long operations took, in seconds, in memory that does not grow with their number.
+
+    `count`, `mean`, `shortest` and `longest` are exact. `percentile` returns the upper end of a
+    bucket: at most 1 % too high, never too low, and never more than `longest`.
+    """
+
+    __slots__ = ("_buckets", "count", "longest", "shortest", "total")
+
+    def __init__(self) -> None:
+        self._buckets: dict[int, int] = {}
+        self.count = 0
+        self.total = self.longest = 0.0
+        self.shortest = inf
+
+    def add(self, seconds: float) -> None:
+        """Count one operation."""
+        # seconds == mantissa * 2**exponent, with 0.5 <= mantissa < 1: 128 buckets an octave.
+        mantissa, exponent = frexp(max(seconds, 1e-9))
+        bucket = 128 * exponent + int(256 * mantissa)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) + 1
+        self.count += 1
+        self.total += seconds
+        if seconds > self.longest:
+            self.longest = seconds
+        if seconds < self.shortest:
+            self.shortest = seconds
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
+
+    def percentile(self, percent: float) -> float:
+        """Return what so many percent of the operations did not exceed."""
+        left = self.count * percent / 100
+        for bucket in sorted(self._buckets):
+            left -= self._buckets[bucket]
+            if left <= 0:
+                exponent, part = divmod(bucket - 128, 128)
+                return min(ldexp((part + 129) / 256, exponent), self.longest)
+        return self.longest
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What has become of many operations, of which each may fail."""
+
+    seconds: float = 0.0
+    """How long all of them took."""
+    durations: Durations = field(default_factory=Durations)
+    """Of those that succeeded."""
+    errors: int = 0
+    first_error: str | None = None
+
+    @property
+    def ended(self) -> int:
+        """How many have ended, either way."""
+        return self.durations.count + self.errors
+
+
+async def tolerate(
+    outcome: Outcome,
+    tasks: int,
+    operation: Callable[[int], Awaitable[object]],
+    *,
+    operations: int | None = None,
+    seconds: float | None = None,
+) -> Outcome:
+    """Await ``operation(number)`` for 0, 1, 2 … with so many `tasks`, until so many `operations`
+    have been begun or so many `seconds` are over; note in `outcome` how each ends, and return it.
+
+    An error of an operation is counted. Only `WrongWorkError` is raised.
+    """
+    end = inf if seconds is None else perf_counter() + seconds
+    durations = outcome.durations
+
+    def numbers() -> Iterator[int]:
+        for number in count() if operations is None else range(operations):
+            if perf_counter() >= end:
+                return
+            yield number
+
+    async def tolerant(number: int) -> int:
+        began = perf_counter()
+        try:
+            await operation(number)
+        except WrongWorkError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise  # this task was cancelled, not something that the operation waited for
+            outcome.errors += 1  # of any kind: which one is the system's own affair
+            outcome.first_error = outcome.first_error or sentence(error)
+            await asyncio.sleep(0)  # one that fails at once leaves the other tasks their turn
+        else:
+            durations.add(perf_counter() - began)
+        return 0
+
+    outcome.seconds, _ = await drive(tasks, numbers(), tolerant)
+    return outcome
+
+
+def sentence(error: BaseException) -> str:
+    """An error in one line."""
+    first = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def percentile(values: Sequence[float], percent: float) -> float:

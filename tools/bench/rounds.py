@@ -14,12 +14,12 @@ from pathlib import Path
 from time import perf_counter
 
 from . import sample
-from .measure import Spread
+from .measure import Spread, sentence
 from .systems import System
 from .trial import Measures, Size, SkippedError, Trial
 from .workloads import Workload
 
-__all__ = ["Figures", "Results", "measure"]
+__all__ = ["Figures", "Results", "measure", "steady"]
 
 LONGEST = 120.0
 """Seconds that one round of one system may take before it is given up."""
@@ -62,7 +62,7 @@ async def measure(
     A system that fails is told so in its `Figures` and left out of the rounds that follow.
     """
     results: Results = {}
-    with _steady(), tempfile.TemporaryDirectory(prefix="abt-db-bench-") as name:
+    with steady(), tempfile.TemporaryDirectory(prefix="abt-db-bench-") as name:
         original = Path(name, "sample.db")
         sample.create(original)
         for workload in workloads:
@@ -80,7 +80,7 @@ async def measure(
 
 
 @contextmanager
-def _steady() -> Iterator[None]:
+def steady() -> Iterator[None]:
     """Keep what is there already, modules above all, out of the garbage collector's passes."""
     gc.collect()
     gc.freeze()
@@ -104,8 +104,7 @@ async def _turn(
         found.skipped = str(reason)
     except Exception as error:
         # Whatever it is, it is this system's own: the others are measured all the same.
-        sentence = str(error).partition("\n")[0]
-        found.failure = f"{type(error).__name__}: {sentence}"
+        found.failure = sentence(error)
     found.slow = perf_counter() - began > size.patience
     shutil.rmtree(folder)
 
