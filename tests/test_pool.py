@@ -107,14 +107,16 @@ class TestOneWriter:
             driver.hook = hook
             calls = [asyncio.create_task(db.execute(TOUCH(id=1)))]
             calls.append(asyncio.create_task(db.fetch_all(NAMES())))
-            await until(lambda: len(stuck) == 2)
-            for call in calls:
-                call.cancel()
-            await asyncio.wait(calls)
-            write = asyncio.create_task(db.execute(ADD(name="b")))
-            assert await db.fetch_one(COUNT()) == 1  # on the stand-in
-            assert (db.stats()["writer"]["opened"], db.stats()["writer"]["waiting"]) == (1, 1)
-            free.set()
+            try:
+                await until(lambda: len(stuck) == 2)
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                write = asyncio.create_task(db.execute(ADD(name="b")))
+                assert await db.fetch_one(COUNT()) == 1  # on the stand-in
+                assert (db.stats()["writer"]["opened"], db.stats()["writer"]["waiting"]) == (1, 1)
+            finally:
+                free.set()
             await write
 
     @pytest.mark.parametrize(
