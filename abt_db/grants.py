@@ -4,7 +4,7 @@ Each is a function that is run in one write transaction, so that nothing can com
 reads and what it writes. The time is asked for in there as well: before it, there may have been a
 long wait for the writer.
 
-Nobody goes by the wall clock, which can be set (faults.md 75). Time is that of `time.monotonic()`,
+Nobody goes by the wall clock, which can be set (fault 75). Time is that of `time.monotonic()`,
 which all processes of a machine share.
 """
 
@@ -238,7 +238,7 @@ def want(cx: Session, info: LockInfo) -> None:
 
 
 def release(cx: Session, name: str, owner: str) -> LockInfo | None:
-    """End the lease of `owner`, and no other (faults.md 76); return it, None if it was over."""
+    """End the lease of `owner`, and no other (fault 76); return it, None if it was over."""
     info = find(cx, name)
     if info is None or info.owner != owner:
         return None
@@ -247,7 +247,7 @@ def release(cx: Session, name: str, owner: str) -> LockInfo | None:
 
 
 def fence(cx: Session, name: str, token: int) -> None:
-    """Raise `LockLostError` unless the lease with that token holds now (faults.md 74).
+    """Raise `LockLostError` unless the lease with that token holds now (fault 74).
 
     In a write transaction, once is enough: who is to have the lock next has to write as well, and
     can't before this one has ended. If the lease runs out meanwhile, all that is committed here is

@@ -297,7 +297,7 @@ class LockLease:
             if await self._renewed():
                 pause, pauses = self.ttl / 3, backoff()
             else:
-                pause = next(pauses)  # until the timer ends this with the lease (faults.md 77)
+                pause = next(pauses)  # until the timer ends this with the lease (fault 77)
 
     async def _renewed(self) -> bool:
         """Whether the lease was renewed, or is over; if not, it is to be tried again."""

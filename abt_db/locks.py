@@ -2,7 +2,7 @@
 
 First come, first served: who lets go hands the permit to the one who has waited longest, so nobody
 can come between. A waiter is told once, by its future: that it has the permit or that its time is
-over, never both. Who is cancelled in the instant of the hand-over hands on (faults.md 78).
+over, never both. Who is cancelled in the instant of the hand-over hands on (fault 78).
 """
 
 from __future__ import annotations

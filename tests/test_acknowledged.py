@@ -19,6 +19,7 @@ from abt_db.channel import Channel
 from abt_db.events import Committed, Ran, Transacted, Waited
 from abt_db.lane import Lane
 from abt_db.log import LOG
+from abt_db.migrations import Migration, Migrator, Progress
 from abt_db.queue import Queue
 
 VERBS = """
@@ -261,6 +262,36 @@ class TestListeners:
             await db.checkpoint("truncate")
             await witness.whole()
             assert {Ran, Committed, Transacted, Waited} <= set(told)
+
+
+class TestProgress:
+    """What a progress callback raises ends the call that it was given to, and nothing else."""
+
+    async def test_of_a_batch(self, path: Path) -> None:
+        async with items(path) as db, Witness(db) as witness:
+            with pytest.raises(ZeroDivisionError) as caught:
+                await db.run_batch(
+                    [ADD(name=name) for name in "abc"], batch_size=1, progress=lambda _: 1 / 0
+                )
+            assert "had committed 1 operations" in caught.value.__notes__[0]
+            await witness.whole()
+            assert await db.fetch_one(COUNT()) == 1
+
+    async def test_of_a_migration(self, path: Path) -> None:
+        chain = [
+            Migration(1, "one", "CREATE TABLE one (x);", None),
+            Migration(2, "two", "SELECT 1;", None),
+        ]
+
+        def fails_at_the_second(progress: Progress) -> None:
+            if progress.version == 2:
+                raise ZeroDivisionError("of a progress callback")
+
+        async with items(path) as db, Witness(db) as witness:
+            with pytest.raises(ZeroDivisionError):
+                await Migrator(db, chain, progress=fails_at_the_second).up()
+            await witness.whole()
+            assert [record.version for record in await Migrator(db, chain).up()] == [2]
 
 
 class TestAGoodbyeThatIsAnError:

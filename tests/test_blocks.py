@@ -1,4 +1,4 @@
-"""What belongs to one transaction can never act in another (invariant 32, faults.md 81): blocks,
+"""What belongs to one transaction can never act in another (invariant 32, fault 81): blocks,
 cursors, generators, sessions and handles that are kept beyond it, wherever Python collects them."""
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def good(count: int, first: int = 0) -> list[Operation]:
 
 
 class TestEveryOperation:
-    """faults.md 18, 20, 25: whoever shares its transaction, an operation is done or undone alone,
+    """faults 18, 20, 25: whoever shares its transaction, an operation is done or undone alone,
     and the innocent are in the database."""
 
     @settings(
@@ -549,7 +549,7 @@ class TestTheTransaction:
 
     @pytest.mark.parametrize("on_error", ["stop", "continue"])
     async def test_a_commit_that_fails(self, path: Path, on_error: Any) -> None:
-        """faults.md 22, 26"""
+        """faults 22, 26"""
         async with items(path) as db, Witness(db) as witness:
             await db.execute(CHILDREN())
             operations = [*good(3), *good(1, 3), ADD_CHILD(parent=99), *good(1, 4), *good(3, 5)]
@@ -562,7 +562,7 @@ class TestTheTransaction:
             await witness.whole()
 
     async def test_a_full_database(self, path: Path) -> None:
-        """faults.md 22, 49: an operation is too much for `max_page_count`."""
+        """faults 22, 49: an operation is too much for `max_page_count`."""
         async with items(path) as db, Witness(db) as witness:
             await on_writer(db, lambda channel: channel.control("PRAGMA max_page_count = 100"))
             report = await db.run_batch(
@@ -576,7 +576,7 @@ class TestTheTransaction:
 
     @pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_IOERR"])
     async def test_a_disk_that_fails_at_the_commit(self, path: Path, name: str) -> None:
-        """faults.md 22, 50"""
+        """faults 22, 50"""
         driver = Driver()
         commits = iter([False, True])
 

@@ -130,7 +130,7 @@ class TestTogether:
 
     @pytest.mark.parametrize("place", [0, 5, 63, 64, 99, 255, 256, 299])
     async def test_the_bad_row_is_told_wherever_it_is(self, path: Path, place: int) -> None:
-        """faults.md 30."""
+        """fault 30."""
         async with Database(path) as db:
             await db.execute(Query("create", CREATE)())
             for bad in (2**63, "\ud800", {"a": 1}):
@@ -333,7 +333,7 @@ class TestSource:
     async def test_nothing_is_added_once_the_source_has_ended_the_transaction(
         self, path: Path
     ) -> None:
-        """faults.md 21: each row would be committed on its own."""
+        """fault 21: each row would be committed on its own."""
         add_or_end = Query("t.add_or_end", "INSERT OR ROLLBACK INTO t VALUES (1, 1)")
 
         def add(cx: Session) -> None:

@@ -237,7 +237,7 @@ LIMITS = (PoolTimeoutError, TransactionTimeoutError)
 @every_verb
 class TestEveryTurn:
     """Cancelled between any two turns of the loop, a verb is wholly done or not at all, the caller
-    gets its CancelledError, and the pool is as before (faults.md 1, 2, 3, 4, 5, 7)."""
+    gets its CancelledError, and the pool is as before (faults 1, 2, 3, 4, 5, 7)."""
 
     @once_and_again
     @early_and_late
@@ -264,7 +264,7 @@ class TestEveryTurn:
     def test_at_which_time_runs_out(
         self, path: Path, verb: Verb, adds: int, late: bool, contended: bool
     ) -> None:
-        """A limit, of waiting or of a transaction, that passes at any turn (faults.md 8, 9): the
+        """A limit, of waiting or of a transaction, that passes at any turn (faults 8, 9): the
         verb has its result, or an error and has done nothing."""
 
         async def main(turns: Turns) -> None:
@@ -287,7 +287,7 @@ class TestEveryTurn:
 @every_verb
 class TestEveryStep:
     """The same at each step on the connection's thread: a job begins, a statement runs, the job has
-    ended but its caller does not know (faults.md 3, 4, 5; invariant 12)."""
+    ended but its caller does not know (faults 3, 4, 5; invariant 12)."""
 
     @once_and_again
     async def test_of_the_thread(self, path: Path, verb: Verb, adds: int, again: bool) -> None:
@@ -413,7 +413,7 @@ class TestWhatRuns:
     async def test_a_runaway_is_stopped_at_its_deadline(
         self, path: Path, verb: str, clock: Clock
     ) -> None:
-        """faults.md 10; the connection goes on working."""
+        """fault 10; the connection goes on working."""
 
         def spin(cx: Session) -> None:
             for number in count():
@@ -435,7 +435,7 @@ class TestWhatRuns:
             assert witness.count() == 1
 
     async def test_a_late_stop_never_hits_the_next_statement(self, path: Path) -> None:
-        """faults.md 11, invariant 24: the next job on the connection is never the one stopped."""
+        """fault 11, invariant 24: the next job on the connection is never the one stopped."""
         async with items(path, "a", readers=1) as db:
             for size in range(1, 2000, 20):
                 task = asyncio.create_task(db.fetch_all(NUMBERS(count=size)))
@@ -446,7 +446,7 @@ class TestWhatRuns:
                 assert len(await following) == 2000
 
     async def test_a_call_that_waits_never_runs_once_it_is_cancelled(self, path: Path) -> None:
-        """faults.md 1: neither in the queue nor when it is already with the thread."""
+        """fault 1: neither in the queue nor when it is already with the thread."""
         driver = Driver()
         async with items(path, "a", connect=driver.connect) as db, Witness(db) as witness:
             gate = Gate(driver)
@@ -465,7 +465,7 @@ class TestWhatRuns:
             assert not ran
 
     async def test_a_write_cancelled_behind_its_commit_is_there(self, path: Path) -> None:
-        """faults.md 5: "may have been committed" is the truth, and the writer waits for it."""
+        """fault 5: "may have been committed" is the truth, and the writer waits for it."""
         driver = Driver()
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             gate = Gate(driver)
@@ -501,7 +501,7 @@ class TestInsideATransaction:
 
     @pytest.mark.parametrize("goes_on", [False, True])
     async def test_a_write_that_is_stopped_ends_it(self, path: Path, goes_on: bool) -> None:
-        """invariant 8: INTERRUPT in a write makes SQLite undo everything (faults.md 21, 25)."""
+        """invariant 8: INTERRUPT in a write makes SQLite undo everything (faults 21, 25)."""
         async with items(path) as db:
             with pytest.raises(TransactionAbortedError):
                 async with db.transaction() as tx:

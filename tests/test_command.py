@@ -206,7 +206,7 @@ class TestStarting:
             assert await spool.take() == [], "who collects is told that nothing will come"
 
     async def test_no_file_descriptors_are_left(self) -> None:
-        """faults.md 48: an error, and it works again later."""
+        """fault 48: an error, and it works again later."""
         async with recording(["true"]):
             with (
                 limited(resource.RLIMIT_NOFILE, 3),
@@ -381,7 +381,7 @@ class TestCancelling:
         assert record.out.decode() == f"{group}\n"
 
     async def test_cancelling_again_and_again_changes_nothing(self, clock: Clock) -> None:
-        """faults.md 7, for a command."""
+        """fault 7, for a command."""
         async with recording(STUBBORN, grace=9000) as record:
             group = await record.line()
             waiter = asyncio.create_task(record.command.wait())
@@ -396,7 +396,7 @@ class TestCancelling:
             assert alive_in(group) == []
 
     async def test_a_time_limit_around_it_is_honoured(self) -> None:
-        """faults.md 12."""
+        """fault 12."""
         async with recording(["sleep", "1000"]) as record:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):

@@ -182,7 +182,7 @@ NEARLY_MEMORY = [":MEMORY:", " :memory:", ":memory: ", ":Memory:\n", ":memory", 
 
 class TestUris:
     """A path that SQLite, or its reader, would take for something else never becomes a file that
-    is called so (faults.md 90)."""
+    is called so (fault 90)."""
 
     @pytest.mark.parametrize("path_of", [str, Path])
     @pytest.mark.parametrize("name", [*URIS, *NEARLY_MEMORY])
@@ -312,7 +312,7 @@ def endless(path: Path) -> str:
 
 class TestImpossible:
     """A path that can't be a database is one clear error with the path in it, and leaves nothing
-    behind: no file, no thread, no descriptor (faults.md 42, invariant 22)."""
+    behind: no file, no thread, no descriptor (fault 42, invariant 22)."""
 
     @pytest.mark.parametrize(
         "at",
@@ -377,7 +377,7 @@ class TestImpossible:
     async def test_whichever_connection_fails_nothing_stays_open(
         self, path: Path, broken: int
     ) -> None:
-        """faults.md 62"""
+        """fault 62"""
         make(path)
         opened = 0
 
@@ -536,7 +536,7 @@ class TestNoDatabase:
     @pytest.mark.parametrize("read_only", [False, True])
     @pytest.mark.usefixtures("no_leaks")
     async def test_an_empty_file_where_one_must_be(self, path: Path, read_only: bool) -> None:
-        """faults.md 44"""
+        """fault 44"""
         path.touch()
         with pytest.raises(CorruptError, match=f"{path.name}.*empty"):
             await Database(path, config=Config(create=False), read_only=read_only).open()

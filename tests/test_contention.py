@@ -104,7 +104,7 @@ def hear(process: subprocess.Popen[str]) -> str:
 
 
 class TestEightProcesses:
-    """faults.md 52: no error reaches anyone, every increment is there, nobody starves."""
+    """fault 52: no error reaches anyone, every increment is there, nobody starves."""
 
     def test_count_together(self, path: Path) -> None:
         """Shown by `pytest -s`: how far each was when the first of them was at its end."""

@@ -126,7 +126,7 @@ class TestVerbs:
             await witness.whole()
 
     async def test_a_session_is_refused_outside_its_function(self, path: Path) -> None:
-        """faults.md 59: another thread would meet the connection at work."""
+        """fault 59: another thread would meet the connection at work."""
         async with items(path, *"abc") as db, Witness(db) as witness:
             session = await db.read(lambda cx: cx)
             with pytest.raises(AbtDbError):

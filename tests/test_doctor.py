@@ -85,7 +85,7 @@ NOISE = random.Random(7).randbytes(PAGE)
 
 class TestDamaged:
     """A damaged file is told from a sound one, with what to do; not a byte of it is changed, and
-    nothing is left beside it (faults.md 43, 44)."""
+    nothing is left beside it (faults 43, 44)."""
 
     @pytest.mark.parametrize(
         ("data", "says"),
@@ -204,7 +204,7 @@ class TestDamaged:
 
 
 class TestLostLog:
-    """What has become of the log is seen from what lies there (faults.md 47)."""
+    """What has become of the log is seen from what lies there (fault 47)."""
 
     def test_a_log_that_a_crash_has_left_is_no_fault(self, path: Path) -> None:
         make(path, "wal")
@@ -302,7 +302,7 @@ class TestNoTrace:
 
 
 class TestReaders:
-    """Who reads so long that the log can't be emptied is named (faults.md 53, invariant 20)."""
+    """Who reads so long that the log can't be emptied is named (fault 53, invariant 20)."""
 
     def test_a_process_that_does_not_end_its_transaction(self, path: Path) -> None:
         fill(path, "wal", 200)

@@ -179,7 +179,7 @@ class TestEmbedding:
     """What the program does with itself does not hurt the recording, nor the other way round."""
 
     def test_a_program_whose_loop_dies_ends(self, file: Path) -> None:
-        """faults.md 58, for a command."""
+        """fault 58, for a command."""
         code = """
 import asyncio, sys, time
 from abt_db.builds.command import Command

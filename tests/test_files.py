@@ -104,7 +104,7 @@ ROOM = settings(
 
 class TestDamaged:
     """A file that is damaged, or is no database, is an error that says so, and stays as it is to
-    the last byte: what can still be saved must not be made worse (faults.md 43)."""
+    the last byte: what can still be saved must not be made worse (fault 43)."""
 
     @pytest.mark.parametrize("read_only", [False, True])
     @given(st.binary(min_size=1, max_size=PAGE * 2))
@@ -223,7 +223,7 @@ def protect(path: Path, *, folder: bool) -> None:
 
 class TestProtected:
     """A file or a directory that may not be written is opened with `read_only`, or the error says
-    what is in the way; writes never seem to succeed (faults.md 45)."""
+    what is in the way; writes never seem to succeed (fault 45)."""
 
     @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
     @pytest.mark.parametrize("mode", ["wal", "delete"])
@@ -320,7 +320,7 @@ class TestProtected:
 
 class TestLostFile:
     """A database that is deleted or replaced while it is open takes no more writes, which would go
-    into a file that nobody can find, and no other is opened in its place (faults.md 46)."""
+    into a file that nobody can find, and no other is opened in its place (fault 46)."""
 
     @pytest.mark.parametrize("other", [None, "another database"])
     @pytest.mark.parametrize("max_lifetime", [None, 0.0])
@@ -380,7 +380,7 @@ class TestLostFile:
 
 class TestLostLog:
     """The write-ahead log belongs to the database. Without it what was committed last is gone, but
-    nothing else is, and nothing is made worse (faults.md 47)."""
+    nothing else is, and nothing is made worse (fault 47)."""
 
     async def test_deleted_after_a_crash(self, path: Path) -> None:
         make(path, "wal")
@@ -587,7 +587,7 @@ class TestHotJournal:
 
 class TestDescriptors:
     """Without a file descriptor to be had nothing is opened, and nothing is lost: it works again
-    when there are some (faults.md 48)."""
+    when there are some (fault 48)."""
 
     def test_none_left(self, path: Path) -> None:
         run = run_script(
@@ -801,7 +801,7 @@ async def check(db, count):
 
 class TestFull:
     """A disk that is full fails the write that needs room, and only that: what was acknowledged is
-    there, reads go on, and so do writes as soon as there is room (faults.md 49)."""
+    there, reads go on, and so do writes as soon as there is room (fault 49)."""
 
     @pytest.mark.parametrize("mode", ["wal", "delete"])
     async def test_a_database_that_may_not_grow(self, path: Path, mode: str) -> None:

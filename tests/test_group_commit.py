@@ -293,7 +293,7 @@ every_spoiler = pytest.mark.parametrize("spoiler", SPOILERS.values(), ids=list(S
 
 
 class TestWhoFails:
-    """faults.md 20, 26; invariants 8, 9, 28: a member that fails fails alone, leaves nothing, and
+    """faults 20, 26; invariants 8, 9, 28: a member that fails fails alone, leaves nothing, and
     the others are in the database when they are answered."""
 
     @every_spoiler
@@ -336,7 +336,7 @@ class TestWhoFails:
             assert await db.fetch_all(NAMES()) == ["first", "a", "b"]
 
     async def test_a_deferred_key_fails_alone(self, path: Path) -> None:
-        """faults.md 26: nobody pays for it, and nobody makes up for it either."""
+        """fault 26: nobody pays for it, and nobody makes up for it either."""
         async with tables(path, keys="DEFERRED") as db:
             results = await together(
                 db,
@@ -436,7 +436,7 @@ class TestWhoFails:
             assert await db.fetch_all(NAMES()) == ["first", "a"]
 
     async def test_a_full_database(self, path: Path) -> None:
-        """faults.md 22, 49: one member is too much for `max_page_count`."""
+        """faults 22, 49: one member is too much for `max_page_count`."""
         async with tables(path) as db, Witness(db) as witness:
             await on_writer(db, lambda channel: channel.control("PRAGMA max_page_count = 100"))
             results = await together(
@@ -460,7 +460,7 @@ def sqlite_error(name: str) -> sqlite3.OperationalError:
 
 
 class TestFaults:
-    """faults.md 22, 50; invariants 10, 12, 22: at whichever statement the disk fails, who was
+    """faults 22, 50; invariants 10, 12, 22: at whichever statement the disk fails, who was
     acknowledged is in the database, who was refused is not, and the writer works on."""
 
     @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
@@ -529,7 +529,7 @@ class TestFaults:
             await witness.whole()
 
     def test_a_thread_that_dies_fails_one_at_most(self, path: Path) -> None:
-        """faults.md 61: those who wait behind its work are served by the next connection."""
+        """fault 61: those who wait behind its work are served by the next connection."""
         done = run_script(
             """
             import ctypes, threading, warnings
@@ -590,7 +590,7 @@ class TestFaults:
 
 
 class TestWhoLeaves:
-    """faults.md 6; invariants 13, 24: a member that is cancelled, or out of time, leaves alone."""
+    """fault 6; invariants 13, 24: a member that is cancelled, or out of time, leaves alone."""
 
     async def test_cancelled_before_it_starts_it_never_runs(self, path: Path) -> None:
         async with tables(path) as db, Witness(db) as witness:
@@ -751,7 +751,7 @@ class TestClose:
 
 
 class TestOtherProcesses:
-    """faults.md 51: a group waits for another process's lock as one call would."""
+    """fault 51: a group waits for another process's lock as one call would."""
 
     async def test_all_wait_and_succeed_when_it_is_free(self, path: Path) -> None:
         async with tables(path, busy_timeout=SOON) as db, Witness(db) as witness:

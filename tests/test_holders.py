@@ -56,7 +56,7 @@ def held(db: Database) -> dict[str, Any]:
 
 
 class TestBusyError:
-    """Who could not have the file's lock is told who has it (invariant 16, faults.md 51)."""
+    """Who could not have the file's lock is told who has it (invariant 16, fault 51)."""
 
     @pytest.mark.parametrize(
         "write",
@@ -321,7 +321,7 @@ class TestLongHolders:
 
 class TestOwnerWhoNeverComesBack:
     """Past its limit a transaction is rolled back by the library, whatever its owner does, and the
-    owner hears of it at its next use (faults.md 9)."""
+    owner hears of it at its next use (fault 9)."""
 
     async def test_it_sleeps_for_ever(self, path: Path, clock: Clock) -> None:
         async with items(path) as db, Witness(db) as witness:

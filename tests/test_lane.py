@@ -286,7 +286,7 @@ class TestLimits:
 
 
 class TestDeadlocks:
-    """What could only end at a time limit is refused at once (invariants 15, 17; faults.md 16)."""
+    """What could only end at a time limit is refused at once (invariants 15, 17; fault 16)."""
 
     @pytest.mark.parametrize(
         "call",
@@ -458,7 +458,7 @@ class TestDeadlocks:
             await witness.whole()
 
     async def test_another_task_may_wait_for_the_writer(self, path: Path) -> None:
-        """faults.md 15: and its write is no part of the transaction it waits for."""
+        """fault 15: and its write is no part of the transaction it waits for."""
         async with items(path) as db:
             with pytest.raises(KeyError):
                 async with db.transaction() as tx:
@@ -534,7 +534,7 @@ class TestWhateverAFunctionRaises:
 
 class TestBrokenSeats:
     """A connection that can't be made fit again is replaced, and its work fails with an error of
-    the library (invariant 12; faults.md 61)."""
+    the library (invariant 12; fault 61)."""
 
     async def test_a_failed_rollback_replaces_the_connection(
         self, path: Path, caplog: pytest.LogCaptureFixture

@@ -193,7 +193,7 @@ class TestAHolder:
     """Dead or asleep, it keeps the lock until its lease has run out, and no longer."""
 
     async def test_that_was_killed_is_followed_by_a_larger_token(self, path: Path) -> None:
-        """faults.md 73"""
+        """fault 73"""
         async with counting(path) as db:
             holder = await Process.start(HOLDING, path, 1)
             async with started(holder):
@@ -205,7 +205,7 @@ class TestAHolder:
                     assert lease.token == 2
 
     async def test_that_was_stopped_and_comes_back_writes_nothing(self, path: Path) -> None:
-        """faults.md 74: it made its transaction, and read what it wants to write, when it held."""
+        """fault 74: it made its transaction, and read what it wants to write, when it held."""
         async with counting(path) as db:
             holder = await Process.start(HOLDING, path, 3)
             async with started(holder):
@@ -277,7 +277,7 @@ class AClock:
 
 
 class TestAClockThatJumps:
-    """faults.md 75: by an hour, in one process: never is the lock granted to a second one."""
+    """fault 75: by an hour, in one process: never is the lock granted to a second one."""
 
     async def test_of_who_asks(self, path: Path, tmp_path: Path) -> None:
         clock = AClock(tmp_path / "clock")

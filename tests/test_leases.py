@@ -569,7 +569,7 @@ class TestLoss:
                         pass
 
     async def test_frees_nobody_elses_lock(self, path: Path, time: Time) -> None:
-        """faults.md 76: neither the end of the block, nor a release by force that comes late."""
+        """fault 76: neither the end of the block, nor a release by force that comes late."""
         async with two(path) as (one, other):
             with pytest.raises(LockLostError):
                 async with one.lock("a"):
@@ -583,7 +583,7 @@ class TestLoss:
 
 
 class TestRenewal:
-    """A lease lasts as long as its block, if the database can be written to (faults.md 77)."""
+    """A lease lasts as long as its block, if the database can be written to (fault 77)."""
 
     async def test_goes_on_as_long_as_the_block(self, path: Path, clock: Clock) -> None:
         async with two(path) as (one, other), one.lock("a", ttl=3000) as lease:
@@ -669,7 +669,7 @@ class TestRenewal:
 
 
 class TestFencing:
-    """faults.md 74: with a lease that is over nothing is written, whatever its holder believes."""
+    """fault 74: with a lease that is over nothing is written, whatever its holder believes."""
 
     async def test_a_holder_writes(self, path: Path) -> None:
         async with opened(path) as db, db.lock("a") as lease:
@@ -785,7 +785,7 @@ class TestCancelling:
 
 
 class TestClocks:
-    """faults.md 75: nobody goes by the wall clock; the machine's own begins with the machine."""
+    """fault 75: nobody goes by the wall clock; the machine's own begins with the machine."""
 
     @pytest.mark.parametrize("hours", [-1, 1, 24 * 365])
     async def test_the_wall_clock_may_jump(self, path: Path, time: Time, hours: int) -> None:

@@ -44,7 +44,7 @@ from abt_db.grants import LOCKS_TABLE
 
 class TestClose:
     """Newcomers are refused at once, waiters fail, what runs may end, and nothing is left behind
-    (invariant 23; faults.md 56, 57)."""
+    (invariant 23; faults 56, 57)."""
 
     async def test_a_hundred_waiters_fail_and_running_work_ends(
         self, path: Path, no_leaks: None
@@ -348,7 +348,7 @@ class TestElsewhere:
             assert await db.fetch_one(COUNT()) == 0
 
     def test_in_a_forked_child(self, path: Path) -> None:
-        """faults.md 60: the child is told, whatever it tries, and the parent works on."""
+        """fault 60: the child is told, whatever it tries, and the parent works on."""
         done = run_script(
             """
             import gc, multiprocessing, warnings
@@ -407,7 +407,7 @@ async def opened(db: Database) -> None:
 
 class TestLeftOver:
     """A database that was left open when its loop was closed is opened anew, and of what was there
-    nothing stays (faults.md 89)."""
+    nothing stays (fault 89)."""
 
     async def read(self, db: Database) -> None:
         await db.open()
@@ -566,7 +566,7 @@ class TestLeftOver:
         loop.close()
 
     def test_a_forked_child_is_refused(self, path: Path) -> None:
-        """What the parent has left is not the child's to let go of (faults.md 60)."""
+        """What the parent has left is not the child's to let go of (fault 60)."""
         done = run_script(
             """
             db = Database(path)
@@ -698,7 +698,7 @@ ENDS: dict[str, str] = {
 
 
 class TestTheEndOfTheProgram:
-    """A program that ends without `close` ends nevertheless, and is told (faults.md 58)."""
+    """A program that ends without `close` ends nevertheless, and is told (fault 58)."""
 
     @pytest.mark.parametrize("how", ENDS, ids=[name.replace(" ", "-") for name in ENDS])
     def test_without_close_there_is_a_warning_and_the_process_ends(
@@ -754,7 +754,7 @@ class TestTheEndOfTheProgram:
 
     @pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit(3)"])
     def test_raised_inside_a_transaction_it_is_undone(self, path: Path, error: str) -> None:
-        """faults.md 13."""
+        """fault 13."""
         done = run_script(
             f"""
             async def main():

@@ -131,7 +131,7 @@ class TestASemaphore:
 
 
 class TestTimeouts:
-    """faults.md 78: a waiter whose time is over has nothing, and lets go of nothing."""
+    """fault 78: a waiter whose time is over has nothing, and lets go of nothing."""
 
     async def test_the_error_names_the_holder(self) -> None:
         locks = LocalLocks()

@@ -837,7 +837,7 @@ class TestVacuum:
     """Free pages go back to the disk; nobody fails meanwhile."""
 
     async def test_under_traffic_everyone_waits_or_goes_on(self, path: Path) -> None:
-        """faults.md 54"""
+        """fault 54"""
         make(path, rows=2000, free=True)
         async with Database(path) as db:
             calls: list[int] = []

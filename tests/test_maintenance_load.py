@@ -159,7 +159,7 @@ def measured(process: subprocess.Popen[str], seconds: float) -> dict[str, list[f
 def test_whoever_works_with_the_database_goes_on_without_an_error(
     made: Path, tmp_path: Path
 ) -> None:
-    """faults.md 54: everyone waits or goes on; and what is found in the end is whole."""
+    """fault 54: everyone waits or goes on; and what is found in the end is whole."""
     path = tmp_path / "app.db"
     shutil.copy(made, path)
     with load(path) as process:

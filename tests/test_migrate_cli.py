@@ -205,7 +205,7 @@ class TestOwnSchema:
 
 class TestAtOnce:
     """Eight processes run `up` on the same new file: each step is applied once, and all exit with 0
-    (M2; faults.md 64)."""
+    (M2; fault 64)."""
 
     def test_eight_processes_on_a_new_file(self, tmp_path: Path) -> None:
         command = ["abt-db", "migrate", "up", "--json", "--db", "new.db"]

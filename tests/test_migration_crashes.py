@@ -277,7 +277,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processes]:
 
 class TestKilled:
     """Killed at whatever moment, a process leaves all of a step or nothing of it; the history says
-    which, and the next one goes on (M1; faults.md 63)."""
+    which, and the next one goes on (M1; fault 63)."""
 
     async def test_at_any_moment_on_the_way_up(self, tmp_path: Path, processes: Processes) -> None:
         places = set()
@@ -333,7 +333,7 @@ class TestKilled:
 
 class TestAtOnce:
     """Several processes may migrate the same file at once: each step is applied by one of them, and
-    all of them succeed (M2; faults.md 64)."""
+    all of them succeed (M2; fault 64)."""
 
     @pytest.mark.parametrize("number", [2, 8])
     def test_processes_on_a_new_file(

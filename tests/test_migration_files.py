@@ -571,7 +571,7 @@ class TestSources:
 
 class TestOfOthers:
     """Files that were written for other tools load, or are refused with the reason; none is passed
-    over in silence (faults.md 68, 70)."""
+    over in silence (faults 68, 70)."""
 
     NAMES = (
         "20240131120000_create-users.up.sql",

@@ -51,7 +51,7 @@ async def migrate(path: Path, *migrations: Migration, down: int | None = None) -
 
 class TestRebuild:
     """A table that children refer to can be built again, and nothing of them is lost (M3, M7;
-    faults.md 67)."""
+    fault 67)."""
 
     @pytest.mark.parametrize(
         "migration",

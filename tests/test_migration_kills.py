@@ -48,7 +48,7 @@ def killed(processes: Processes, folder: Path, *, free: bool) -> Iterator[Path]:
 
 
 class TestTwoHundredKills:
-    """SIGKILL at random moments (M1; faults.md 63)."""
+    """SIGKILL at random moments (M1; fault 63)."""
 
     @pytest.mark.large
     async def test_of_steps_in_transactions(self, tmp_path: Path, processes: Processes) -> None:

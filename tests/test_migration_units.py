@@ -148,7 +148,7 @@ class TestOutside:
     async def test_what_a_step_may_not_do_is_refused_with_the_reason(
         self, path: Path, sql: str, told: str
     ) -> None:
-        """faults.md 70"""
+        """fault 70"""
         with pytest.raises(MigrationFailedError, match=rf"line 2: .*{told}"):
             await migrate(path, free(1, f"CREATE TABLE t (x);\n{sql}"))
         assert list(notes(path)) == [1]

@@ -246,7 +246,7 @@ class TestUp:
             assert await migrator.down(0) == [1]
 
     async def test_triggers_comments_and_strings_with_semicolons(self, path: Path) -> None:
-        """faults.md 71"""
+        """fault 71"""
         up = """\ufeff-- one; two\r
             CREATE TABLE t (x DEFAULT 'a;b');\r
             /* three; */ CREATE TRIGGER r AFTER INSERT ON t BEGIN
@@ -387,7 +387,7 @@ class TestStatus:
 
 class TestFilesAndHistory:
     """Migrations that don't fit the history have a typed error that names the file, and nothing is
-    written (M4; faults.md 65, 66)."""
+    written (M4; faults 65, 66)."""
 
     @pytest.fixture
     def directory(self, tmp_path: Path) -> Path:
@@ -482,7 +482,7 @@ FAILURES = {
 
 
 class TestFailure:
-    """A step that fails is rolled back and noted, and the next try works (M1; faults.md 72)."""
+    """A step that fails is rolled back and noted, and the next try works (M1; fault 72)."""
 
     FIRST = step(1, "CREATE TABLE t1 (x UNIQUE);", "DROP TABLE t1;")
 
@@ -594,7 +594,7 @@ REFUSED = [
 
 class TestRefused:
     """What would end the step's transaction, or reach beyond it, is refused with file and line
-    (faults.md 23, 24, 41, 70)."""
+    (faults 23, 24, 41, 70)."""
 
     @pytest.mark.parametrize("sql", REFUSED)
     async def test_in_a_file(
@@ -644,7 +644,7 @@ ENDLESS = "WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELE
 
 
 class TestTimeLimit:
-    """A step over its time limit is stopped, rolled back, and noted as failed (faults.md 69)."""
+    """A step over its time limit is stopped, rolled back, and noted as failed (fault 69)."""
 
     async def stopped(self, db: Database, migration: Migration) -> str:
         """Let the step fail and return its message, which is noted word for word."""
@@ -787,7 +787,7 @@ class TestForeignKeys:
         return first
 
     async def test_a_rebuild_keeps_the_children_under_on_delete_cascade(self, path: Path) -> None:
-        """faults.md 67, as far as foreign keys go"""
+        """fault 67, as far as foreign keys go"""
         before = "SELECT * FROM {} ORDER BY 1"
         async with Database(path, config=SMALL) as db:
             migrator = Migrator(db, [await self.kin(db), step(2, REBUILD, REBUILD)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import subprocess
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from engine import (
     COUNT_TABLES,
     NAMES,
     SOON,
+    TOUCH,
     Driver,
     Holder,
     LockingProcess,
@@ -53,6 +55,112 @@ from abt_db.deadline import Deadline
 VERSION = Query("version.get", "PRAGMA user_version", int)
 
 
+class TestOneWriter:
+    """One connection writes, it has the file's write lock from the start of each transaction, and
+    it comes before the readers (invariants 1, 2, 4)."""
+
+    async def test_no_two_transactions_that_write_overlap(self, path: Path) -> None:
+        driver = Driver()
+        writing: set[int] = set()
+        most: list[int] = []
+        wrote: set[int] = set()
+
+        def hook(step: str) -> None:
+            thread = threading.get_ident()
+            if step.startswith("BEGIN IMMEDIATE"):
+                writing.add(thread)
+                wrote.add(thread)
+                most.append(len(writing))
+            elif step in ("COMMIT", "ROLLBACK"):
+                writing.discard(thread)
+
+        async def transaction(name: str) -> None:
+            async with db.transaction() as tx:
+                await tx.execute(ADD(name=name))
+
+        async with items(path, connect=driver.connect) as db:
+            driver.hook = hook
+            for number in range(5):
+                await asyncio.gather(
+                    *(db.execute(ADD(name=f"{number} {n}")) for n in range(5)),
+                    *(transaction(f"{number} in a transaction {n}") for n in range(3)),
+                    *(db.fetch_one(COUNT()) for _ in range(3)),
+                    db.write(lambda cx, n=number: cx.execute(ADD(name=f"{n} by a function"))),
+                    db.run_batch([ADD(name=f"{number} in a batch")]),
+                    db.resize(readers=1 + number % 3),
+                )
+            assert await db.fetch_one(COUNT()) == 50
+        assert set(most) == {1}
+        assert len(wrote) == 1
+
+    async def test_a_writer_that_is_stuck_is_waited_for(self, path: Path) -> None:
+        """A reader that is stuck as long gets a stand-in meanwhile."""
+        driver, free = Driver(), threading.Event()
+        stuck: list[str] = []
+
+        def hook(step: str) -> None:
+            if step in (TOUCH.text, NAMES.text):
+                stuck.append(step)
+                assert free.wait(SOON)
+
+        async with items(path, "a", readers=1, connect=driver.connect) as db:
+            driver.hook = hook
+            calls = [asyncio.create_task(db.execute(TOUCH(id=1)))]
+            calls.append(asyncio.create_task(db.fetch_all(NAMES())))
+            try:
+                await until(lambda: len(stuck) == 2)
+                for call in calls:
+                    call.cancel()
+                await asyncio.wait(calls)
+                write = asyncio.create_task(db.execute(ADD(name="b")))
+                assert await db.fetch_one(COUNT()) == 1  # on the stand-in
+                assert (db.stats()["writer"]["opened"], db.stats()["writer"]["waiting"]) == (1, 1)
+            finally:
+                free.set()
+            await write
+
+    @pytest.mark.parametrize(
+        "verb",
+        [
+            lambda db: db.execute(ADD(name="a")),
+            lambda db: db.execute_many(ADD, [{"name": "a"}, {"name": "b"}]),
+            lambda db: db.execute_batch([TOUCH(id=1), ADD(name="a")]),
+            lambda db: db.run_batch([TOUCH(id=1), ADD(name="a")]),
+            lambda db: db.write(lambda cx: (cx.fetch_one(COUNT()), cx.execute(ADD(name="a")))),
+            lambda db: asyncio.gather(*(db.execute(ADD(name=name)) for name in "abc")),
+        ],
+        ids=["execute", "execute_many", "execute_batch", "run_batch", "write", "together"],
+    )
+    async def test_each_kind_of_write_takes_the_lock_before_all_else(
+        self, path: Path, verb: Callable[[Database], Any]
+    ) -> None:
+        driver, steps = Driver(), list[str]()
+        async with items(path, connect=driver.connect) as db:
+            driver.hook = steps.append
+            await verb(db)
+        hops = " ".join(steps).split("begin ")[1:]
+        writing = [hop for hop in hops if "INSERT" in hop or "COMMIT" in hop]
+        assert writing and all(hop.startswith("BEGIN IMMEDIATE ") for hop in writing)
+
+    @pytest.mark.parametrize("there", [False, True], ids=["a new file", "one that was closed"])
+    async def test_it_opens_before_the_readers_and_leaves_them_a_log(
+        self, path: Path, there: bool
+    ) -> None:
+        opened: list[tuple[bool, bool]] = []
+
+        def connect(name: str, **kwargs: Any) -> aiosqlite.Connection:
+            beside = [path.with_name(f"app.db{ending}") for ending in ("-wal", "-shm")]
+            opened.append(("mode=ro" in name, all(file.exists() for file in beside)))
+            return aiosqlite.connect(name, **kwargs)
+
+        if there:
+            async with items(path, "a"):
+                pass
+        async with Database(path, config=Config(readers=2), connect=connect) as db:
+            assert (await db.fetch_one(COUNT_TABLES()) > 0) is there
+        assert opened == [(False, False), (True, True), (True, True)]
+
+
 class TestReadYourWrites:
     """A read that begins after a write has returned sees it, on whichever reader (invariant 6)."""
 
@@ -80,7 +188,7 @@ class TestReadYourWrites:
 
 
 class TestReaders:
-    """Readers can't write: not tables, not TEMP, not the header (invariant 3; faults.md 40)."""
+    """Readers can't write: not tables, not TEMP, not the header (invariant 3; fault 40)."""
 
     @pytest.mark.parametrize(
         "sql",
@@ -127,7 +235,7 @@ class TestReaders:
 
 class TestPermissions:
     """Settings, other files and transactions are the pool's; a caller's SQL is refused with a
-    reason (faults.md 19, 23, 41)."""
+    reason (faults 19, 23, 41)."""
 
     @pytest.mark.parametrize(
         "sql",
@@ -190,7 +298,7 @@ class TestWrites:
     async def test_a_function_that_swallows_the_end_of_its_transaction_is_told(
         self, path: Path, how: str
     ) -> None:
-        """invariant 9, faults.md 21, 25."""
+        """invariant 9, faults 21, 25."""
         sql = "INSERT OR ROLLBACK INTO items (name) VALUES ('a')"
         if how == "trigger":
             sql = "INSERT INTO items (name) VALUES ('rollback')"
@@ -215,7 +323,7 @@ class TestWrites:
     async def test_a_commit_that_fails_leaves_nothing_and_the_writer_works_on(
         self, path: Path
     ) -> None:
-        """faults.md 22."""
+        """fault 22."""
         driver = Driver()
 
         def full(step: str) -> None:
@@ -280,7 +388,7 @@ ADD_CHILD = Query("children.add", "INSERT INTO children VALUES (:parent)")
 
 class TestOtherProcesses:
     """Another process's lock is waited for as long as was said, not longer and not shorter, and in
-    the event loop (faults.md 51)."""
+    the event loop (fault 51)."""
 
     async def test_busy_after_the_deadline_and_not_before(self, path: Path) -> None:
         async with items(path, busy_timeout=0.4) as db, Witness(db) as witness:
@@ -378,7 +486,7 @@ class TestOtherProcesses:
             assert await db.fetch_all(NAMES()) == ["a"]
 
     def test_sixteen_processes_open_a_new_file_at_once(self, path: Path) -> None:
-        """faults.md 55."""
+        """fault 55."""
         command = script(
             """
             async def main():
@@ -567,7 +675,7 @@ class TestOpening:
     async def test_the_failure_of_any_connection_closes_all(
         self, path: Path, broken: int, no_leaks: None
     ) -> None:
-        """faults.md 62: the writer is number 0, its five readers follow."""
+        """fault 62: the writer is number 0, its five readers follow."""
         opened = iter(range(100))
 
         def connect(*args: Any, **kwargs: Any) -> aiosqlite.Connection:
@@ -640,7 +748,7 @@ class TestOpening:
             await db.close()
 
     async def test_who_waits_for_that_can_stop_waiting(self, path: Path, no_leaks: None) -> None:
-        """faults.md 12"""
+        """fault 12"""
         with LockingProcess(path, "CREATE TABLE x (y)", "BEGIN EXCLUSIVE"):
             began = monotonic()
             with pytest.raises(TimeoutError):

@@ -1,5 +1,5 @@
 """Every command that writes a file: it is as private as the database, and whole or not there
-(faults.md 91)."""
+(fault 91)."""
 
 from __future__ import annotations
 

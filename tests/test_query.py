@@ -51,7 +51,7 @@ class TestDefinition:
         ],
     )
     def test_two_statements_are_two_queries(self, sql: str) -> None:
-        """faults.md 36"""
+        """fault 36"""
         self.refused(sql, "more than one statement")
 
     @pytest.mark.parametrize(
@@ -103,16 +103,16 @@ class TestDefinition:
         ],
     )
     def test_transactions_are_not_begun_or_ended_by_queries(self, sql: str) -> None:
-        """faults.md 19"""
+        """fault 19"""
         self.refused(sql, "transaction")
 
     def test_a_database_is_one_file(self) -> None:
-        """faults.md 41"""
+        """fault 41"""
         self.refused("ATTACH 'other.db' AS other", "one file")
         self.refused("DETACH other", "one file")
 
     def test_vacuum_is_refused(self) -> None:
-        """faults.md 24"""
+        """fault 24"""
         self.refused("VACUUM", "VACUUM")
         self.refused("vacuum into 'copy.db'", "VACUUM")
 
@@ -134,7 +134,7 @@ class TestDefinition:
         self.refused(f"SELECT {parameter} AS a", "write :name")
 
     def test_a_nul_character_is_refused(self) -> None:
-        """faults.md 32"""
+        """fault 32"""
         self.refused("SELECT 1 \0 FROM items", "NUL")
 
     def test_what_is_no_unicode_is_refused(self) -> None:
@@ -436,14 +436,14 @@ class TestBinding:
         assert repr(query.name) in str(caught.value)
 
     def test_a_missing_one(self) -> None:
-        """faults.md 27"""
+        """fault 27"""
         self.refused(because="misses 'name'; it takes 'id', 'name'", id=1)
         self.refused(because="misses 'id', 'name'")
         self.refused({"id": 1}, because="misses 'name'")
         self.refused({}, because="misses 'id', 'name'")
 
     def test_an_unknown_one(self) -> None:
-        """faults.md 28"""
+        """fault 28"""
         self.refused(because="does not know 'nam'", id=1, name="a", nam="b")
         self.refused({"id": 1, "name": "a", "x": 2}, because="does not know 'x'")
         self.refused(query=Query("q", "SELECT 1"), because="it takes no parameters", x=1)
@@ -453,7 +453,7 @@ class TestBinding:
 
     @pytest.mark.parametrize("row", [(1, "a"), [1, "a"], "ab", b"ab", {1, 2}, 7, object(), Item])
     def test_values_without_names(self, row: object) -> None:
-        """faults.md 29"""
+        """fault 29"""
         self.refused(row, because="binds keywords, a mapping or a dataclass")
 
     def test_two_sources(self) -> None:
@@ -480,7 +480,7 @@ class TestBinding:
         ],
     )
     def test_what_sqlite_can_not_store_as_it_is(self, value: object, because: str) -> None:
-        """faults.md 30 and 31"""
+        """faults 30, 31"""
         self.refused(
             because=f"parameter 'name' of query 'items.insert' .*{because}", id=1, name=value
         )
@@ -556,7 +556,7 @@ class TestBinding:
         ],
     )
     async def test_what_is_stored_comes_back(self, value: object, stored: object) -> None:
-        """NUL in text: faults.md 32"""
+        """NUL in text: fault 32"""
         async with Database(":memory:") as db:
             found = await db.fetch_one(ECHO(x=value))
             assert found == stored

@@ -1,4 +1,4 @@
-"""Databases that are only read: followers, archives, read-only media (faults.md 45)."""
+"""Databases that are only read: followers, archives, read-only media (fault 45)."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ class TestProjects:
         ["%", "_", "\\", "'", '"', "*", "?", "[", "-", "a\0b", "Ä", "NEAR(", "", "x" * 60_000],
     )
     async def test_every_character_of_a_word_stands_for_itself(self, path: Path, word: str) -> None:
-        """faults.md 38"""
+        """fault 38"""
         async with await BuildStore.open(path) as store:
             await store.projects.create(name="plain", **NEW)
             await store.projects.create(name="other", description="nothing special", **NEW)

@@ -148,7 +148,7 @@ class TestNotTransient:
 
     @pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL])
     async def test_a_commit_that_failed_otherwise(self, path: Path, code: int) -> None:
-        """faults.md 22: whether such a one went through is for its caller to find out."""
+        """fault 22: whether such a one went through is for its caller to find out."""
         driver = Driver()
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             steps = failing(driver, "COMMIT", 1, code)
@@ -158,7 +158,7 @@ class TestNotTransient:
             await witness.whole()
 
     async def test_a_deferred_constraint(self, path: Path) -> None:
-        """faults.md 26"""
+        """fault 26"""
         calls = []
 
         async def operation(tx: Transaction) -> None:
@@ -172,7 +172,7 @@ class TestNotTransient:
         assert len(calls) == 1
 
     async def test_cancelled_in_its_commit_it_is_not_run_again(self, path: Path) -> None:
-        """faults.md 5: it may have gone through, and here it has."""
+        """fault 5: it may have gone through, and here it has."""
         driver = Driver()
         async with items(path, connect=driver.connect) as db:
             gate = Gate(driver)

@@ -233,7 +233,7 @@ class TestColumns:
         ],
     )
     def test_what_does_not_match_is_listed(self, columns: tuple[str, ...], problem: str) -> None:
-        """faults.md 35."""
+        """fault 35."""
         with pytest.raises(MappingError) as caught:
             mapper(Project).bind(columns)
         assert str(caught.value) == problem
@@ -458,7 +458,7 @@ class TestBadRows:
         ],
     )
     def test_a_value_that_can_not_be_decoded(self, row: tuple[Any, ...], problem: str) -> None:
-        """faults.md 34; invariant 27."""
+        """fault 34; invariant 27."""
         good = (1, "a", "2025-01-01", "[]")
         with pytest.raises(MappingError) as caught:
             mapper(Project).bind(("id", "name", "created_at", "tags"))([good, row, good])
@@ -466,7 +466,7 @@ class TestBadRows:
         assert isinstance(caught.value.__cause__, ValueError)
 
     def test_an_enum_value_that_does_not_exist(self) -> None:
-        """faults.md 34."""
+        """fault 34."""
         with pytest.raises(
             MappingError, match=r"^Status: column 'status' is not a Status, in row 2$"
         ):
@@ -579,7 +579,7 @@ class TestStorageClasses:
             mapper(row_type).bind((*names,))([(0, 1, 2, "x", 4, 5, 6, 7)])
 
     async def test_the_query_is_named(self, path: Path) -> None:
-        """faults.md 34; in a row of every storage class, by each verb that reads."""
+        """fault 34; in a row of every storage class, by each verb that reads."""
         number = Query("numbers", "SELECT n FROM numbers ORDER BY rowid", int)
         row = make_dataclass("Row", [("n", int)])
         object_ = Query("objects", "SELECT n FROM numbers WHERE rowid < :end", row)
@@ -641,12 +641,12 @@ class TestOtherRows:
     def test_a_scalar_refuses_any_other_number_of_columns(
         self, row_type: Any, columns: tuple[str, ...]
     ) -> None:
-        """faults.md 35."""
+        """fault 35."""
         with pytest.raises(MappingError, match=f"single column, and the result has {len(columns)}"):
             mapper(row_type).bind(columns)
 
     def test_a_dict_refuses_two_columns_of_one_name(self) -> None:
-        """faults.md 35: the second would have replaced the first."""
+        """fault 35: the second would have replaced the first."""
         with pytest.raises(
             MappingError, match=r"^dict: columns 'a', 'b' more than once; name them"
         ):

@@ -1,5 +1,5 @@
 """Savepoints against a model: whatever is nested in what, and wherever it fails, the transaction
-holds what the blocks that ended well have written (faults.md 18)."""
+holds what the blocks that ended well have written (fault 18)."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ END;"""
 
 
 class TestSplit:
-    """A `;` ends a statement unless it stands in a string, a comment or a trigger (faults 71)."""
+    """A `;` ends a statement unless it stands in a string, a comment or a trigger (fault 71)."""
 
     @pytest.mark.parametrize(
         "sql", ["", " \r\n\t\f", ";;\n;", "-- SELECT 1;", "/* SELECT 1; */ -- x", "\ufeff"]
@@ -245,7 +245,7 @@ def without_gap(sql: str) -> str:
 
 
 class TestFirstWords:
-    """What kind of statement it is shows through comments and any way of writing it (faults 70)."""
+    """What kind of statement it is shows through comments and any way of writing it (fault 70)."""
 
     @pytest.mark.parametrize(
         ("sql", "keyword"),

@@ -83,7 +83,7 @@ def corpus(request: pytest.FixtureRequest) -> Iterator[Corpus]:
 
 
 class TestLiteral:
-    """Words are taken literally, and never end in an error of SQLite (faults.md 38): what is found
+    """Words are taken literally, and never end in an error of SQLite (fault 38): what is found
     is what plain Python finds, whether the lines are in the index or not."""
 
     def test_any_text(self, corpus: Corpus) -> None:

@@ -110,7 +110,7 @@ class TestRows:
                 Log(datetime(2025, 3, 1, tzinfo=UTC), ["a"]),
             ),
             ("SELECT x'00ff'", bytes, b"\0\xff"),
-            ("SELECT 'a' || char(0) || 'b'", str, "a\0b"),  # faults.md 32
+            ("SELECT 'a' || char(0) || 'b'", str, "a\0b"),  # fault 32
         ],
     )
     async def test_of_every_kind(self, path: Path, sql: str, row: Any, expected: object) -> None:
@@ -157,7 +157,7 @@ class TestRows:
             assert await db.fetch_all(Query("q", "SELECT item FROM children")()) == []
 
     async def test_columns_are_checked_without_a_row(self, path: Path) -> None:
-        """faults.md 35"""
+        """fault 35"""
         query = Query("q", "SELECT id FROM items", Item)
         async with items(path) as db:
             for read in (
@@ -177,7 +177,7 @@ class TestRows:
             assert await db.fetch_one(COUNT()) == 0
 
     async def test_a_value_that_does_not_fit(self, path: Path) -> None:
-        """faults.md 34"""
+        """fault 34"""
         query = Query("q", "SELECT '[' AS tags, '2025' AS at UNION SELECT '[]', '2025-03-01'", Log)
         async with Database(path, config=Config(readers=1)) as db:
             with pytest.raises(MappingError, match=r"query 'q': Log\.\w+ is not"):
@@ -235,7 +235,7 @@ class TestHalfRead:
 
 class TestUndecodable:
     """Text that is not UTF-8 is an error that names its column; the connection works on
-    (faults.md 33)."""
+    (fault 33)."""
 
     @staticmethod
     async def spoil(db: Database) -> None:
@@ -580,7 +580,7 @@ class TestAtomic:
         self, path: Path, go_on: Callable[[Session], object]
     ) -> None:
         """Outside of it each statement would commit by itself, and the caller be told that nothing
-        was written (faults.md 20, 21 and 25)."""
+        was written (faults 20, 21, 25)."""
         destroying = Query("q", "INSERT OR ROLLBACK INTO items (name) VALUES ('a')")
 
         def work(cx: Session) -> None:
@@ -643,7 +643,7 @@ class TestDenied:
         ],
     )
     async def test_with_its_reason(self, path: Path, sql: str, reason: str) -> None:
-        """faults.md 19, 23 and 41"""
+        """faults 19, 23, 41"""
         query = Query("sly", sql)
         async with items(path) as db:
             with pytest.raises(DeniedError, match=reason) as caught:
@@ -726,7 +726,7 @@ class TestDenied:
         ],
     )
     async def test_a_reader_does_not_write(self, path: Path, sql: str) -> None:
-        """faults.md 40, invariant 3"""
+        """fault 40, invariant 3"""
         query = Query("sly", sql)
         async with items(path) as db:
             for read in (
@@ -742,7 +742,7 @@ class TestDenied:
 
 
 class TestTimeLimits:
-    """A statement ends at its limit, and no other does (faults.md 10 and 11)."""
+    """A statement ends at its limit, and no other does (faults 10, 11)."""
 
     async def test_a_runaway_is_stopped_on_a_reader(self, path: Path) -> None:
         async with items(path, readers=1) as db:
@@ -818,7 +818,7 @@ class TestTimeLimits:
             assert await db.fetch_one(ONE()) == 1
 
     async def test_a_stop_that_comes_late_hits_nobody(self, path: Path) -> None:
-        """faults.md 11: limits from far too short to long enough, each followed by a statement that
+        """fault 11: limits from far too short to long enough, each followed by a statement that
         has no limit and must not fail."""
         async with items(path, "a", readers=1) as db:
             limit = 0.0001
@@ -852,7 +852,7 @@ class TestTimeLimits:
 
 class TestAfterwards:
     """A session is of use to the function that it was given to, as long as it runs, in its thread.
-    Elsewhere it is a clear error, and harmless (invariants 18 and 29)."""
+    Elsewhere it is a clear error, and harmless (invariants 18, 29)."""
 
     VERBS: Mapping[str, Callable[[Session], object]] = {
         "fetch_one": lambda cx: cx.fetch_one(ONE()),

@@ -1,5 +1,5 @@
 """A handle is used by any task of its loop, one call after the other; its block is ended by the
-task that has entered it (invariants 17, 18; faults.md 14, 16, 87)."""
+task that has entered it (invariants 17, 18; faults 14, 16, 87)."""
 
 from __future__ import annotations
 
@@ -429,7 +429,7 @@ class TestWhoWaitsForWhom:
     which names the holder (invariants 16, 17)."""
 
     async def test_a_write_beside_ones_own_transaction(self, path: Path) -> None:
-        """faults.md 16: also while other tasks use the handle."""
+        """fault 16: also while other tasks use the handle."""
         async with items(path) as db, db.transaction() as tx:
             others = [asyncio.create_task(tx.fetch_one(COUNT())) for _ in range(3)]
             with pytest.raises(TransactionStateError, match="would wait for ever"):

@@ -190,7 +190,7 @@ class TestTaking:
             assert len(wake_ups) == 1
 
     async def test_cancelling_loses_nothing(self) -> None:
-        """Faults 1 and 2, for a spool: cancelled at any moment, also while the file is read."""
+        """Faults 1, 2, for a spool: cancelled at any moment, also while the file is read."""
         put = [numbered(number, 500) for number in range(3000)]
         taken: list[Chunk] = []
         with Spool(memory=4 * KIB) as spool:

@@ -124,7 +124,7 @@ except sqlite3.OperationalError as error:
         await opened(path)
 
     async def test_where_a_database_must_exist_an_empty_file_is_an_error(self, path: Path) -> None:
-        """faults.md 44"""
+        """fault 44"""
         path.touch()
         with pytest.raises(CorruptError, match="empty"):
             await opened(path, create=False)
@@ -172,7 +172,7 @@ except sqlite3.OperationalError as error:
 
 class TestNotThisSchema:
     """A schema that this program can't have made is refused before anything is written, and the
-    error names the migration (M4; faults.md 65, 66)."""
+    error names the migration (M4; faults 65, 66)."""
 
     NEWER = step(VERSIONS[-1] + 1, "CREATE TABLE newer (x);", "DROP TABLE newer;")
 
@@ -289,13 +289,13 @@ class TestAnotherProgram:
 
     @pytest.mark.parametrize("size", [2, 100, 8192])
     async def test_what_is_no_database(self, path: Path, size: int) -> None:
-        """faults.md 43"""
+        """fault 43"""
         path.write_bytes(random.Random(size).randbytes(size))
         with untouched(path), pytest.raises(CorruptError):
             await opened(path)
 
     async def test_what_is_half_a_database(self, path: Path) -> None:
-        """faults.md 43"""
+        """fault 43"""
         await migrate(path)
         into_one_file(path)
         path.write_bytes(path.read_bytes()[:6000])
@@ -303,7 +303,7 @@ class TestAnotherProgram:
             await opened(path)
 
     async def test_a_path_that_can_not_be_a_file(self, tmp_path: Path) -> None:
-        """faults.md 42"""
+        """fault 42"""
         for path in tmp_path, tmp_path / "nowhere" / "app.db":
             with pytest.raises(CantOpenError, match=str(path)):
                 await opened(path)
@@ -312,7 +312,7 @@ class TestAnotherProgram:
 
 class TestAtOnce:
     """Any number may open the same new file at once: all of them find the build database, which was
-    made once (faults.md 55, 64)."""
+    made once (faults 55, 64)."""
 
     async def test_tasks(self, path: Path) -> None:
         stores = await asyncio.gather(

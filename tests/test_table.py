@@ -62,7 +62,7 @@ def run(db: sqlite3.Connection, statement: Statement[Any]) -> list[Any]:
 
 class TestNames:
     """No name from outside reaches the SQL: it is one of the columns, or an error that names
-    those (faults.md 37)."""
+    those (fault 37)."""
 
     @pytest.mark.parametrize("name", EVIL)
     def test_an_order_is_by_a_column_or_refused(self, name: str) -> None:

@@ -78,7 +78,7 @@ class TestTransaction:
         "error", [ZeroDivisionError, asyncio.CancelledError, GeneratorExit, KeyboardInterrupt]
     )
     async def test_an_error_undoes_it(self, path: Path, error: type[BaseException]) -> None:
-        """faults.md 13: whatever the error is, it goes on to the caller as it was."""
+        """fault 13: whatever the error is, it goes on to the caller as it was."""
         async with items(path) as db, Witness(db) as witness:
             raised = error()
             with pytest.raises(error) as caught:
@@ -132,7 +132,7 @@ class TestTransaction:
         "sql", ["BEGIN", "commit", "END", "ROLLBACK", "SAVEPOINT x", "RELEASE x"]
     )
     def test_transaction_control_is_no_query(self, sql: str) -> None:
-        """faults.md 19, 24."""
+        """faults 19, 24."""
         with pytest.raises(QueryDefinitionError, match=r"tx\.savepoint"):
             Query("control", f"/* a comment */ {sql}")
         with pytest.raises(QueryDefinitionError):
@@ -141,7 +141,7 @@ class TestTransaction:
 
 class TestTheEndBySQLite:
     """SQLite may end a transaction on its own; then nothing goes on and nothing is acknowledged
-    (invariants 8, 9; faults.md 21, 25)."""
+    (invariants 8, 9; faults 21, 25)."""
 
     async def test_going_on_is_refused(self, path: Path) -> None:
         async with items(path, "a") as db, Witness(db) as witness:
@@ -190,7 +190,7 @@ class TestTheEndBySQLite:
 
 
 class TestSavepoint:
-    """A block inside a transaction whose failure undoes its own work only (faults.md 18)."""
+    """A block inside a transaction whose failure undoes its own work only (fault 18)."""
 
     async def test_only_its_own_work_is_undone(self, path: Path) -> None:
         async with items(path) as db:
@@ -283,7 +283,7 @@ class TestTheHandle:
     @pytest.mark.parametrize("kind", ["transaction", "snapshot", "savepoint"])
     @pytest.mark.parametrize("when", ["before", "after", "entered again"])
     async def test_it_is_refused(self, path: Path, kind: str, when: str) -> None:
-        """faults.md 17."""
+        """fault 17."""
         async with items(path) as db, Witness(db) as witness:
             async with AsyncExitStack() as work:
                 if kind == "savepoint":
@@ -344,7 +344,7 @@ class TestTheHandle:
 
 
 class TestTimeLimit:
-    """A transaction that is open too long is taken back, whatever it is doing (faults.md 8, 9)."""
+    """A transaction that is open too long is taken back, whatever it is doing (faults 8, 9)."""
 
     async def test_while_its_body_sleeps(self, path: Path) -> None:
         async with items(path) as db, Witness(db) as witness:
@@ -528,7 +528,7 @@ class TestTheLockAtItsEnd:
             await witness.whole()
 
     async def test_a_second_cancel_ends_the_wait_and_not_the_rollback(self, path: Path) -> None:
-        """faults.md 7, invariant 11."""
+        """fault 7, invariant 11."""
         driver = Driver()
         async with items(path, connect=driver.connect) as db, Witness(db) as witness:
             gate = Gate(driver)

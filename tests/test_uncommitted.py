@@ -1,4 +1,4 @@
-"""A read beside one's own transaction: it would tell, silently, how things were before (faults.md
+"""A read beside one's own transaction: it would tell, silently, how things were before (fault
 88). Where it reads what the transaction has written it is refused; all else is read as ever."""
 
 from __future__ import annotations

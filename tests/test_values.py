@@ -321,7 +321,7 @@ class TestWhatComesBack:
     @example("a\0b")
     @examples
     def test_text_is_returned_whole_with_its_nul_characters(self, text: str) -> None:
-        """faults.md 32."""
+        """fault 32."""
         assert through_sqlite(encode(text)) == text
 
     @pytest.mark.parametrize(
@@ -487,7 +487,7 @@ class TestWhatIsRefusedOnTheWayIn:
         ],
     )
     def test_with_a_reason_that_does_not_hold_the_value(self, value: object, reason: str) -> None:
-        """faults.md 30, 31; invariant 27."""
+        """faults 30, 31; invariant 27."""
         with pytest.raises(ValueError, match=f"^{reason}") as caught:
             encode(value)
         assert "s3cret" not in str(caught.value)
@@ -495,13 +495,13 @@ class TestWhatIsRefusedOnTheWayIn:
             encode_all(["a", 1, value])
 
     def test_nan_would_have_become_null(self) -> None:
-        """faults.md 31: the reason for the check above."""
+        """fault 31: the reason for the check above."""
         assert through_sqlite(math.nan) is None
 
     @given(st.integers())
     @examples
     def test_integers_are_refused_exactly_where_sqlite_overflows(self, value: int) -> None:
-        """faults.md 30."""
+        """fault 30."""
         try:
             encode(value)
         except ValueError:
@@ -513,7 +513,7 @@ class TestWhatIsRefusedOnTheWayIn:
     @given(st.text(st.characters()))
     @examples
     def test_text_is_refused_exactly_where_it_is_not_unicode(self, text: str) -> None:
-        """faults.md 30."""
+        """fault 30."""
         try:
             encode(text)
         except ValueError:
@@ -568,7 +568,7 @@ class TestWhatIsRefusedOnTheWayIn:
     def test_a_value_that_does_not_fit_its_annotation(
         self, annotation: Any, value: object, reason: str
     ) -> None:
-        """faults.md 30; invariant 27."""
+        """fault 30; invariant 27."""
         with pytest.raises(ValueError, match=f"^{reason}") as caught:
             encoder(annotation)(value)
         assert "s3cret" not in str(caught.value)
@@ -601,7 +601,7 @@ class TestJson:
         ],
     )
     def test_what_json_does_not_have_is_refused(self, value: object, reason: str) -> None:
-        """faults.md 30, 31; invariant 27."""
+        """faults 30, 31; invariant 27."""
         with pytest.raises(ValueError, match=f"^{reason}") as caught:
             encode(Json(value))
         assert "s3cret" not in str(caught.value)
@@ -629,7 +629,7 @@ class TestJson:
     def test_text_that_is_nested_too_deeply_is_refused(
         self, annotation: Any, opening: str, ending: str, depth: int
     ) -> None:
-        """faults.md 34."""
+        """fault 34."""
         decode = decoder(annotation)
         assert decode is not None
         with pytest.raises(ValueError, match="is nested too deeply") as caught:
@@ -708,7 +708,7 @@ class TestWhatIsRefusedOnTheWayOut:
         ],
     )
     def test_it_says_why(self, annotation: Any, stored: object, reason: str) -> None:
-        """faults.md 34; invariant 27."""
+        """fault 34; invariant 27."""
         decode = decoder(annotation)
         assert decode is not None
         with pytest.raises(ValueError, match=f"^{reason}") as caught:

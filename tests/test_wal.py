@@ -173,7 +173,7 @@ class TestLimit:
     async def test_a_checkpoint_that_fails_takes_no_commit_with_it(
         self, path: Path, caplog: pytest.LogCaptureFixture, fault: str
     ) -> None:
-        """faults.md 49, 50"""
+        """faults 49, 50"""
         driver = Driver()
 
         def fail(step: str) -> None:
@@ -192,7 +192,7 @@ class TestLimit:
 
 
 class TestInTheWay:
-    """faults.md 53: readers in the way make a checkpoint `busy`, no error, and are named."""
+    """fault 53: readers in the way make a checkpoint `busy`, no error, and are named."""
 
     @pytest.mark.parametrize("mode", ["full", "restart", "truncate"])
     async def test_a_checkpoint_names_the_reader_of_this_process(

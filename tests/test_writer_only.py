@@ -1,4 +1,4 @@
-"""What belongs to the connection that wrote is not asked of one that reads (faults.md 86)."""
+"""What belongs to the connection that wrote is not asked of one that reads (fault 86)."""
 
 from __future__ import annotations
 
