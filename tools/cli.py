@@ -60,7 +60,7 @@ COMMANDS = {
     "doctor": (
         "Say how a database is: whether it is whole, what takes room, what slows it, what to do."
     ),
-    "bench": "Measure abt_db against its peers, all in one run.",
+    "bench": "Measure abt_db beside its peers, and a database layer of your own, in one run.",
 }
 WITHOUT_DATABASE = ("bench",)  # it makes its own
 ONE_FILE = ["prune", "vacuum", "checkpoint", "backup", "restore", "optimize", "integrity", "doctor"]

@@ -1,4 +1,4 @@
-"""Measure abt_db against its peers, all in one run, or a database layer of your own beside them.
+"""Measure abt_db beside its peers, and a database layer of your own, in one run.
 
 Every system does the same work with the same SQL and settings in a database of its own, in rounds
 that go from system to system. Only ratios within one run mean something.
