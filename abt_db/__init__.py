@@ -103,6 +103,7 @@ if typing.TYPE_CHECKING:
     )
     from .grants import LOCKS_TABLE, LockInfo
     from .handles import Readable, Writable
+    from .holders import Holding
     from .leases import LockLease
     from .locks import LocalLocks
     from .query import Query, Statement
@@ -121,6 +122,7 @@ else:
         "errors",
         "grants",
         "handles",
+        "holders",
         "leases",
         "locks",
         "query",
@@ -146,6 +148,7 @@ __all__ = [
     "DeniedError",
     "DiskIOError",
     "FullError",
+    "Holding",
     "IntegrityError",
     "Json",
     "LOCKS_TABLE",

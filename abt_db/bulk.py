@@ -287,7 +287,9 @@ class _Attempt:
     async def _interactively(self, pool: Pool) -> None:
         how = self.how
         limit = pool.config.transaction_timeout
-        transaction = Transaction(pool, self._label, mode=how.mode, timeout=limit)
+        transaction = Transaction(
+            pool, self._label, mode=how.mode, timeout=limit, priority=how.priority
+        )
         transaction.until = None if how.timeout is None else monotonic() + how.timeout
         async with transaction as tx:
             while True:

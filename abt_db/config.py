@@ -26,6 +26,13 @@ class Config:
 
     readers: int = 4
     """Connections that read at the same time."""
+    max_readers: int | None = None
+    """Most connections that read at the same time: beyond `readers` one more is opened when a call
+    would wait for one, and closed when it is idle for `reader_idle_time`. None: no more than
+    `readers`. Where all are lent, to snapshots and streams that may stay for long, one more is
+    opened all the same, for calls alone."""
+    reader_idle_time: float = 30.0
+    """How long a connection beyond `readers` stays without work."""
     create: bool = True
     """Make the file when it does not exist; otherwise a missing or empty file is an error."""
 
@@ -147,6 +154,11 @@ class Config:
             value = getattr(self, field.name)
             if problem := _problem(field.name, value):
                 raise ConfigError(f"Config.{field.name} {problem}, not {value!r}")
+        if self.max_readers is not None and self.max_readers < self.readers:
+            raise ConfigError(
+                f"Config.max_readers must be {self.readers} (Config.readers) or more, not"
+                f" {self.max_readers}"
+            )
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -155,7 +167,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "temp_store": ("default", "file", "memory"),
 }
 _FLAGS = ("create", "immutable", "foreign_keys", "trusted_schema", "cell_size_check")
-_SECONDS = ("batch_time", "busy_timeout", "close_timeout")
+_SECONDS = ("batch_time", "busy_timeout", "close_timeout", "reader_idle_time")
 _SECONDS_OR_NONE = (
     "acquire_timeout",
     "check_interval",
@@ -169,6 +181,7 @@ _SECONDS_OR_NONE = (
 )
 _SMALLEST = {
     "readers": 1,
+    "max_readers": 1,
     "batch_size": 1,
     "max_pending": 1,
     "cache_size": 0,
@@ -183,6 +196,7 @@ _PAGE_SIZES = [2**n for n in range(9, 17)]
 _INT = 2**31 - 1  # of C, in which SQLite keeps many of its settings
 _LARGEST = {
     "readers": 256,
+    "max_readers": 256,
     "cache_size": _INT * 1024,
     "wal_autocheckpoint": _INT,
     "statement_cache": _INT,
@@ -208,6 +222,8 @@ def _problem(name: str, value: object) -> str | None:
     if name == "page_size":
         known = value is None or (type(value) is int and value in _PAGE_SIZES)
         return None if known else "must be a power of two from 512 to 65536, or None"
+    if value is None and name == "max_readers":
+        return None
     smallest, largest = _SMALLEST[name], _LARGEST.get(name, 2**63 - 1)
     if isinstance(value, int) and not isinstance(value, bool) and smallest <= value <= largest:
         return None

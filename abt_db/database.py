@@ -23,7 +23,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
 from .bulk import Batching, BatchReport, Operation, run_operations
 from .channel import Channel
@@ -33,6 +33,7 @@ from .deadline import finish
 from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
 from .grants import LockInfo
+from .holders import Holding
 from .leases import Leases, LockLease
 from .opening import MEMORY, in_memory
 from .pool import Pool
@@ -42,7 +43,7 @@ from .session import Result, Session, Verbs
 from .transaction import Snapshot, Stream, Transaction
 from .upkeep import Upkeep
 from .watch import Watch, Watching
-from .work import Lease, name_of
+from .work import Lease, name_of, take_priority
 
 __all__ = ["Database"]
 
@@ -281,26 +282,55 @@ class Database:
 
     # -- functions -------------------------------------------------------------------------------
 
+    @overload
+    async def read(
+        self,
+        function: Callable[Concatenate[Session, ...], T],
+        *args: Any,
+        priority: int,
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
     async def read(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    ) -> T: ...
+
+    async def read(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run ``function(cx, …)``, a synchronous function, on a reader and in one hop.
 
         `cx` has the verbs of this class without `await`, and one consistent view of the database.
         The function runs in the connection's thread: it must not touch the event loop. It is run
         again from its beginning when another process's lock was in the way.
-        """
-        return await self._read(name_of(function), _in_snapshot, (function, args, kwargs))
 
+        ``priority=`` is the call's, as in `fetch_one`, unless the function has a parameter of that
+        name: then it gets it. A lambda around such a function gives both.
+        """
+        name, priority = name_of(function), take_priority(function, kwargs)
+        return await self._read(name, _in_snapshot, (function, args, kwargs), priority=priority)
+
+    @overload
+    async def write(
+        self,
+        function: Callable[Concatenate[Session, ...], T],
+        *args: Any,
+        priority: int,
+        **kwargs: Any,
+    ) -> T: ...
+
+    @overload
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+    ) -> T: ...
+
+    async def write(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run ``function(cx, …)``, a synchronous function, in one transaction and one hop.
 
         Committed when it returns, rolled back when it raises. It is never run twice, and the
-        transaction is its own.
+        transaction is its own. ``priority=`` is as in `read`.
         """
-        return await self._opened().write(name_of(function), _call, (function, args, kwargs))
+        name, priority = name_of(function), take_priority(function, kwargs)
+        return await self._opened().write(name, _call, (function, args, kwargs), priority=priority)
 
     # -- handles ---------------------------------------------------------------------------------
 
@@ -308,6 +338,7 @@ class Database:
         self,
         *,
         timeout: float | None = None,
+        priority: int = 0,
         label: str | None = None,
         mode: Literal["immediate", "exclusive"] = "immediate",
         lease: LockLease | None = None,
@@ -318,8 +349,8 @@ class Database:
         use it; the one that has entered it ends it (see `abt_db.transaction`). `timeout` seconds
         after its beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is
         doing, and its next use raises `TransactionTimeoutError`. `label` names it in errors of the
-        calls that wait. Waits for the writer as every call does, then for other processes' locks
-        `Config.busy_timeout` seconds at most (`BusyError`).
+        calls that wait. Waits for the writer as every call does, in the order of `priority`, then
+        for other processes' locks `Config.busy_timeout` seconds at most (`BusyError`).
 
         With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
         `LockLostError`, and nothing is written. Nobody else can be granted the lock before the end
@@ -332,6 +363,7 @@ class Database:
             f"transaction {label!r}" if label else "a transaction",
             mode=mode,
             timeout=self.config.transaction_timeout if timeout is None else timeout,
+            priority=priority,
             fence=None if lease is None else lease.fence(pool),
         )
 
@@ -342,6 +374,7 @@ class Database:
         attempts: int = 4,
         backoff: float = 0.01,
         timeout: float | None = None,
+        priority: int = 0,
         label: str | None = None,
         mode: Literal["immediate", "exclusive"] = "immediate",
         lease: LockLease | None = None,
@@ -360,7 +393,7 @@ class Database:
         otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
         """
         return await run_with_retries(
-            lambda: self.transaction(label=label, mode=mode, lease=lease),
+            lambda: self.transaction(priority=priority, label=label, mode=mode, lease=lease),
             operation,
             attempts=attempts,
             backoff=backoff,
@@ -390,8 +423,8 @@ class Database:
         Each transaction takes `timeout` seconds at most, and other calls have their turn between
         two. It is one hop, unless an operation in it is asynchronous or `mode` is ``"exclusive"``:
         then it is a `transaction`, to which `Config.transaction_timeout` applies where `timeout` is
-        None and `priority` does not, with two hops more, and one for each asynchronous operation
-        beside its own. Such an operation is cancelled at the limit.
+        None, with two hops more, and one for each asynchronous operation beside its own. Such an
+        operation is cancelled at the limit.
 
         An operation that fails is undone alone. ``"stop"``: what was before it is committed, in its
         transaction too, and nothing behind it is run. ``"continue"``: so are those behind it. A
@@ -415,26 +448,32 @@ class Database:
         )
         return await run_operations(self._opened(), operations, how, progress)
 
-    def snapshot(self, *, label: str | None = None) -> Snapshot:
+    def snapshot(self, *, priority: int = 0, label: str | None = None) -> Snapshot:
         """Return one consistent view, on one reader, to be used with ``async with``.
 
-        In the task that has a transaction open it is the way to read how things were before.
+        It waits for a reader as every call does, in the order of `priority`. In the task that has a
+        transaction open it is the way to read how things were before.
         """
-        return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot")
+        return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot", priority)
 
     def stream(
-        self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
+        self,
+        statement: Statement[T],
+        *,
+        size: int = 500,
+        timeout: float | None = None,
+        priority: int = 0,
     ) -> Stream[T]:
         """Return the rows of a query, to be read as they are needed, in constant memory.
 
         ``async with db.stream(ALL_LOGS()) as rows: async for row in rows: …``. `size` rows are
-        read in one hop, each within `timeout` seconds. It has a reader for itself, and sees the
-        database as it was at its beginning.
+        read in one hop, each within `timeout` seconds. It has a reader for itself, for which it
+        waits in the order of `priority`, and sees the database as it was at its beginning.
         """
         query = query_of(statement)
         if query.writes:
             raise _writes(query, "a stream only reads")
-        snapshot = Snapshot(self._opened(), f"stream of {query.name}")
+        snapshot = Snapshot(self._opened(), f"stream of {query.name}", priority)
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
     def watch(self, statement: Statement[T]) -> Watch[T]:
@@ -550,7 +589,8 @@ class Database:
         """Have that many connections that read, from now on.
 
         New ones are open when this returns; those that are too many are closed as they come free.
-        Raises as `open` does, and nothing has changed then.
+        Raises as `open` does, and `ConfigError` for more than `Config.max_readers`: nothing has
+        changed then.
         """
         config = replace(self.config, readers=readers)
         async with self._turn:
@@ -580,20 +620,40 @@ class Database:
             # VACUUM, for one, commits by itself, and may give rows other numbers.
             pool.listeners.tell(Committed(None))
 
+    async def end_transactions(self, *, older_than: float) -> list[Holding]:
+        """Roll back each interactive transaction that has been open for `older_than` seconds or
+        longer, whatever it is doing, and return what is known of it: label, task, age, statements.
+
+        Its next use, and the end of its block, raises `TransactionAbortedError`. One that is
+        committing is let end. Returns when the writer is free, unless a statement can't be stopped
+        at once; cancelling that wait does not stop the rollback. Snapshots and streams, which keep
+        nobody from writing, stay.
+        """
+        if not older_than >= 0:
+            raise ValueError(f"older_than must be 0 seconds or more, not {older_than!r}")
+        return await self._opened().end_transactions(older_than)
+
     # -- looking ---------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
         """Return counters since `open`, as plain dicts; durations are in seconds.
 
         - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
-          ``opened``, ``replaced``), the queue (``waiting`` now; how many ``waits`` there were,
-          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``leases``, ``commits``, and
-          in ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs;
+          ``opened``, ``replaced``; how many are an ``overflow`` beyond `Config.readers`, and how
+          many ``overflows`` there were), the queue (``waiting`` now; how many ``waits`` there were,
+          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``leases``, ``commits``, in
+          ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs, and as
+          ``response`` how long the jobs took from the call to its result, with the waiting for a
+          connection: ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``transactions``: what is lent now, the oldest first: ``label``, ``task``, ``age``, how
           many ``statements`` have run, its ``state`` (``"idle"``, ``"running"`` or, for another
           connection's lock on the file, ``"waiting"``) and the ``query`` that is running;
+        - ``transacted``: of the interactive transactions, how many were ``begun``, are ``open``,
+          were ``committed`` and ``rolled_back``, those that were ``timed_out`` or ``ended`` by
+          `end_transactions` among them, and how many have an ``unknown`` outcome, for their COMMIT
+          was cancelled; how long they were open: ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
           the ones to ask for it (``holders``), and of those that wait behind them.
 
@@ -606,6 +666,7 @@ class Database:
             "readers": pool.readers.stats(),
             "queries": pool.queries(),
             "transactions": pool.transactions(),
+            "transacted": pool.transacted.as_dict(),
             "locks": self._locks().turns.stats(),
         }
 

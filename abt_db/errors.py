@@ -174,8 +174,8 @@ class CommitUnknownError(StatementTimeoutError, TransactionTimeoutError):
 
 
 class TransactionAbortedError(AbtDbError):
-    """This transaction was ended before, by SQLite or because a part of it could not be undone
-    alone; nothing of it is in the database."""
+    """This transaction was ended before: by SQLite, by `Database.end_transactions`, or because a
+    part of it could not be undone alone. Nothing of it is in the database."""
 
 
 class TransactionStateError(AbtDbError):

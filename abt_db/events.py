@@ -13,13 +13,16 @@ from typing import Any, Literal, get_args
 from .log import LOG
 
 __all__ = [
-    "KINDS",
     "Checkpointed",
+    "Closed",
     "Committed",
     "Event",
+    "KINDS",
     "Listener",
     "Listeners",
+    "Opened",
     "Ran",
+    "Reason",
     "Transacted",
     "Waited",
 ]
@@ -92,7 +95,37 @@ class Checkpointed:
     """If it was busy, who is in the way, as far as that can be told."""
 
 
-Event = Ran | Committed | Transacted | Waited | Checkpointed
+Reason = Literal["open", "resize", "overflow", "calls", "stuck", "replace", "idle", "close"]
+"""Why a connection is opened or closed.
+
+- ``"open"``, ``"close"``: with the database; ``"resize"``: by `Database.resize`;
+- ``"overflow"``: calls would have waited, see `Config.max_readers`; ``"calls"``: all the others are
+  lent, and a call waits; ``"stuck"``: one of the others can't be stopped;
+- ``"idle"``: it was opened for one of these three reasons, and has had nothing to do for
+  `Config.reader_idle_time`;
+- ``"replace"``: in place of one that is too old, or could not be reset.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A connection was opened."""
+
+    connection: str
+    """Which one, such as ``"reader 2"``."""
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A connection was closed."""
+
+    connection: str
+    """Which one, such as ``"reader 2"``."""
+    reason: Reason
+
+
+Event = Ran | Committed | Transacted | Waited | Checkpointed | Opened | Closed
 KINDS: frozenset[type] = frozenset(get_args(Event))
 Listener = Callable[[Any], object]
 

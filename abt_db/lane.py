@@ -35,10 +35,10 @@ from .errors import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from .events import Listeners, Waited
+from .events import Listeners, Reason, Waited
 from .log import LOG
 from .query import Query
-from .queue import Queue
+from .queue import Queue, require_priority
 from .seat import Open, Seat, closed, warn_of_long
 from .seats import Seats
 from .session import StoppedError
@@ -57,8 +57,8 @@ STUCK = 4
 """Looks, `GRACE` apart, at which a connection works for nobody, before another is opened in its
 place. Looks and not seconds: on a busy machine both a clean-up and the looks take longer."""
 
-SPARE_PAUSE = 0.5
-"""Seconds between two spare connections: one that can't be opened is not tried in a tight loop."""
+PAUSE = 0.5
+"""Seconds without another try where one connection more could not be opened."""
 
 
 class Lane:
@@ -77,6 +77,8 @@ class Lane:
         listeners: Listeners,
         crowded: Callable[[], bool],
         who: Callable[[], str],
+        largest: int = 0,
+        reserve: int = 0,
         spare: int = 0,
     ) -> None:
         self.name = name
@@ -91,11 +93,17 @@ class Lane:
         self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
         self._size = size
-        self._spare = spare  # connections beyond those, while all are stuck
-        self._next_spare = 0.0  # not before this moment
+        # Beyond those, see `_grow`: as many in all where calls would wait, one more for calls where
+        # all are lent, and some in place of those that are stuck.
+        self._largest, self._reserve, self._spare = largest, reserve, spare
+        self._most = max(size, largest)
+        self._lent = 0  # of them, at this moment
+        self._next_growth = 0.0  # not before this moment
         self.seats = Seats(
             name,
-            lambda title: Seat(Account(title, costs, listeners, crowded), open, lifetime),
+            lambda title, reason: Seat(
+                Account(title, costs, listeners, crowded), open, lifetime, reason
+            ),
             self._sit,
         )
         self._idle = self.seats.idle
@@ -140,6 +148,9 @@ class Lane:
         except BaseException:
             self._size = before
             raise
+        finally:
+            self._most = max(self._size, self._largest)
+            self._stir()
 
     async def close(self, deadline: Deadline) -> None:
         """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
@@ -222,16 +233,21 @@ class Lane:
     def _may_start(self, work: Work) -> bool:
         """Whether work that has just come can have the idle connection that was used last.
 
+        Raises `PoolClosedError`, and `TypeError` for a priority that could not be compared.
+
         What is quick does not take a second connection while something quick is running: it is
         done sooner if it goes with all others of its kind in the next hop of the first, for threads
         that run Python at the same time only hinder each other.
         """
         if self._closed:
             raise PoolClosedError("the database is not open")
+        if work.priority != 0:
+            require_priority(work.priority)
         return (
             bool(self._idle)
             and not (work.shares and self._sharing)
             and not self._paused
+            and (self._lent < self._most or isinstance(work, Job))
             and self._idle[-1].ready
         )
 
@@ -245,7 +261,7 @@ class Lane:
         self._queue.add(work)
         self._tally.waits += 1
         if waits.held:
-            waits[work.task] = Wait(self, future=future)
+            waits[work.task] = Wait(self, lent=isinstance(work, Lease), future=future)
 
         gathering = work.shares and self._sharing
         if gathering:
@@ -253,6 +269,8 @@ class Lane:
         else:
             self._wake_in(WATCH)
             self._stir()
+            if len(self.seats) < self._most or self._lent >= self._size:
+                self._grow()
         if patience < WATCH:
             self._wake_in(patience)
         return future
@@ -271,7 +289,7 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if waits_for_ever(work.task, Wait(self), self._waits):
+        if waits_for_ever(work.task, Wait(self, lent=isinstance(work, Lease)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
@@ -283,10 +301,17 @@ class Lane:
 
     def _stir(self) -> None:
         """Have idle connections serve what waits."""
-        wanted = self._queue.live
+        wanted = self._wanted
         while wanted and self._idle and not self._paused:
             self._idle.pop().rouse()
             wanted -= 1
+
+    @property
+    def _wanted(self) -> int:
+        """How many of those that wait an idle connection could serve: where as many are lent as may
+        be, the last one is for calls."""
+        queue = self._queue
+        return queue.live if self._lent < self._most else queue.live - queue.lendings
 
     def _is_quick(self, work: Work) -> bool:
         """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
@@ -377,7 +402,7 @@ class Lane:
     def _release(self, seat: Seat) -> None:
         """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
         self._end(seat)
-        if seat.ready and not (seat.leaving or (self._queue.live and not self._paused)):
+        if seat.ready and not (seat.leaving or (self._wanted and not self._paused)):
             self._rest(seat)
             return
         seat.rouse()
@@ -387,6 +412,7 @@ class Lane:
 
     def _rest(self, seat: Seat) -> None:
         work, seat.work = seat.work, None
+        seat.idle_since = monotonic()
         self._idle.append(seat)
         if seat.account.events:
             seat.account.tell()  # of a commit whose caller was cancelled
@@ -397,11 +423,13 @@ class Lane:
     def _lend(self, seat: Seat, lease: Lease) -> None:
         def returned() -> None:
             self._waits.held -= 1
+            self._lent -= 1
             self._release(seat)
 
         assert seat.connection is not None
         seat.work = lease
         self._waits.held += 1
+        self._lent += 1
         self._tally.leases += 1
         lease.lend(seat.connection, returned)
         self._wake_in(self._look)
@@ -422,8 +450,6 @@ class Lane:
                 if isinstance(seat.work, Lease):
                     seat.work.on_settled()
                 seat.work = None
-                if len(self.seats) > self._size:
-                    self.seats.spare_one(seat, self._size)
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
             connection, seat.connection = seat.connection, None
@@ -453,7 +479,7 @@ class Lane:
     async def _serve(self, seat: Seat) -> None:
         """Do what waits; if nothing does, rest until there is something to do for this task."""
         seat.roused = self._loop.create_future()
-        if not self._queue.live or self._paused:
+        if not self._wanted or self._paused:
             self._rest(seat)
             await seat.roused
             return
@@ -461,13 +487,16 @@ class Lane:
             await seat.connected()
         except Exception as error:
             # Who is dismissed has stopped waiting; others will serve.
-            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1):
+            lends = self._lent < self._most
+            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1, lends=lends):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
             await self.behind.calm()
         # What is still there: opening a connection may have taken longer than somebody's limit.
-        work = self._queue.take(monotonic(), self._config.batch_size, self._is_quick)
+        work = self._queue.take(
+            monotonic(), self._config.batch_size, self._is_quick, lends=self._lent < self._most
+        )
         if not work:
             return
         first = work[0]
@@ -490,7 +519,7 @@ class Lane:
             self._deliver(batch)
             for job in jobs:
                 job.fail(error)
-        if seat.ready and not self._queue.live and not batch.todo:
+        if seat.ready and not self._wanted and not batch.todo:
             seat.work = None  # before the callers are told, who shall find it so
         self._deliver(batch)
         self._take_back(batch)
@@ -566,29 +595,64 @@ class Lane:
                         self._queue.live or self._calm or isinstance(seat.work, Batch)
                     )
                     self._part(seat, seat.work)
+        next_one = min(next_one, self._shrink(now))
         if self._queue.live or working:
             soon = self._limits.batch if gathering else self._look
-            if self._queue.live and not self._idle and self._replace_stuck(now):
-                soon = GRACE
+            if self._queue.live and not self._idle:
+                if self._look_for_stuck():
+                    soon = GRACE
+                self._grow()
             return min(self._expire(now), next_one, soon)
         self.on_rest()
-        return inf
+        return next_one
 
-    def _replace_stuck(self, now: float) -> bool:
-        """Where all connections are at work for callers that have gone, have one more meanwhile;
-        return whether to look again soon.
+    def _look_for_stuck(self) -> bool:
+        """Note which connections are at work for callers that have gone; return whether any is.
 
         What goes on there is inside one long step of SQLite's, or in a function that asks nothing
-        of SQLite: nobody can end it. A moment of that is no more than a clean-up.
+        of SQLite: nothing can end it. A moment of that is no more than a clean-up.
         """
-        deserted = [seat for seat in self.seats if seat.is_deserted]
         for seat in self.seats:
-            seat.seen_deserted = seat.seen_deserted + 1 if seat in deserted else 0
-        stuck = [seat for seat in deserted if seat.seen_deserted > STUCK]
-        if len(stuck) == len(self.seats) < self._size + self._spare and self._next_spare <= now:
-            self._next_spare = now + SPARE_PAUSE
-            self.seats.add_one()
-        return bool(deserted)
+            seat.seen_deserted = seat.seen_deserted + 1 if seat.is_deserted else 0
+        return any(seat.seen_deserted for seat in self.seats)
+
+    def _grow(self) -> None:
+        """Open one more connection for what waits, if there may be one more:
+
+        - up to `Config.max_readers`, not counting those that are stuck, whatever waits;
+        - one beyond that where all are lent and a call waits: a stream or a snapshot may last, and
+          a call must not wait for its end.
+        """
+        queue, seats = self._queue, self.seats
+        if self._closed or self._paused or monotonic() < self._next_growth:
+            return
+        stuck = sum(seat.seen_deserted > STUCK for seat in seats)
+        serving = sum(not seat.leaving for seat in seats) - stuck
+        reason: Reason
+        if serving < self._most:
+            reason = "stuck" if stuck and len(seats) >= self._most else "overflow"
+        elif queue.live > queue.lendings and self._lent >= serving < self._most + self._reserve:
+            reason = "calls"
+        else:
+            return
+        opening = sum(seat.is_opening for seat in seats)
+        if opening < queue.live and len(seats) < self._most + self._reserve + self._spare:
+            seats.add_one(reason, self._grown)
+
+    def _grown(self, opened: bool) -> None:
+        if opened:
+            self._tally.overflows += 1
+        else:
+            self._next_growth = monotonic() + PAUSE
+
+    def _shrink(self, now: float) -> float:
+        """Close connections that `_grow` has opened and that are idle; return the seconds until
+        the next one is due."""
+        if len(self.seats) <= self._size:
+            return inf
+        time = self._config.reader_idle_time
+        idle_since = self.seats.let_idle_go(self._size, now - time)
+        return inf if idle_since is None else max(0.0, idle_since + time - now)
 
     def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
@@ -620,14 +684,20 @@ class Lane:
 
     # -- who holds what --------------------------------------------------------------------------
 
-    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
+    def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
         """See `waits.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
-        return [
+        tasks = [
             seat.work.task if isinstance(seat.work, Lease) and not seat.work.returned else None
             for seat in self.seats
         ]
+        if for_all:
+            return tasks
+        # Others come free by themselves, or can be opened.
+        busy: list[asyncio.Task[Any] | None] = [task for task in tasks if task is not None]
+        room = self._most if lent else self._most + self._reserve
+        return busy if len(busy) >= room else [*busy, None]
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
@@ -683,7 +753,7 @@ class Lane:
 
     def _note(self, job: Job[Any]) -> None:
         """Count a job that is done, and say so if it was slow."""
-        self._tally.jobs += 1
+        self._tally.response.add(monotonic() - job.since)
         if self._slow is None or not job.began:
             return
         # Its caller may have been freed before its end.
@@ -705,6 +775,7 @@ class Lane:
         """Return the lane's figures, as a plain dict."""
         return {
             "size": len(self.seats),
+            "overflow": max(0, len(self.seats) - self._size),
             "idle": len(self._idle),
             "busy": self.seats.busy,
             "waiting": self.waiting,

@@ -7,7 +7,7 @@ own, and both are tried again while another process's lock is in the way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -20,7 +20,7 @@ from .channel import CHECKPOINTS, Channel
 from .config import Config
 from .connection import Connect, Connection
 from .deadline import Deadline, finish
-from .errors import AbtDbError, ReadOnlyError, TransactionStateError
+from .errors import AbtDbError, ReadOnlyError, TransactionAbortedError, TransactionStateError
 from .events import Checkpointed, Committed, Listeners
 from .holders import Holding, enlist, strike_off, who_holds
 from .identity import Identity
@@ -28,12 +28,12 @@ from .lane import Lane
 from .log import LOG
 from .opening import MEMORY, Role, require_path
 from .query import Query
-from .stats import Account, Costs, QueryStats
+from .stats import Account, Costs, Outcome, QueryStats, Transacting
 from .waits import Waits
 from .wal import processes_reading
 from .work import Job, Lease
 
-__all__ = ["Pool"]
+__all__ = ["OpenTransaction", "Pool"]
 
 T = TypeVar("T")
 
@@ -45,6 +45,42 @@ BUSY_MOMENTS = 60.0
 
 FEW = 100
 """Commits for which no checkpoint of their own is made: each one costs the disk two syncs."""
+
+
+class OpenTransaction:
+    """The interactive transaction that a task has open."""
+
+    __slots__ = ("_counted", "_stats", "committing", "lease", "undone", "written")
+
+    def __init__(
+        self,
+        lease: Lease,
+        written: Callable[[], frozenset[str] | None],
+        undone: Callable[[BaseException | None, float | None], Awaitable[None]],
+        stats: Transacting,
+    ) -> None:
+        self.lease = lease
+        self.written = written
+        """Tells the tables that it has written so far; None: it may be any."""
+        self.undone = undone
+        """Waits until the writer is free, when an error has ended it."""
+        self.committing = False
+        """Whether its holder has asked for the COMMIT, which nobody else may prevent then."""
+        self._stats = stats
+        self._counted = False
+        stats.begun += 1
+
+    def revoke(self, error: AbtDbError, outcome: Outcome) -> None:
+        """Roll it back; its holder gets the error. What becomes of a COMMIT is counted later."""
+        if not self.committing:
+            self.count(outcome)
+        self.lease.revoke(error)
+
+    def count(self, outcome: Outcome) -> None:
+        """Count it as ended; does nothing if that has been done."""
+        if not self._counted:
+            self._counted = True
+            self._stats.ended(outcome, monotonic() - self.lease.began)
 
 
 class Pool:
@@ -101,6 +137,8 @@ class Pool:
                 crowded=self._is_crowded,
                 who=self.who,
                 # A second writer would wait for the lock of the first (invariant 1).
+                largest=0 if name == "writer" else config.max_readers or 0,
+                reserve=0 if name == "writer" else 1,
                 spare=0 if name == "writer" else size,
             )
 
@@ -113,8 +151,8 @@ class Pool:
             if self.writer is not None:
                 self.writer.behind = self.readers
                 self.writer.on_rest = self._rest
-        self.open_transaction: tuple[Lease, Callable[[], frozenset[str] | None]] | None = None
-        """That of a task which writes, and what tells the tables that it has written so far."""
+        self.open_transaction: OpenTransaction | None = None
+        self.transacted = Transacting()
         self._commits = 0  # when pages were moved out of the log last, in a quiet moment
         self._moving: asyncio.Task[None] | None = None
         self._accused: set[object] = set()  # the readers that were named in the log
@@ -220,11 +258,29 @@ class Pool:
     def uncommitted(self) -> frozenset[str] | None:
         """Return the tables that this task has written in a transaction which it has open; None: it
         may be any."""
-        if self.open_transaction is not None:
-            lease, written = self.open_transaction
+        opened = self.open_transaction
+        if opened is not None:
+            lease = opened.lease
             if lease.task is asyncio.current_task() and not lease.returned:
-                return written()
+                return opened.written()
         return frozenset()
+
+    async def end_transactions(self, age: float) -> list[Holding]:
+        """Roll back the interactive transaction, if it is as old and not committing; return what it
+        was doing. There is one writer, so there is one at most."""
+        opened = self.open_transaction
+        if opened is None or opened.committing or opened.lease.returned:
+            return []
+        holding = opened.lease.holding()
+        if holding.age < age:
+            return []
+        error = TransactionAbortedError(
+            f"{opened.lease.label} was ended from outside, by end_transactions, when it had been"
+            f" open for {holding.age:.1f} s; nothing of it is in the database"
+        )
+        opened.revoke(error, "ended")
+        await opened.undone(error, None)
+        return [holding]
 
     async def others_committed(self) -> bool:
         """Whether another process has committed since this was last asked, or may have."""

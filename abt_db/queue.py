@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from math import inf
+from typing import Any
 
-from .work import Job, Work
+from .work import Job, Lease, Work
 
-__all__ = ["Queue"]
+__all__ = ["Queue", "require_priority"]
 
 AGEING = 1.0
 """Seconds of waiting that are worth one step of priority."""
+
+MOST = 2**31
+"""Priorities lie between this and its negative: they are added to seconds, as floats."""
 
 
 class Queue:
@@ -20,12 +24,15 @@ class Queue:
     A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
     """
 
-    __slots__ = ("_left", "_levels", "live")
+    __slots__ = ("_left", "_levels", "lendings", "live")
 
     def __init__(self) -> None:
-        self._levels: dict[int, deque[Work]] = {}
+        # A line for each priority, and for leases, which may have to let calls pass.
+        self._levels: dict[tuple[int, bool], deque[Work]] = {}
         self.live = 0
         """How many wait."""
+        self.lendings = 0
+        """How many of them are leases."""
         # Those who leave stay in the line, marked, until it is their turn or there are too many:
         # nobody can be taken out of the middle of a deque at once.
         self._left = 0
@@ -38,17 +45,19 @@ class Queue:
 
     def add(self, work: Work) -> None:
         """Add newcomers, behind all others of their priority."""
-        level = self._levels.get(work.priority)
+        lends = isinstance(work, Lease)
+        level = self._levels.get((work.priority, lends))
         if level is None:
-            level = self._levels[work.priority] = deque()
+            level = self._levels[work.priority, lends] = deque()
         level.append(work)
         work.queued = True
         self.live += 1
+        self.lendings += lends
 
-    def put_back(self, work: Work) -> None:
-        """Add what was taken out, before all others of its priority."""
-        self._levels.setdefault(work.priority, deque()).appendleft(work)
-        work.queued = True
+    def put_back(self, job: Job[Any]) -> None:
+        """Add a job that was taken out, before all others of its priority."""
+        self._levels.setdefault((job.priority, False), deque()).appendleft(job)
+        job.queued = True
         self.live += 1
 
     def discard(self, work: Work) -> bool:
@@ -57,26 +66,34 @@ class Queue:
             return False
         work.queued = False
         self.live -= 1
+        self.lendings -= isinstance(work, Lease)
         self._left += 1
         if self._left > self.live + 100:
             self._left = 0
             self._levels = {
-                priority: level
-                for priority, all_ in self._levels.items()
+                kind: level
+                for kind, all_ in self._levels.items()
                 if (level := deque(work for work in all_ if work.queued))
             }
         return True
 
     def take(
-        self, now: float, most: int = 1, may_share: Callable[[Work], bool] = lambda work: False
+        self,
+        now: float,
+        most: int = 1,
+        may_share: Callable[[Work], bool] = lambda work: False,
+        *,
+        lends: bool = True,
     ) -> list[Work]:
         """Take out what is served next: one, or up to `most` that follow each other and can share.
+
+        Leases are passed over unless it `lends`.
 
         What does not share is never overtaken by what does. Of what did not when it came,
         `may_share` is asked once more.
         """
         taken: list[Work] = []
-        while len(taken) < most and (level := self._next_level(now)) is not None:
+        while len(taken) < most and (level := self._next_level(now, lends)) is not None:
             work = level[0]
             shares = work.shares or may_share(work)
             if taken and not (shares and _alike(work, taken[0])):
@@ -88,6 +105,7 @@ class Queue:
                 break
             work.shares = True
         self.live -= len(taken)
+        self.lendings -= sum(isinstance(work, Lease) for work in taken)
         return taken
 
     def late(self, now: float, patience: float) -> tuple[list[Work], float]:
@@ -105,15 +123,17 @@ class Queue:
                 late.append(work)
         return late, next_one
 
-    def _next_level(self, now: float) -> deque[Work] | None:
+    def _next_level(self, now: float, lends: bool) -> deque[Work] | None:
         """The line whose first is the most urgent of all; none of those who left is first in it."""
         first = None
-        for priority, level in [*self._levels.items()]:
+        for kind, level in [*self._levels.items()]:
             while level and not level[0].queued:
                 level.popleft()
                 self._left -= 1
             if not level:
-                del self._levels[priority]
+                del self._levels[kind]
+            elif kind[1] and not lends:
+                continue
             elif first is None or _urgency(level[0], now) > _urgency(first[0], now):
                 first = level
         return first
@@ -125,3 +145,12 @@ def _alike(work: Work, other: Work) -> bool:
 
 def _urgency(work: Work, now: float) -> float:
     return work.priority + (now - work.since) / AGEING
+
+
+def require_priority(priority: int) -> None:
+    """Raise `TypeError` or `ValueError` for what can't be compared with the priority of others: it
+    would fail the connection's task, which takes from the queue, instead of the caller."""
+    if not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, not {type(priority).__name__}")
+    if not -MOST < priority < MOST:
+        raise ValueError("priority must be a small number: others wait as many seconds for it")

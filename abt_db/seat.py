@@ -15,6 +15,7 @@ from .batch import Batch
 from .connection import Connection
 from .deadline import Deadline, finish
 from .errors import PoolClosedError
+from .events import Closed, Opened, Reason
 from .holders import Holding
 from .log import LOG
 from .stats import Account
@@ -37,9 +38,11 @@ class Seat:
         "_lifetime",
         "_open",
         "_opening",
+        "_reason",
         "account",
         "blocked",
         "connection",
+        "idle_since",
         "leaving",
         "roused",
         "seen",
@@ -49,11 +52,14 @@ class Seat:
         "work",
     )
 
-    def __init__(self, account: Account, open: Open, lifetime: float | None) -> None:
+    def __init__(
+        self, account: Account, open: Open, lifetime: float | None, reason: Reason
+    ) -> None:
         self._open = open
         self._lifetime = lifetime
         self._expires: float | None = None
         self.account = account
+        self._reason = reason  # of the next opening or closing
         self._opening = Deadline()
         self.connection: Connection | None = None  # None: lost, to be opened again
         self.work: Job[Any] | Batch | Lease | None = None
@@ -65,6 +71,8 @@ class Seat:
         """What of it was running when the lane looked last."""
         self.seen_deserted = 0
         """At how many looks of the lane, one after the other, it ran for nobody."""
+        self.idle_since = 0.0
+        """When it came to rest, on the clock of `time.monotonic()`."""
         self.leaving = False
         """Whether the seat is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
@@ -99,9 +107,14 @@ class Seat:
             return self.work.returned
         return self.work is not None and all(job.gone or job.given_up for job in self.jobs)
 
-    def dismiss(self) -> None:
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is new and its connection not open yet."""
+        return self.connection is None and self.roused is None
+
+    def dismiss(self, reason: Reason) -> None:
         """Have the seat given up when it comes free; what waits to be opened waits no longer."""
-        self.leaving = True
+        self.leaving, self._reason = True, reason
         self._opening.cancel()
 
     def rouse(self) -> None:
@@ -134,6 +147,9 @@ class Seat:
             self._opening = Deadline()
         self.connection = await self._open(self.account, self._opening)
         self.account.opened += 1
+        self.account.listeners.tell(Opened(self.account.name, self._reason))
+        if not self.leaving:
+            self._reason = "replace"  # the next opening is in place of this connection
         if self._lifetime is not None:
             # Not all at the same moment.
             self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
@@ -169,20 +185,24 @@ class Seat:
             self._expires = monotonic() + 1.0
         else:
             self.account.replaced += 1
-            await finish(old.close())
+            await self._close(old, "replace")
 
     async def give_up(self) -> None:
         """Close the connection; the next work gets a new one."""
         connection, self.connection = self.connection, None
         self.account.replaced += 1
         if connection is not None:
-            await finish(connection.close())
+            await self._close(connection, "replace")
 
     async def leave(self) -> None:
         """Close the connection for good."""
         connection, self.connection = self.connection, None
         if connection is not None:
-            await finish(connection.close())
+            await self._close(connection, self._reason)
+
+    async def _close(self, connection: Connection, reason: Reason) -> None:
+        await finish(connection.close())
+        self.account.listeners.tell(Closed(self.account.name, reason))
 
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the thread stop what it runs, close the

@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from .deadline import Deadline
+from .events import Reason
 from .holders import Holding
 from .log import LOG
 from .seat import Seat
@@ -25,7 +26,7 @@ class Seats(list[Seat]):
 
     __slots__ = ("_made", "_make", "_name", "_sit", "idle")
 
-    def __init__(self, name: str, make: Callable[[str], Seat], sit: Sit) -> None:
+    def __init__(self, name: str, make: Callable[[str, Reason], Seat], sit: Sit) -> None:
         self._name = name
         self._make = make
         self._sit = sit
@@ -37,18 +38,19 @@ class Seats(list[Seat]):
         """Have that many: new ones have their connection when this returns, those that are too many
         are given up as they come free. If one can't be opened nothing changes."""
         staying = [seat for seat in self if not seat.leaving]
-        self._dismiss(staying[size:])
-        await self._add(size - len(staying))
+        self.dismiss(staying[size:], "resize")
+        await self._add(size - len(staying), "resize" if self._made else "open")
 
-    def _dismiss(self, seats: list[Seat]) -> None:
+    def dismiss(self, seats: list[Seat], reason: Reason) -> None:
+        """Give them up as they come free."""
         for seat in seats:
-            seat.dismiss()
+            seat.dismiss(reason)
             if seat in self.idle:
                 self.idle.remove(seat)
                 seat.rouse()
 
-    async def _add(self, count: int) -> None:
-        added = [self._new() for _ in range(count)]
+    async def _add(self, count: int, reason: Reason) -> None:
+        added = [self._new(reason) for _ in range(count)]
         try:
             # Every one is waited for, whatever happens to the first: an open can't be abandoned.
             opened = [opening for _, opening in added]
@@ -57,30 +59,38 @@ class Seats(list[Seat]):
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            self._dismiss([seat for seat, _ in added])
+            self.dismiss([seat for seat, _ in added], reason)
             raise
 
-    def add_one(self) -> None:
-        """Have one more as soon as its connection is open; that it can't be is logged."""
-        _, opened = self._new()
+    def add_one(self, reason: Reason, then: Callable[[bool], None]) -> None:
+        """Have one more as soon as its connection is open; ``then(opened)`` is called. That it
+        can't be opened is logged."""
+        _, opened = self._new(reason)
 
         def note(opened: asyncio.Future[None]) -> None:
-            if not opened.cancelled() and (error := opened.exception()) is not None:
-                LOG.warning("abt_db: no spare %s could be opened: %s", self._name, error)
+            error = None if opened.cancelled() else opened.exception()
+            if error is not None:
+                LOG.warning("abt_db: no further %s could be opened: %s", self._name, error)
+            then(error is None and not opened.cancelled())
 
         opened.add_done_callback(note)
 
-    def spare_one(self, seat: Seat, size: int) -> None:
-        """Have a seat given up, which has just come free, if more than `size` can serve."""
-        if sum(not (each.leaving or each.is_deserted) for each in self) > size:
-            seat.leaving = True
+    def let_idle_go(self, size: int, before: float) -> float | None:
+        """Give up those beyond `size` that have been idle since the moment `before`, those first
+        that were used first; return since when the next one of them is idle, if there is one."""
+        extra = sum(not (seat.leaving or seat.is_deserted) for seat in self) - size
+        for seat in self.idle[: max(extra, 0)]:
+            if seat.idle_since > before:
+                return seat.idle_since
+            self.dismiss([seat], "idle")
+        return None
 
-    def _new(self) -> tuple[Seat, asyncio.Future[None]]:
+    def _new(self, reason: Reason) -> tuple[Seat, asyncio.Future[None]]:
         """Make a seat; the future is done when its connection is open."""
         loop = asyncio.get_running_loop()
         self._made += 1
         name = f"{self._name} {self._made}"
-        seat = self._make(name)
+        seat = self._make(name, reason)
         self.append(seat)
         opened = loop.create_future()
         seat.task = loop.create_task(self._sit(seat, opened), name=f"abt_db {name}")
@@ -91,7 +101,7 @@ class Seats(list[Seat]):
 
         Returns when their tasks, threads and files are gone. Must not be cancelled.
         """
-        self._dismiss(self)
+        self.dismiss(self, "close")
         tasks = [seat.task for seat in self if seat.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=deadline.remaining())

@@ -10,11 +10,20 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from math import frexp, ldexp
 from time import sleep
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .events import Checkpointed, Committed, Listeners, Ran
 
-__all__ = ["Account", "Costs", "Histogram", "QueryStats", "Tally"]
+__all__ = [
+    "Account",
+    "Costs",
+    "Durations",
+    "Histogram",
+    "Outcome",
+    "QueryStats",
+    "Tally",
+    "Transacting",
+]
 
 MAX_NAMES = 1_000
 OTHERS = "(others)"
@@ -58,15 +67,47 @@ class Histogram:
         return 0.0
 
 
-class _Counters(Histogram):
-    """Of one query."""
+class Durations(Histogram):
+    """Durations, with their exact sum and maximum beside the buckets."""
 
-    __slots__ = ("count", "errors", "rows", "seconds", "slowest")
+    __slots__ = ("count", "seconds", "slowest")
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = self.errors = self.rows = 0
+        self.count = 0
         self.seconds = self.slowest = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        if seconds > self.slowest:
+            self.slowest = seconds
+        super().add(seconds)
+
+    @property
+    def mean(self) -> float:
+        """0 if there are none."""
+        return self.seconds / self.count if self.count else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return ``count``, and in seconds ``mean``, ``p50``, ``p99`` and ``slowest``."""
+        return {
+            "count": self.count,
+            "mean": self.mean,
+            "p50": self.quantile(0.50),
+            "p99": self.quantile(0.99),
+            "slowest": self.slowest,
+        }
+
+
+class _Counters(Durations):
+    """Of one query."""
+
+    __slots__ = ("errors", "rows")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = self.rows = 0
 
 
 class QueryStats:
@@ -80,13 +121,9 @@ class QueryStats:
     def record(self, name: str, seconds: float, rows: int = 0, failed: bool = False) -> None:
         """Count one run of a query, which took `seconds` on its connection."""
         counters = self._counters.get(name) or self._new(name)
-        counters.count += 1
         counters.rows += rows
-        counters.seconds += seconds
         if failed:
             counters.errors += 1
-        if seconds > counters.slowest:
-            counters.slowest = seconds
         counters.add(seconds)
 
     def _new(self, name: str) -> _Counters:
@@ -114,14 +151,10 @@ class QueryStats:
         sum), ``mean``, ``p50``, ``p99`` and ``slowest``."""
         return {
             name: {
-                "count": counters.count,
                 "errors": counters.errors,
                 "rows": counters.rows,
                 "seconds": counters.seconds,
-                "mean": counters.seconds / counters.count,
-                "p50": counters.quantile(0.50),
-                "p99": counters.quantile(0.99),
-                "slowest": counters.slowest,
+                **counters.as_dict(),
             }
             for name, counters in self._counters.items()
         }
@@ -230,13 +263,59 @@ class Account:
             self.listeners.tell(self.events.popleft())
 
 
+Outcome = Literal["committed", "rolled_back", "timed_out", "ended", "unknown"]
+"""Of a transaction. Those that timed out or were ended by somebody else are rolled back as well;
+unknown: its COMMIT was cancelled, or took longer than its caller could wait."""
+
+
+class Transacting(Durations):
+    """How long interactive transactions were open, and how they ended; in the event loop."""
+
+    __slots__ = ("_outcomes", "begun")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self._outcomes: dict[str, int] = dict.fromkeys(get_args(Outcome), 0)
+
+    def ended(self, outcome: Outcome, seconds: float) -> None:
+        """Count one that has ended."""
+        self.add(seconds)
+        self._outcomes[outcome] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts, and the durations in seconds."""
+        outcomes, durations = self._outcomes, super().as_dict()
+        ended = durations.pop("count")
+        undone = sum(outcomes[each] for each in ("rolled_back", "timed_out", "ended"))
+        return {
+            "begun": self.begun,
+            "open": self.begun - ended,
+            **outcomes,
+            "rolled_back": undone,
+            **durations,
+        }
+
+
 class Tally:
     """What a lane has done since it was opened. Written and read by the event loop."""
 
-    __slots__ = ("_past", "batches", "hops", "jobs", "leases", "longest_wait", "queries", "waits")
+    __slots__ = (
+        "_past",
+        "batches",
+        "hops",
+        "leases",
+        "longest_wait",
+        "overflows",
+        "queries",
+        "response",
+        "waits",
+    )
 
     def __init__(self) -> None:
-        self.jobs = self.hops = self.leases = self.waits = 0
+        self.hops = self.leases = self.waits = self.overflows = 0
+        self.response = Durations()
+        """Of each call, from its beginning to its end, with the waiting for a connection."""
         self.longest_wait = 0.0
         self.batches: dict[int, int] = {}
         """How many hops had so many jobs, rounded up to a power of two."""
@@ -258,11 +337,13 @@ class Tally:
     def as_dict(self, accounts: Iterable[Account]) -> dict[str, Any]:
         """Return all figures; `accounts` are those of the connections that there are."""
         figures: dict[str, Any] = {
-            "jobs": self.jobs,
+            "jobs": self.response.count,
             "hops": self.hops,
             "leases": self.leases,
             "waits": self.waits,
             "longest_wait": self.longest_wait,
+            "overflows": self.overflows,
+            "response": self.response.as_dict(),
             "batches": {size: self.batches[size] for size in sorted(self.batches)},
             **self._past,
         }

@@ -27,15 +27,17 @@ from .busy import while_busy
 from .channel import BeginBusyError, Channel
 from .deadline import COMMIT_GRACE, GRACE, Deadline
 from .errors import (
+    CommitUnknownError,
     StatementTimeoutError,
     TransactionAbortedError,
     TransactionStateError,
     TransactionTimeoutError,
 )
 from .events import Transacted
-from .pool import Pool
+from .pool import OpenTransaction, Pool
 from .query import Query, Statement, query_of, require_many, series
 from .session import Block, Reading, Result, Session
+from .stats import Outcome
 from .work import Lease, name_of
 
 __all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
@@ -91,9 +93,10 @@ class _Loan:
 class _Handle:
     """What every handle can do: read. Each verb is one thread hop."""
 
-    def __init__(self, pool: Pool, label: str) -> None:
+    def __init__(self, pool: Pool, label: str, priority: int = 0) -> None:
         self._pool = pool
         self._label = label
+        self._priority = priority  # among those that wait for the connection
         self._loan: _Loan | None = None
         self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
         self._ended = False
@@ -248,7 +251,7 @@ class Snapshot(_Handle):
     """
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_reader(self._label)
+        lease = await self._pool.lend_reader(self._label, priority=self._priority)
         await self._enter(lease, "SNAPSHOT")
         return self
 
@@ -326,9 +329,10 @@ class Transaction(_Writing):
         *,
         mode: Literal["immediate", "exclusive"],
         timeout: float | None,
+        priority: int = 0,
         fence: Callable[[Session], None] | None = None,
     ) -> None:
-        super().__init__(pool, label)
+        super().__init__(pool, label, priority)
         if mode not in ("immediate", "exclusive"):
             raise ValueError(f"mode must be 'immediate' or 'exclusive', not {mode!r}")
         self._mode = mode.upper()
@@ -340,18 +344,24 @@ class Transaction(_Writing):
         self._timer: asyncio.TimerHandle | None = None
         self._ends: float | None = None  # when that goes off, on the same clock
         self._tables_written: Callable[[], frozenset[str] | None]
+        self._opened: OpenTransaction | None = None
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_writer(self._label, at=self.until)
+        lease = await self._pool.lend_writer(self._label, priority=self._priority, at=self.until)
         await self._enter(lease, self._mode, self.until)
-        self._pool.open_transaction = lease, self._tables_written
+        assert self._loan is not None
+        self._opened = self._pool.open_transaction = OpenTransaction(
+            lease, self._tables_written, self._loan.undone, self._pool.transacted
+        )
         limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
             error = TransactionTimeoutError(
                 f"{self._label} was open longer than its limit of {round(limit, 3):g} s"
                 " and has been rolled back"
             )
-            self._timer = asyncio.get_running_loop().call_later(limit, lease.revoke, error)
+            self._timer = asyncio.get_running_loop().call_later(
+                limit, self._opened.revoke, error, "timed_out"
+            )
             self._ends = monotonic() + limit
         return self
 
@@ -372,13 +382,15 @@ class Transaction(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        committed, lent = False, self._loan
+        committed, lent, opened = False, self._loan, self._opened
         try:
             if error is None:
                 loan = self._entered()
                 if (elsewhere := _elsewhere(self._label, self._task)) is not None:
                     raise elsewhere
                 loan.ending = True
+                if opened is not None:
+                    opened.committing = True
                 await self._run_in(loan, "COMMIT", Channel.commit, None)
                 committed = True
         except BaseException as failure:
@@ -388,9 +400,10 @@ class Transaction(_Writing):
             if self._timer is not None:
                 self._timer.cancel()
             self._leave(committed=committed)
-            opened = self._pool.open_transaction
-            if opened is not None and opened[0].returned:
-                self._pool.open_transaction = None
+            if opened is not None:
+                opened.count("committed" if committed else _undone_by(error, opened))
+                if self._pool.open_transaction is opened and opened.lease.returned:
+                    self._pool.open_transaction = None
             if lent is not None:
                 await lent.undone(error, self._ends)
 
@@ -559,6 +572,17 @@ def _elsewhere(label: str, task: asyncio.Task[Any] | None) -> TransactionStateEr
         f"{label} was entered by task {task.get_name()!r}, which still runs and alone can end it"
         " well; ended by another task it has been given up, and nothing of it was written"
     )
+
+
+def _undone_by(error: BaseException | None, opened: OpenTransaction) -> Outcome:
+    """What has become of a transaction whose block was left by an error."""
+    if isinstance(error, CommitUnknownError):
+        return "unknown"
+    if opened.committing and opened.lease.committing and not isinstance(error, Exception):
+        return "unknown"  # cancelled in its COMMIT
+    if isinstance(opened.lease.error, TransactionTimeoutError):
+        return "timed_out"
+    return "rolled_back"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

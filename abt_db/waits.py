@@ -12,8 +12,9 @@ __all__ = ["Held", "Wait", "Waits", "waits_for_ever"]
 class Held(Protocol):
     """A lane, as far as it matters to those who wait."""
 
-    def holders(self, *, for_all: bool) -> list[asyncio.Task[Any] | None]:
-        """The tasks that have to do something before one connection, or all, come free.
+    def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
+        """The tasks that have to do something before one connection, or all, come free; one to be
+        `lent`, or to run a call on.
 
         None stands for what comes free without anybody's doing.
         """
@@ -26,11 +27,13 @@ class Wait:
 
     lane: Held
     for_all: bool = False
+    lent: bool = False
+    """Whether the connection is to be lent, and not to run a call on."""
     future: asyncio.Future[None] | None = None
     """Done when the wait has ended, of which the task itself hears a little later."""
 
     def holders(self) -> list[asyncio.Task[Any] | None]:
-        return self.lane.holders(for_all=self.for_all)
+        return self.lane.holders(for_all=self.for_all, lent=self.lent)
 
 
 class Waits(dict["asyncio.Task[Any] | None", Wait]):

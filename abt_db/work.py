@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction, signature
 from math import inf
 from time import monotonic
 from typing import Any, Generic, TypeVar
@@ -23,7 +23,7 @@ from .holders import Holding
 from .query import Query
 from .session import StoppedError
 
-__all__ = ["Job", "Lease", "Limits", "Work", "name_of"]
+__all__ = ["Job", "Lease", "Limits", "Work", "name_of", "take_priority"]
 
 T = TypeVar("T")
 
@@ -276,6 +276,11 @@ class Lease:
             if self._freeing is not None:
                 self._freeing.cancel()
 
+    @property
+    def committing(self) -> bool:
+        """Whether the last thing that was run on it has come to its COMMIT."""
+        return self._deadline.committing
+
     def holding(self) -> Holding:
         """Return what it is doing, for those who look or wait."""
         connection, doing = self._connection, self._doing
@@ -340,3 +345,18 @@ def name_of(function: Callable[..., object]) -> str:
     if not callable(function):
         raise TypeError(f"a {type(function).__name__} is no function that takes a connection")
     return getattr(function, "__qualname__", None) or type(function).__qualname__
+
+
+def take_priority(function: Callable[..., object], kwargs: dict[str, Any]) -> int:
+    """Take the priority of a call out of the keyword arguments of its function, 0 if it has none.
+
+    A parameter of the function's own that is called so keeps its argument.
+    """
+    if "priority" not in kwargs:
+        return 0
+    try:
+        own = "priority" in signature(function).parameters
+    except (TypeError, ValueError):  # of a function in C that does not tell its parameters
+        own = False
+    priority: int = 0 if own else kwargs.pop("priority")
+    return priority

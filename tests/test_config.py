@@ -21,7 +21,7 @@ from abt_db.maintenance import look_at, vacuum
 MIB = 1024 * 1024
 
 FLAGS = ["create", "immutable", "foreign_keys", "trusted_schema", "cell_size_check"]
-SECONDS = ["batch_time", "busy_timeout", "close_timeout"]
+SECONDS = ["batch_time", "busy_timeout", "close_timeout", "reader_idle_time"]
 SECONDS_OR_NONE = [
     "acquire_timeout",
     "check_interval",
@@ -69,7 +69,15 @@ class TestValidation:
     and what it takes."""
 
     def test_every_setting_has_a_test_here(self) -> None:
-        tested = [*FLAGS, *SECONDS, *SECONDS_OR_NONE, *CHOICES, *SMALLEST, "page_size"]
+        tested = [
+            *FLAGS,
+            *SECONDS,
+            *SECONDS_OR_NONE,
+            *CHOICES,
+            *SMALLEST,
+            "page_size",
+            "max_readers",
+        ]
         assert sorted(tested) == sorted(SETTINGS)
 
     @pytest.mark.parametrize("name", FLAGS)
@@ -116,6 +124,12 @@ class TestValidation:
             refused("page_size", value)
         for value in (None, *PAGE_SIZES):
             assert made("page_size", value) == value
+
+    def test_most_readers_are_no_fewer_than_readers(self) -> None:
+        for value in (3, 0, -1, 257, 4.0, "8", True):
+            refused("max_readers", value)
+        for value in (None, 4, 256):
+            assert made("max_readers", value) == value
 
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -178,8 +178,8 @@ class TestOrder:
             served: list[str] = []
             async with Holder(db.snapshot()):
                 for name, priority in [("low", -5), ("1", 0), ("high", 7), ("2", 0), ("high 2", 7)]:
-                    read = db.fetch_one(COUNT(), priority=priority)
-                    group.create_task(record(served, name, read))
+                    snapshot = entered(db.snapshot(priority=priority))
+                    group.create_task(record(served, name, snapshot))
                 await until(lambda: db.stats()["readers"]["waiting"] == 5)
             await until(lambda: len(served) == 5)
             assert served == ["high", "high 2", "1", "2", "low"]
@@ -226,7 +226,7 @@ class TestLimits:
             for name in "first", "second":
                 await work.enter_async_context(Holder(db.snapshot(label=name), name=name))
             with pytest.raises(PoolTimeoutError, match=r"snapshot 'first' of task 'first'"):
-                await db.fetch_one(COUNT())
+                await entered(db.snapshot())
 
     async def test_a_barrier_is_named(self, path: Path) -> None:
         async with items(path, acquire_timeout=0.05) as db:
@@ -313,7 +313,7 @@ class TestDeadlocks:
         async with items(path) as db, Witness(db) as witness:
             async with asyncio.timeout(SOON), db.snapshot(), db.snapshot(label="mine"):
                 with pytest.raises(TransactionStateError):
-                    await db.fetch_one(COUNT())
+                    await entered(db.snapshot())
             await witness.whole()
 
     async def test_a_read_in_ones_own_barrier(self, path: Path) -> None:
@@ -336,7 +336,7 @@ class TestDeadlocks:
         async def writer() -> None:
             async with db.transaction():
                 await both.wait()
-                await db.fetch_one(COUNT())
+                await entered(db.snapshot())
 
         async def reader() -> None:
             async with db.snapshot():
@@ -364,7 +364,7 @@ class TestDeadlocks:
         async def reader() -> None:
             async with db.snapshot():
                 await all_hold.wait()
-                await db.fetch_one(COUNT())
+                await entered(db.snapshot())
 
         async with items(path, readers=tasks) as db, Witness(db) as witness:
             all_hold = asyncio.Barrier(tasks)
@@ -398,7 +398,7 @@ class TestDeadlocks:
                 await all_hold.wait()
                 await until(lambda: db.stats()["writer"]["waiting"] == 2)
                 with pytest.raises(TransactionStateError, match="for ever"):
-                    await db.fetch_one(COUNT())
+                    await entered(db.snapshot())
 
         async def reader(name: str) -> None:
             async with db.snapshot():
@@ -416,7 +416,7 @@ class TestDeadlocks:
         async def writer() -> None:
             async with db.transaction():
                 await all_hold.wait()
-                assert await db.fetch_one(COUNT()) == 0  # when `idler` has let go of its reader
+                await entered(db.snapshot())  # when `idler` has let go of its reader
 
         async def reader() -> None:
             async with db.snapshot():
@@ -440,8 +440,9 @@ class TestDeadlocks:
         async def writer() -> None:
             async with db.transaction():
                 await both_hold.wait()
-                with pytest.raises(PoolTimeoutError):
-                    await db.fetch_one(COUNT(), timeout=0.02)
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02):
+                        await entered(db.snapshot())
                 gave_up.set()
                 await until(lambda: db.stats()["writer"]["waiting"] == 1)
 

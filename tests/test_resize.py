@@ -72,9 +72,12 @@ class TestResize:
             for readers in (5, 1, 3, 1, 2, 8, 4):
                 before = rounds[0]
                 await db.resize(readers=readers)
-                await until(lambda readers=readers: size(db) == readers)  # type: ignore[misc]
+                # One more where all are lent while a call comes.
+                most = {readers, readers + 1}
+                await until(lambda most=most: size(db) in most)  # type: ignore[misc]
                 assert db.config.readers == readers
-                assert len([name for name in threads() if "MainThread" not in name]) == readers + 1
+                running = [name for name in threads() if "MainThread" not in name]
+                assert len(running) - 1 in most
                 await until(lambda before=before: rounds[0] > before + 30)  # type: ignore[misc]
 
     async def test_new_ones_are_open_when_it_returns(self, path: Path) -> None:

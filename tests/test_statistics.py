@@ -41,7 +41,7 @@ from abt_db import (
     Session,
     StatementTimeoutError,
 )
-from abt_db.events import Checkpointed, Committed, Event, Ran, Transacted, Waited
+from abt_db.events import Checkpointed, Closed, Committed, Event, Opened, Ran, Transacted, Waited
 from abt_db.stats import Histogram, QueryStats
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
@@ -113,11 +113,13 @@ class TestStats:
             documentation = Database.stats.__doc__ or ""
             for lane in "writer", "readers":
                 assert set(stats[lane]) == {
-                    *("size", "idle", "busy", "opened", "replaced"),
+                    *("size", "idle", "busy", "opened", "replaced", "overflow", "overflows"),
                     *("waiting", "waits", "longest_wait"),
-                    *("jobs", "hops", "leases", "commits", "batches"),
+                    *("jobs", "hops", "leases", "commits", "batches", "response"),
                 }
-            for name in stats["writer"]:
+            for name in *stats, *stats["writer"], *stats["writer"]["response"]:
+                assert f"``{name}``" in documentation
+            for name in stats["transacted"]:
                 assert f"``{name}``" in documentation
             for figures in stats["queries"].values():
                 assert {f"``{name}``" in documentation for name in figures} == {True}
@@ -415,7 +417,8 @@ class TestListeners:
             await db.close()
             await db.open()
             await db.fetch_one(COUNT())
-            assert len(events) == 1
+            assert [type(event) for event in events if isinstance(event, Ran)] == [Ran]
+            assert {type(event) for event in events} == {Opened, Closed, Ran}
 
     async def test_a_cancelled_statement_is_told_in_the_end(self, path: Path) -> None:
         async with items(path, "a", readers=1) as db:
