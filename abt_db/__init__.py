@@ -1,61 +1,32 @@
 """Raw SQL for SQLite in asyncio programs: one writer and many readers, named queries, typed rows.
 
-Where things are, each building on those above it:
+The rooms, each building on those above it:
 
-    exhausted    what the system has no more of
-    lazy         packages that import what they offer when it is asked for
-    errors       what can be raised; the one place where sqlite3's errors are translated
-    log          the logger, whose handlers can't stop the library
-    config       the settings of a database
-    values       Python values <-> SQLite values
-    deadline     time limits, and stopping the statement that runs
-    events       what listeners are told
-    tables       which tables a statement reads and writes
-    filelocks    the locks on a file, as Linux lists them
-    identity     which file it is that a path leads to
-    parts        files that are there whole or not at all, as private as their source
-    stats        counters
-    rows         a dataclass type -> a function from rows to objects
-    outline      what can be known of a statement from its text alone
-    query        `Query`, named SQL, and `Statement`, a query with its parameters
-    table        the statements that every table has, made from the fields of a dataclass
-    wal          when the write-ahead log is to be emptied
-    busy         waiting for another process's lock
-    holders      who holds a connection, or a file's lock
-    waits        who would wait for ever
-    permissions  what a caller's SQL may not do, and what only a write may ask
-    session      the verbs, synchronous, on a connection's own thread
-    channel      what only the library does there: transactions, settings, care
-    opening      what a file is opened with: path, URI, settings
-    connection   one aiosqlite connection that runs a whole job in one thread hop
-    copying      copying a database that is in use, and checking the copy
-    work         what a lane has to do: jobs and leases
-    queue        who waits, and who goes first
-    batch        what is done in one hop: reads that share it, writes that share a commit
-    seat         a connection's place in a lane, and the care for it
-    seats        all of them: made, given up, and what they are in use for
-    lane         a fair queue of work and the connections that serve it
-    pool         the writer's lane and the readers' lane of one file
-    locks        named locks and semaphores among the tasks of one event loop
-    grants       the steps by which a lock among processes changes hands
-    leases       locks among the processes that share a database, with fencing tokens
-    transaction  `Transaction`, `Savepoint`, `Snapshot`, `Stream`
-    watchable    what a live query depends on, and what none can be made of
-    watch        live queries
-    upkeep       what a database does for itself now and then
-    retry        a transaction that is tried again
-    bulk         many operations, in transactions of some
-    handles      the verbs that databases, transactions and snapshots have in common
-    repository   `Repository`: the rows of a table, through any of these
-    database     `Database`, which is what applications use
-    maintenance  vacuum, backup, restore, statistics, checks; the doctor and its figures
-    migrations   versioned SQL scripts, and the engine that applies them
-    builds       the build database of an Android build tool, the library's first user
-    schema       its migrations
-    testing      for the tests of applications that bring migrations of their own
-    tools        its command line, `abt-db`
+    exhausted     what the system has no more of
+    lazy          packages that import what they offer when it is asked for
+    log           the logger, whose handlers can't stop the library
+    errors        what can be raised; the one place where sqlite3's errors are translated
+    events        what listeners are sent
+    config        the settings of a database
+    sql           named SQL: `Query`, `Statement`, values, row types
+    connection    one connection: what is done on its thread, and the way there
+    pool          who runs when: a lane with the writer, a lane with the readers
+    files         files that appear whole or not at all, and copies of a database
+    locks         named locks, among tasks and among processes
+    transactions  `Transaction`, `Savepoint`, `Snapshot`, `Stream`; retries; bulk work
+    watch         live queries
+    housekeeping  what a database does for itself now and then
+    protocols     the verbs that databases, transactions and snapshots have in common
+    database      `Database`, which is what applications use
+    repository    `Repository`: the rows of a table, through any of these
+    maintenance   vacuum, backup, restore, statistics, checks; the doctor and its figures
+    migrations    versioned SQL scripts, and the engine that applies them
+    schema        those of the build database
+    builds        the build database of an Android build tool, the library's first user
+    testing       for the tests of applications that bring migrations of their own
+    tools         its command line, `abt-db`
 
-To understand the engine, read `database`, then `pool`, then `lane`.
+To understand the engine in half an hour, follow the tour in CONTRIBUTING.md.
 """
 
 import typing
@@ -63,8 +34,9 @@ import typing
 from .lazy import lazily as _lazily
 
 if typing.TYPE_CHECKING:
-    from .bulk import BatchFailure, BatchReport
     from .config import Config
+    from .connection.lock_owners import Holding
+    from .connection.session import Result, Session
     from .database import Database
     from .errors import (
         AbtDbError,
@@ -101,37 +73,36 @@ if typing.TYPE_CHECKING:
         TransactionStateError,
         TransactionTimeoutError,
     )
-    from .grants import LOCKS_TABLE, LockInfo
-    from .handles import Readable, Writable
-    from .holders import Holding
-    from .leases import LockLease
-    from .locks import LocalLocks
-    from .query import Query, Statement
+    from .locks.lease import LockLease
+    from .locks.local import LocalLocks
+    from .locks.table import LOCKS_TABLE, LockInfo
+    from .protocols import Readable, Writable
     from .repository import Repository
-    from .session import Result, Session
-    from .table import Table
-    from .transaction import Savepoint, Snapshot, Stream, Transaction
-    from .values import Json
-    from .watch import Watch
+    from .sql.query import Query, Statement
+    from .sql.table import Table
+    from .sql.values import Json
+    from .transactions.bulk import BatchFailure, BatchReport
+    from .transactions.handles import Savepoint, Snapshot, Stream, Transaction
+    from .watch.live import Watch
 else:
     __getattr__, __dir__ = _lazily(
         __name__,
-        "bulk",
         "config",
+        "connection.lock_owners",
+        "connection.session",
         "database",
         "errors",
-        "grants",
-        "handles",
-        "holders",
-        "leases",
-        "locks",
-        "query",
+        "locks.lease",
+        "locks.local",
+        "locks.table",
+        "protocols",
         "repository",
-        "session",
-        "table",
-        "transaction",
-        "values",
-        "watch",
+        "sql.query",
+        "sql.table",
+        "sql.values",
+        "transactions.bulk",
+        "transactions.handles",
+        "watch.live",
     )
 
 __all__ = [

@@ -25,25 +25,25 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Concatenate, Literal, ParamSpec, Self, TypeVar, overload
 
-from .bulk import Batching, BatchReport, Operation, run_operations
-from .channel import Channel
 from .config import Config
-from .connection import Connect
-from .deadline import finish
+from .connection.deadline import finish
+from .connection.driver import Connect
+from .connection.lock_owners import Holding
+from .connection.session import Result, Session, Verbs
+from .connection.settings import MEMORY, in_memory
+from .connection.transaction import Channel
 from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
-from .grants import LockInfo
-from .holders import Holding
-from .leases import Leases, LockLease
-from .opening import MEMORY, in_memory
-from .pool import Pool
-from .query import Query, Statement, query_of, require_many, series
-from .retry import run_with_retries
-from .session import Result, Session, Verbs
-from .transaction import Snapshot, Stream, Transaction
-from .upkeep import Upkeep
-from .watch import Watch, Watching
-from .work import Lease, name_of, take_priority
+from .housekeeping import Upkeep
+from .locks.lease import Leases, LockLease
+from .locks.table import LockInfo
+from .pool.call import Lease, name_of, take_priority
+from .pool.pool import Pool
+from .sql.query import Query, Statement, query_of, require_many, series
+from .transactions.bulk import Batching, BatchReport, Operation, run_operations
+from .transactions.handles import Snapshot, Stream, Transaction
+from .transactions.retry import run_with_retries
+from .watch.live import Watch, Watching
 
 __all__ = ["Database"]
 
@@ -346,11 +346,12 @@ class Database:
         """Return a write transaction, to be used with ``async with``.
 
         It has the writer for itself: other writes wait, reads go on. Any task of the event loop may
-        use it; the one that has entered it ends it (see `abt_db.transaction`). `timeout` seconds
-        after its beginning (`Config.transaction_timeout` if None) it is rolled back, whatever it is
-        doing, and its next use raises `TransactionTimeoutError`. `label` names it in errors of the
-        calls that wait. Waits for the writer as every call does, in the order of `priority`, then
-        for other processes' locks `Config.busy_timeout` seconds at most (`BusyError`).
+        use it; the one that has entered it ends it (see `abt_db.transactions.handles`). `timeout`
+        seconds after its beginning (`Config.transaction_timeout` if None) it is rolled back,
+        whatever it is doing, and its next use raises `TransactionTimeoutError`. `label` names it in
+        errors of the calls that wait. Waits for the writer as every call does, in the order of
+        `priority`, then for other processes' locks `Config.busy_timeout` seconds at most
+        (`BusyError`).
 
         With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
         `LockLostError`, and nothing is written. Nobody else can be granted the lock before the end
@@ -535,7 +536,8 @@ class Database:
         create: bool = False,
     ) -> LockLease:
         """Return a block that one holder at a time is in, among all processes that have this file
-        open: ``async with db.lock("deploy") as lease: …``. `abt_db.leases` says what that means.
+        open: ``async with db.lock("deploy") as lease: …``. `abt_db.locks.lease` says what that
+        means.
 
         The lock is granted for `ttl` seconds and renewed by a task at a third of that, for as long
         as the block lasts. Of a process that died it comes free when its ttl has passed.

@@ -20,9 +20,9 @@ from dataclasses import fields, is_dataclass
 from typing import Any, Generic, Self, TypeVar
 
 from .errors import ParameterError, ReadOnlyError
-from .handles import Readable, Writable
-from .query import Statement
-from .table import Table
+from .protocols import Readable, Writable
+from .sql.query import Statement
+from .sql.table import Table
 
 __all__ = ["Repository"]
 

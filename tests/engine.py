@@ -24,9 +24,9 @@ import pytest
 from conftest import SOON, Clock, descriptors, threads
 
 from abt_db import Config, Database, Query
-from abt_db.channel import Channel
-from abt_db.connection import Connect
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.driver import Connect
+from abt_db.connection.transaction import Channel
 
 T = TypeVar("T")
 

@@ -15,12 +15,12 @@ import pytest
 from engine import ADD, COUNT, Driver, Holder, Witness, items, lose_writer, run_script, until
 
 from abt_db import PoolTimeoutError
-from abt_db.channel import Channel
+from abt_db.connection.transaction import Channel
 from abt_db.events import Committed, Ran, Transacted, Waited
-from abt_db.lane import Lane
 from abt_db.log import LOG
 from abt_db.migrations import Migration, Migrator, Progress
-from abt_db.queue import Queue
+from abt_db.pool.lane import Lane
+from abt_db.pool.queue import Queue
 
 VERBS = """
     async def every_verb(db):
@@ -57,7 +57,7 @@ class TestTheLogThatCantBeLookedAt:
         run = run_script(
             VERBS
             + """
-    from abt_db.grants import LOCKS_TABLE
+    from abt_db.locks.table import LOCKS_TABLE
 
     async def main():
         async with Database(path) as db:

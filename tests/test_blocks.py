@@ -24,8 +24,8 @@ from abt_db import (
     TransactionAbortedError,
     TransactionStateError,
 )
-from abt_db.channel import Channel
-from abt_db.session import Block
+from abt_db.connection.session import Block
+from abt_db.connection.transaction import Channel
 
 DELETE = Query("items.delete_all", "DELETE FROM items")
 

@@ -33,7 +33,7 @@ from engine import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import abt_db.bulk
+import abt_db.transactions.bulk
 from abt_db import (
     BatchReport,
     BusyError,
@@ -54,7 +54,7 @@ from abt_db import (
     TransactionStateError,
     TransactionTimeoutError,
 )
-from abt_db.bulk import Operation
+from abt_db.transactions.bulk import Operation
 
 ADD_OR_ROLLBACK = Query("items.rollback", "INSERT OR ROLLBACK INTO items (name) VALUES (:name)")
 ADD_OR_FAIL = Query(
@@ -276,7 +276,7 @@ class TestResults:
     async def test_are_all_kept_of_a_list_and_the_first_of_what_may_be_endless(
         self, path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(abt_db.bulk, "MAX_RESULTS", 7)
+        monkeypatch.setattr(abt_db.transactions.bulk, "MAX_RESULTS", 7)
         async with items(path) as db:
             report = await db.run_batch(good(20), batch_size=3)
             assert [result.lastrowid for result in report.results] == [*range(1, 21)]

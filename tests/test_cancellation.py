@@ -47,7 +47,7 @@ from abt_db import (
     TransactionAbortedError,
     TransactionTimeoutError,
 )
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
 
 Verb = Callable[[Database], Awaitable[object]]
 

@@ -107,7 +107,7 @@ def modules_of(*arguments: str) -> set[str]:
     return set(done.stderr.split("\n")[-2].split())
 
 
-ENGINE = {"abt_db.lane", "abt_db.database", "aiosqlite", "asyncio", "sqlite3"}
+ENGINE = {"abt_db.pool.lane", "abt_db.database", "aiosqlite", "asyncio", "sqlite3"}
 LOOKED_AT = {"abt_db.maintenance", "abt_db.migrations.planner", "abt_db.migrations.trial"}
 RECORDED = {f"abt_db.builds.{each}" for each in ("recorder", "command", "pump", "spool")}
 MOVED = {f"abt_db.builds.{each}" for each in ("importer", "exporter", "history", "rbtlog")}

@@ -18,7 +18,8 @@ from time import monotonic
 import pytest
 from engine import ADD, SOON, LockingProcess, items, script, until
 
-from abt_db import Database, channel
+from abt_db import Database
+from abt_db.connection import transaction as channel
 
 PROCESSES = 8
 LONG = bool(os.environ.get("ABT_DB_LONG"))

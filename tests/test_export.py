@@ -29,8 +29,8 @@ from test_migrations import ask
 from abt_db import Config, Json, MappingError
 from abt_db.builds import BuildStatus, BuildStore, Level, Stream
 from abt_db.builds.output import Line
+from abt_db.sql.values import encode
 from abt_db.tools.cli import main
-from abt_db.values import encode
 
 CONFIG = Config(readers=1)
 

@@ -51,7 +51,7 @@ from abt_db import (
     Session,
     StatementTimeoutError,
 )
-from abt_db.session import Result
+from abt_db.connection.session import Result
 
 Call = Callable[[Database], Awaitable[Any]]
 

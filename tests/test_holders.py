@@ -31,15 +31,9 @@ from engine import (
     until,
 )
 
-from abt_db import (
-    BusyError,
-    Config,
-    Database,
-    PoolTimeoutError,
-    TransactionTimeoutError,
-    filelocks,
-    holders,
-)
+from abt_db import BusyError, Config, Database, PoolTimeoutError, TransactionTimeoutError
+from abt_db.connection import file_locks as filelocks
+from abt_db.connection import lock_owners as holders
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists who holds a lock")
 

@@ -43,8 +43,8 @@ from abt_db import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from abt_db.queue import AGEING, Queue
-from abt_db.work import Work
+from abt_db.pool.call import Work
+from abt_db.pool.queue import AGEING, Queue
 
 
 @dataclass(eq=False)

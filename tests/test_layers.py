@@ -10,46 +10,21 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# From the bottom up. A module imports from the layers below its own, or from its own sub-package.
+# From the bottom up. A module imports from the layers below its own, or from its own package.
 LAYERS = [
     ("exhausted", "lazy", "log"),
-    ("errors",),
-    (
-        "config",
-        "values",
-        "deadline",
-        "events",
-        "tables",
-        "filelocks",
-        "outline",
-        "identity",
-        "parts",
-    ),
-    ("stats", "busy", "holders", "wal", "waits"),
-    ("rows",),
-    ("query",),
-    ("table",),
-    ("permissions",),
-    ("session",),
-    ("channel",),
-    ("opening", "watchable"),
-    ("connection", "copying"),
-    ("work",),
-    ("batch", "queue"),
-    ("seat",),
-    ("seats",),
-    ("lane",),
-    ("pool",),
-    ("locks", "grants"),
-    ("transaction", "upkeep", "watch", "leases"),
-    ("retry", "handles", "bulk"),
-    ("repository",),
+    ("errors", "events"),
+    ("config", "sql"),
+    ("connection",),
+    ("pool", "files"),
+    ("locks", "transactions", "watch"),
+    ("housekeeping", "protocols"),
     ("database",),
-    ("maintenance", "check"),
+    ("repository",),
+    ("maintenance",),
     ("migrations",),
     ("schema",),
-    ("builds",),
-    ("testing",),
+    ("builds", "testing"),
     ("tools",),
 ]
 HEIGHT = {name: height for height, names in enumerate(LAYERS) for name in names}
@@ -111,7 +86,7 @@ class TestLayers:
     def test_only_connection_imports_the_driver(self, name: str, path: Path) -> None:
         drivers = {target for target in imported(name, path) if target.split(".")[0] == "aiosqlite"}
         measured = name.startswith("abt_db.tools.bench.")  # a peer of ours there
-        assert not drivers or measured or name == "abt_db.connection"
+        assert not drivers or measured or name == "abt_db.connection.driver"
 
     def test_files_are_opened_in_two_places(self, name: str, path: Path) -> None:
         """By the driver, for a lane, and plainly for the work on whole files: why is told there."""
@@ -124,7 +99,7 @@ class TestLayers:
             ),
         }
         measured = name.startswith("abt_db.tools.bench.")  # peers of ours
-        assert not opens or measured or name in ("abt_db.connection", "abt_db.copying")
+        assert not opens or measured or name in ("abt_db.connection.driver", "abt_db.files.copying")
 
     def test_executescript_is_never_called(self, name: str, path: Path) -> None:
         # It commits whatever transaction is open.

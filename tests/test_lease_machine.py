@@ -15,9 +15,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-import abt_db.grants
+import abt_db.locks.table
 from abt_db import Database, LockLostError, Query, Session
-from abt_db.grants import LOCKS_TABLE, clear_locks, fence, find, grant, release, renew
+from abt_db.locks.table import LOCKS_TABLE, clear_locks, fence, find, grant, release, renew
 
 CREATE = Query("create", "CREATE TABLE written (id INTEGER PRIMARY KEY, token INTEGER)")
 WRITE = Query("write", "INSERT INTO written (token) VALUES (:token)")
@@ -45,8 +45,8 @@ class Protocol(RuleBasedStateMachine):
         self.now = 50 * HOUR
         self.wall = datetime(2026, 1, 1, tzinfo=UTC)
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(abt_db.grants, "milliseconds", lambda: self.now)
-        self.patch.setattr(abt_db.grants, "wall", lambda: self.wall)
+        self.patch.setattr(abt_db.locks.table, "milliseconds", lambda: self.now)
+        self.patch.setattr(abt_db.locks.table, "wall", lambda: self.wall)
         self.folder = tempfile.TemporaryDirectory()
         self.runner = asyncio.Runner()
         self.db = Database(Path(self.folder.name) / "app.db")

@@ -19,7 +19,7 @@ from conftest import HANG, SOON
 from engine import script
 
 from abt_db import Config, Database, LocalLocks, LockTimeoutError, Query
-from abt_db.grants import LOCKS_TABLE, milliseconds
+from abt_db.locks.table import LOCKS_TABLE, milliseconds
 from abt_db.maintenance import clear_locks
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))

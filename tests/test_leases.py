@@ -28,8 +28,8 @@ from engine import (
     until,
 )
 
-import abt_db.grants
-import abt_db.leases
+import abt_db.locks.lease
+import abt_db.locks.table
 from abt_db import (
     BusyError,
     Config,
@@ -45,7 +45,7 @@ from abt_db import (
     TransactionStateError,
 )
 from abt_db.builds import BuildStore
-from abt_db.grants import LOCKS_TABLE
+from abt_db.locks.table import LOCKS_TABLE
 from abt_db.maintenance import clear_locks, optimize
 
 TABLE = Query(
@@ -85,9 +85,9 @@ class Time:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Time:
     time = Time()
-    for module in abt_db.grants, abt_db.leases:
+    for module in abt_db.locks.table, abt_db.locks.lease:
         monkeypatch.setattr(module, "milliseconds", lambda: time.now)
-    monkeypatch.setattr(abt_db.grants, "wall", lambda: time.wall)
+    monkeypatch.setattr(abt_db.locks.table, "wall", lambda: time.wall)
     return time
 
 
@@ -211,7 +211,7 @@ class TestALease:
         self, path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """However soon who has released it asks for it again."""
-        monkeypatch.setattr(abt_db.leases, "COURTESY", 1000)
+        monkeypatch.setattr(abt_db.locks.lease, "COURTESY", 1000)
         log: list[str] = []
 
         async def again_and_again(db: Database, name: str) -> None:

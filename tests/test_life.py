@@ -34,12 +34,8 @@ from engine import (
     until,
 )
 
-from abt_db import (
-    Config,
-    Database,
-    PoolClosedError,
-)
-from abt_db.grants import LOCKS_TABLE
+from abt_db import Config, Database, PoolClosedError
+from abt_db.locks.table import LOCKS_TABLE
 
 
 class TestClose:

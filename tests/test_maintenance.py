@@ -119,7 +119,7 @@ class TestBackup:
     ) -> None:
         """It ends, too, though there are writes between any two of its steps."""
         app = make(path, rows=5_000 if LONG else 100)
-        monkeypatch.setattr("abt_db.copying.PAGES", 100 if LONG else 10)
+        monkeypatch.setattr("abt_db.files.copying.PAGES", 100 if LONG else 10)
         done = during = 0
 
         async def write(number: int) -> None:
@@ -284,7 +284,7 @@ class TestBackup:
     async def test_what_came_to_be_there_meanwhile_is_not_written_over(
         self, app: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("abt_db.copying.STEPS", 1)
+        monkeypatch.setattr("abt_db.files.copying.STEPS", 1)
         copy = folder / "copy.db"
         with pytest.raises(MaintenanceError, match="exists already"):
             await vacuum_into(str(app), copy, lambda done, total: copy.write_text("mine"))
@@ -668,7 +668,8 @@ from abt_db.maintenance import *
 from test_maintenance import ask, names, whole
 
 MODULES = {sys.modules[f"abt_db.{name}"].__file__
-           for name in ("copying", "parts", "maintenance.backup", "maintenance.restore")}
+           for name in ("files.copying", "files.parts",
+                        "maintenance.backup", "maintenance.restore")}
 
 def child(work, line):
     passed = itertools.count()

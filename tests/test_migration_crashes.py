@@ -38,7 +38,7 @@ from test_migrations import (
 )
 
 from abt_db import AbtDbError, Config, Database, PoolClosedError, PoolTimeoutError, Query
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
 from abt_db.errors import (
     MigrationChangedError,
     MigrationError,

@@ -13,8 +13,8 @@ from conftest import SOON
 from test_migrations import FAMILY, SMALL, applied, ask, nothing_written, state, step
 
 from abt_db import BusyError, CorruptError, Database, Query
-from abt_db.copying import copy_database
 from abt_db.errors import MaintenanceError, MigrationFailedError
+from abt_db.files.copying import copy_database
 from abt_db.migrations import Loss, Migrator, Progress, Reversibility
 
 FILL = Query(

@@ -18,10 +18,10 @@ import pytest
 from engine import SOON, script
 
 from abt_db import MaintenanceError
-from abt_db.parts import WorkingDirectory, new_file, part_of, put_in_place, replacing
+from abt_db.files.parts import WorkingDirectory, new_file, part_of, put_in_place, replacing
 
 WRITES = """
-from abt_db.parts import part_of, put_in_place
+from abt_db.files.parts import part_of, put_in_place
 with part_of(Path(path)) as part:
     part.write_bytes(b"from another process")
     print(part.parent.name, flush=True)
@@ -158,7 +158,7 @@ class TestLeftOver:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
     ) -> None:
         """Another process finds the directory between its making and its locking."""
-        module = sys.modules["abt_db.parts"]
+        module = sys.modules["abt_db.files.parts"]
         real = module._locked
         held: list[int] = []
 

@@ -26,7 +26,7 @@ from abt_db.builds import Build, queries
 from abt_db.builds.family import Family
 from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, LOGS, METRICS, PROJECTS
 from abt_db.builds.report import queries as report_queries
-from abt_db.table import Table
+from abt_db.sql.table import Table
 
 # -- what is allowed, and why --------------------------------------------------------------------
 

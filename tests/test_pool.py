@@ -50,7 +50,7 @@ from abt_db import (
     TransactionAbortedError,
     TransactionStateError,
 )
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
 
 VERSION = Query("version.get", "PRAGMA user_version", int)
 

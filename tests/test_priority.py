@@ -13,7 +13,7 @@ from conftest import SOON, Clock
 from engine import ADD, COUNT, NAMES, Holder, busy, items, until
 
 from abt_db import Database, PoolTimeoutError, Session, Transaction
-from abt_db.stats import Durations
+from abt_db.connection.stats import Durations
 
 Call = Callable[..., Awaitable[object]]
 

@@ -14,13 +14,7 @@ import pytest
 from conftest import descriptors, threads
 from engine import ADD, COUNT, NAMES, SOON, Driver, Gate, Holder, busy, items, until
 
-from abt_db import (
-    ConfigError,
-    Database,
-    PoolClosedError,
-    Query,
-    QueryError,
-)
+from abt_db import ConfigError, Database, PoolClosedError, Query, QueryError
 
 ONE = Query("one", "SELECT :n", int)
 

@@ -34,7 +34,7 @@ from abt_db import (
     Transaction,
     TransactionTimeoutError,
 )
-from abt_db.retry import is_transient
+from abt_db.transactions.retry import is_transient
 
 CHILDREN = Query(
     "children.create",

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from abt_db import Database, Query
 from abt_db.errors import MappingError
-from abt_db.rows import field_encoders, mapper
+from abt_db.sql.rows import field_encoders, mapper
 
 
 def stored(row: Any) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:

@@ -29,7 +29,8 @@ from engine import (
     until,
 )
 
-from abt_db import Database, MappingError, PoolTimeoutError, Query, StatementTimeoutError, lane
+from abt_db import Database, MappingError, PoolTimeoutError, Query, StatementTimeoutError
+from abt_db.pool import lane
 
 ONE = Query("one", "SELECT :n", int)
 SLOW = NUMBERS(count=400_000)

@@ -33,16 +33,9 @@ from engine import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abt_db import (
-    Database,
-    IntegrityError,
-    PoolTimeoutError,
-    Query,
-    Session,
-    StatementTimeoutError,
-)
+from abt_db import Database, IntegrityError, PoolTimeoutError, Query, Session, StatementTimeoutError
+from abt_db.connection.stats import Histogram, QueryStats
 from abt_db.events import Checkpointed, Closed, Committed, Event, Opened, Ran, Transacted, Waited
-from abt_db.stats import Histogram, QueryStats
 
 LONG = bool(os.environ.get("ABT_DB_LONG"))
 """ABT_DB_LONG=1 runs a million operations where there are some ten thousand otherwise."""

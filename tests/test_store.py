@@ -19,14 +19,7 @@ from conftest import SOON, descriptors, threads
 from engine import Driver, Turns, run_in_turns
 from test_migrations import applied, ask, notes, nothing_written, replayed, state, step, table
 
-from abt_db import (
-    CantOpenError,
-    Config,
-    CorruptError,
-    Database,
-    PoolClosedError,
-    Query,
-)
+from abt_db import CantOpenError, Config, CorruptError, Database, PoolClosedError, Query
 from abt_db.builds.store import BuildStore
 from abt_db.errors import (
     MigrationChangedError,
@@ -369,7 +362,7 @@ asyncio.run(main())
         driver = Driver()
         # The driver makes its connections with the real `connect`, which it has imported itself.
         stand_in = SimpleNamespace(connect=driver.connect)
-        monkeypatch.setattr("abt_db.connection.aiosqlite", stand_in)
+        monkeypatch.setattr("abt_db.connection.driver.aiosqlite", stand_in)
         for moment in count():
             path = tmp_path / f"{moment}.db"
             meddler = Meddler(driver, path, moment, version)

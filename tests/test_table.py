@@ -18,7 +18,7 @@ from abt_db.builds import Build, BuildStatus
 from abt_db.builds.family import Family
 from abt_db.builds.queries import BUILD_SUMMARIES, BUILDS, PROJECTS
 from abt_db.migrations import load_migrations
-from abt_db.table import Table
+from abt_db.sql.table import Table
 
 SCRIPTS = [migration.up for migration in load_migrations("abt_db.schema")]
 EVIL = [
@@ -252,7 +252,7 @@ class TestWhatIsKept:
     def test_they_do_not_grow_without_end(self) -> None:
         from itertools import combinations
 
-        from abt_db.table import _kept
+        from abt_db.sql.table import _kept
 
         columns = [field.name for field in fields(Build) if field.name != "build_metadata"]
         for names in combinations(columns, 3):

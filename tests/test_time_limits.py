@@ -369,7 +369,7 @@ class TestCommit:
     async def test_one_that_hangs_is_told_as_unknown(
         self, path: Path, verb: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        for module in "connection", "work", "deadline":
+        for module in "connection.driver", "pool.call", "connection.deadline":
             monkeypatch.setattr(f"abt_db.{module}.COMMIT_GRACE", 0.05, raising=False)
         driver = Driver()
         async with items(path, connect=driver.connect) as db:

@@ -12,12 +12,7 @@ import pytest
 from conftest import HANG, SOON, Clock
 from engine import ADD, COUNT, ENDLESS, NAMES, Driver, Holder, LockingProcess, busy, items, until
 
-from abt_db import (
-    BusyError,
-    Database,
-    TransactionAbortedError,
-    TransactionTimeoutError,
-)
+from abt_db import BusyError, Database, TransactionAbortedError, TransactionTimeoutError
 
 
 def transacted(db: Database, *names: str) -> list[int]:

@@ -47,7 +47,7 @@ from abt_db import (
     TransactionStateError,
     TransactionTimeoutError,
 )
-from abt_db.grants import LOCKS_TABLE
+from abt_db.locks.table import LOCKS_TABLE
 
 ROLL_BACK = Query("items.end", "INSERT OR ROLLBACK INTO items (name) VALUES ('a')")
 CHILDREN = Query(

@@ -32,7 +32,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from abt_db.values import Json, decoder, encode, encode_all, encoder, type_name
+from abt_db.sql.values import Json, decoder, encode, encode_all, encoder, type_name
 
 examples = settings(deadline=None)
 

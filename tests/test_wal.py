@@ -25,9 +25,9 @@ from conftest import Clock
 from engine import ADD, COUNT, COUNT_TABLES, SOON, Driver, Holder, LockingProcess, items, until
 
 from abt_db import Query
-from abt_db.busy import LONGEST_PAUSE
+from abt_db.connection.busy import LONGEST_PAUSE
+from abt_db.connection.checkpoint import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 from abt_db.events import Checkpointed
-from abt_db.wal import LONGEST, PAUSE, SHORTEST, Wal, processes_reading
 
 MIB = 1024 * 1024
 LIMIT = 4 * MIB
@@ -262,10 +262,10 @@ class TestInTheWay:
     async def test_a_reader_that_never_ends_is_named_by_the_log_once(
         self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("abt_db.pool.LONG", 0.05)
-        monkeypatch.setattr("abt_db.pool.BUSY_MOMENTS", 0.0)
-        monkeypatch.setattr("abt_db.wal.LONGEST", 0.1)
-        monkeypatch.setattr("abt_db.wal.PAUSE", 0.05)
+        monkeypatch.setattr("abt_db.pool.pool.LONG", 0.05)
+        monkeypatch.setattr("abt_db.pool.pool.BUSY_MOMENTS", 0.0)
+        monkeypatch.setattr("abt_db.connection.checkpoint.LONGEST", 0.1)
+        monkeypatch.setattr("abt_db.connection.checkpoint.PAUSE", 0.05)
         tries: list[Checkpointed] = []
         async with items(path, wal_limit=LIMIT) as db:
             db.add_listener(tries.append, Checkpointed)

@@ -40,7 +40,7 @@ from abt_db import (
     StatementError,
     Watch,
 )
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
 from abt_db.events import Committed
 
 QUIET = 0.2

@@ -14,7 +14,7 @@ import pytest
 from engine import SOON, until
 
 from abt_db import Config, Database, DeniedError, Query, QueryError
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
 from abt_db.maintenance import analyze, optimize, reindex, vacuum, vacuum_step_by_step
 
 SCHEMA = """

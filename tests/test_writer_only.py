@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine import ADD, COUNT, CREATE, items
 
-import abt_db.permissions
+import abt_db.connection.authorizer
 from abt_db import Config, Database, DeniedError, Query, Session
 
 WRITER_ONLY = {
@@ -141,7 +141,7 @@ class TestReads:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What is remembered of them is bounded, and nothing slips through for that."""
-        monkeypatch.setattr(abt_db.permissions, "_MAX_KEPT", 5)
+        monkeypatch.setattr(abt_db.connection.authorizer, "_MAX_KEPT", 5)
         queries = [Query(f"q{n}", f"SELECT changes() + {n}", int) for n in range(12)]
         async with opened(":memory:") as db:
             await db.write(lambda cx: [cx.fetch_one(query()) for query in queries])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from abt_db.config import Config
 from abt_db.database import Database
-from abt_db.query import Query
+from abt_db.sql.query import Query
 from abt_db.tools.cli import CliError, is_there
 
 __all__ = ["CONFIG", "find", "has_log", "megabytes", "opened", "read_only"]

@@ -31,8 +31,8 @@ from abt_db.maintenance import (
 )
 from abt_db.maintenance.findings import LARGE
 from abt_db.migrations import Likeness, Migrator, load_migrations
-from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
+from abt_db.sql.query import Query
 from abt_db.tools.cli import CliError, run_tool
 from abt_db.tools.meter import Meter
 from abt_db.tools.output import colour, for_terminal, print_json, print_table, printable

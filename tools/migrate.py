@@ -16,6 +16,7 @@ from pathlib import Path
 from abt_db.builds.report.wording import plural
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, MigrationError
+from abt_db.files.parts import replacing
 from abt_db.migrations import (
     Finding,
     Level,
@@ -26,17 +27,9 @@ from abt_db.migrations import (
     load_migrations,
     new_migration,
 )
-from abt_db.parts import replacing
 from abt_db.schema import APPLICATION_ID
 from abt_db.tools.care import CONFIG
-from abt_db.tools.cli import (
-    CliError,
-    NumberOrFile,
-    add_database,
-    add_file,
-    is_there,
-    run_tool,
-)
+from abt_db.tools.cli import CliError, NumberOrFile, add_database, add_file, is_there, run_tool
 from abt_db.tools.meter import Meter
 from abt_db.tools.output import age, colour, for_terminal, print_json, print_table
 

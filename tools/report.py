@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from abt_db.copying import is_part_of
-from abt_db.parts import replacing
+from abt_db.files.copying import is_part_of
+from abt_db.files.parts import replacing
 from abt_db.tools.cli import CliError, positive, run_tool
 from abt_db.tools.store import find_project, open_store
 

@@ -11,13 +11,7 @@ import argparse
 import sys
 from time import monotonic
 
-from abt_db.maintenance import (
-    Vacuumed,
-    change_page_size,
-    vacuum,
-    vacuum_into,
-    vacuum_step_by_step,
-)
+from abt_db.maintenance import Vacuumed, change_page_size, vacuum, vacuum_into, vacuum_step_by_step
 from abt_db.tools.care import find, has_log, megabytes, opened
 from abt_db.tools.cli import positive, run_tool, seconds
 from abt_db.tools.meter import Meter

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
+from abt_db.connection.session import Session
 from abt_db.errors import AbtDbError, ParameterError
-from abt_db.handles import Readable
+from abt_db.protocols import Readable
 from abt_db.repository import Repository
-from abt_db.session import Session
 
 from . import queries
 from .models import (

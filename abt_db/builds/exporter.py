@@ -16,13 +16,13 @@ from io import BufferedWriter
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from abt_db.copying import is_part_of
+from abt_db.connection.deadline import finish
 from abt_db.database import Database
-from abt_db.deadline import finish
 from abt_db.errors import MappingError, ParameterError
-from abt_db.parts import replacing
-from abt_db.transaction import Snapshot
-from abt_db.values import encode
+from abt_db.files.copying import is_part_of
+from abt_db.files.parts import replacing
+from abt_db.sql.values import encode
+from abt_db.transactions.handles import Snapshot
 
 from . import queries
 from .classify import inert_json

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Generic, TypeVar
 
-from abt_db.query import Query, Statement
+from abt_db.sql.query import Query, Statement
 
 __all__ = ["Family"]
 

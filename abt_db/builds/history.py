@@ -34,7 +34,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Annotated, Any
 
-from abt_db.values import Json, encode, json_reader
+from abt_db.sql.values import Json, encode, json_reader
 
 from .classify import Level
 from .models import Build, BuildStatus, as_notes

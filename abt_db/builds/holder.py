@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from abt_db.values import json_reader
+from abt_db.sql.values import json_reader
 
 from .models import as_notes
 from .usage import processes

@@ -24,11 +24,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from abt_db.connection.deadline import finish
+from abt_db.connection.session import Session
 from abt_db.database import Database
-from abt_db.deadline import finish
 from abt_db.errors import IntegrityError, ParameterError, TooBigError
-from abt_db.session import Session
-from abt_db.values import encode
+from abt_db.sql.values import encode
 
 from . import queries, rbtlog
 from .classify import Classifier, Level

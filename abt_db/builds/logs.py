@@ -8,13 +8,13 @@ from datetime import UTC, datetime, timedelta
 from itertools import islice
 from time import monotonic
 
+from abt_db.connection.session import Session
 from abt_db.database import Database
 from abt_db.errors import TransactionStateError
-from abt_db.handles import Readable
-from abt_db.query import Query, Statement
+from abt_db.protocols import Readable
 from abt_db.repository import Repository
-from abt_db.session import Session
-from abt_db.transaction import Stream as RowStream
+from abt_db.sql.query import Query, Statement
+from abt_db.transactions.handles import Stream as RowStream
 
 from . import queries
 from .classify import Level

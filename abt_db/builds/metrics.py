@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from abt_db.handles import Readable
+from abt_db.protocols import Readable
 from abt_db.repository import Repository
 
 from . import queries

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from abt_db.values import Json
+from abt_db.sql.values import Json
 
 from .classify import Level
 from .named import Named

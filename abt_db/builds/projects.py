@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from abt_db.handles import Readable
+from abt_db.connection.session import Session
+from abt_db.protocols import Readable
 from abt_db.repository import Repository
-from abt_db.session import Session
 
 from . import queries
 from .models import Project, ProjectSummary

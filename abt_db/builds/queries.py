@@ -7,8 +7,8 @@ Where the columns or conditions are chosen by the caller, a `Table` or a `Family
 from __future__ import annotations
 
 from abt_db.errors import ParameterError
-from abt_db.query import Query
-from abt_db.table import Table
+from abt_db.sql.query import Query
+from abt_db.sql.table import Table
 
 from .family import Family
 from .models import (

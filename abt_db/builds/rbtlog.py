@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from abt_db.values import json_reader
+from abt_db.sql.values import json_reader
 
 from .history import BuildRecord, ProjectRecord, identified
 from .models import BuildStatus

@@ -17,10 +17,10 @@ from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from abt_db.deadline import finish
+from abt_db.connection.deadline import finish
 from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
+from abt_db.files.parts import new_file
 from abt_db.log import LOG
-from abt_db.parts import new_file
 
 from .builds import BuildEndedError
 from .classify import Classifier

@@ -17,8 +17,8 @@ from abt_db.errors import MigrationUnknownError, StatementError
 from abt_db.migrations.engine import Engine
 from abt_db.migrations.loader import load_migrations
 from abt_db.migrations.model import Migration
-from abt_db.query import Query
 from abt_db.schema import APPLICATION_ID
+from abt_db.sql.query import Query
 
 from .builds import BuildEndedError, Builds
 from .holder import Holder

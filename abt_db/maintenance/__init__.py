@@ -16,8 +16,8 @@ diagnosis    the doctor, who asks for all of it
 examination  the same of a file that is not open here, without a trace
 """
 
-from abt_db.copying import vacuum_into
-from abt_db.upkeep import Health
+from abt_db.files.copying import vacuum_into
+from abt_db.housekeeping import Health
 
 from .backup import Backup, backup
 from .care import analyze, check, clear_locks, optimize, reindex

@@ -14,7 +14,8 @@ from pathlib import Path
 from time import monotonic
 from typing import BinaryIO, Literal
 
-from abt_db.copying import (
+from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.files.copying import (
     Look,
     Tell,
     check_file,
@@ -24,8 +25,7 @@ from abt_db.copying import (
     in_thread,
     length_of,
 )
-from abt_db.errors import CorruptError, MaintenanceError
-from abt_db.parts import BESIDE, machine, part_of, put_in_place
+from abt_db.files.parts import BESIDE, machine, part_of, put_in_place
 
 from .processes import processes_with
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from abt_db.busy import while_busy
-from abt_db.channel import BeginBusyError, Channel
+from abt_db.connection.busy import while_busy
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.transaction import BeginBusyError, Channel
 from abt_db.database import Database
-from abt_db.deadline import Deadline
 from abt_db.errors import MaintenanceError
-from abt_db.grants import clear_locks as clear
-from abt_db.outline import quoted
-from abt_db.upkeep import Health, examine, gather_statistics
+from abt_db.housekeeping import Health, examine, gather_statistics
+from abt_db.locks.table import clear_locks as clear
+from abt_db.sql.scan import quoted
 
 __all__ = ["analyze", "check", "clear_locks", "optimize", "reindex"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from abt_db.connection.session import Session
 from abt_db.errors import CorruptError, MappingError, QueryError
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 __all__ = ["Damage", "damaged_tables"]
 

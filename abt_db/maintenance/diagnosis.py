@@ -11,18 +11,12 @@ from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
+from abt_db.connection.session import Session
+from abt_db.connection.settings import MEMORY, is_followed
 from abt_db.database import Database
-from abt_db.errors import (
-    BusyError,
-    CorruptError,
-    PoolTimeoutError,
-    QueryError,
-    StatementError,
-)
-from abt_db.opening import MEMORY, is_followed
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.errors import BusyError, CorruptError, PoolTimeoutError, QueryError, StatementError
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 from . import findings
 from .damage import Damage, damaged_tables

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from abt_db.config import Config
-from abt_db.opening import MEMORY
-from abt_db.outline import quoted
+from abt_db.connection.settings import MEMORY
+from abt_db.sql.scan import quoted
 
 from .backup import PACKED
 from .damage import Damage

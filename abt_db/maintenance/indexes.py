@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.connection.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 __all__ = [
     "Index",

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from abt_db.connection.session import Session
+from abt_db.connection.settings import MEMORY
 from abt_db.database import Database
 from abt_db.errors import StatementError
-from abt_db.opening import MEMORY
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 __all__ = [
     "IndexFigures",

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from abt_db.filelocks import READ_MARKS, WRITE_LOCK, locks_on
+from abt_db.connection.file_locks import READ_MARKS, WRITE_LOCK, locks_on
 
 __all__ = ["Process", "processes_of", "processes_with"]
 

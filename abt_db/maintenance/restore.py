@@ -14,7 +14,9 @@ from pathlib import Path
 from time import monotonic
 
 from abt_db.config import Config
-from abt_db.copying import (
+from abt_db.connection.settings import require_path, uri
+from abt_db.errors import CorruptError, MaintenanceError
+from abt_db.files.copying import (
     Look,
     Tell,
     check_file,
@@ -24,9 +26,7 @@ from abt_db.copying import (
     explained,
     in_thread,
 )
-from abt_db.errors import CorruptError, MaintenanceError
-from abt_db.opening import require_path, uri
-from abt_db.parts import BESIDE, WorkingDirectory, part_of, put_in_place
+from abt_db.files.parts import BESIDE, WorkingDirectory, part_of, put_in_place
 
 from .backup import PACKED, blocks_of, opened_packed
 from .processes import processes_with

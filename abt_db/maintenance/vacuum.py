@@ -11,16 +11,16 @@ from pathlib import Path
 from time import monotonic
 from typing import TypeVar
 
-from abt_db.busy import while_busy
-from abt_db.channel import Channel
 from abt_db.config import Config
-from abt_db.copying import Tell, check_room
+from abt_db.connection.busy import while_busy
+from abt_db.connection.deadline import Deadline, finish
+from abt_db.connection.settings import MEMORY
+from abt_db.connection.transaction import Channel
 from abt_db.database import Database
-from abt_db.deadline import Deadline, finish
 from abt_db.errors import AbtDbError, BusyError, MaintenanceError
-from abt_db.opening import MEMORY
-from abt_db.query import Query
-from abt_db.work import Lease
+from abt_db.files.copying import Tell, check_room
+from abt_db.pool.call import Lease
+from abt_db.sql.query import Query
 
 from .processes import processes_with
 

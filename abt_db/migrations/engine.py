@@ -10,11 +10,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
-from abt_db.busy import while_busy
-from abt_db.channel import BeginBusyError, Channel
-from abt_db.copying import copy_database
+from abt_db.connection.busy import while_busy
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.lock_owners import who_holds
+from abt_db.connection.session import Session
+from abt_db.connection.transaction import BeginBusyError, Channel
 from abt_db.database import Database
-from abt_db.deadline import Deadline
 from abt_db.errors import (
     AbtDbError,
     CommitUnknownError,
@@ -24,9 +25,8 @@ from abt_db.errors import (
     MigrationUnknownError,
     StatementTimeoutError,
 )
-from abt_db.holders import who_holds
-from abt_db.session import Session
-from abt_db.work import Lease
+from abt_db.files.copying import copy_database
+from abt_db.pool.call import Lease
 
 from . import history, schema
 from .chain import Chain, Status

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from abt_db.connection.session import Session
 from abt_db.errors import MigrationFailedError, StatementError
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 from . import schema
 from .script import folded, split, words

@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import Enum
 from functools import cache
 
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.connection.session import Session
+from abt_db.sql.query import Query
 
 __all__ = ["Record", "Reversibility", "forget", "put", "read"]
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from abt_db.connection.session import Session
 from abt_db.errors import MigrationError, QueryError
-from abt_db.session import Session
 
 from . import history, planner, rehearsal, schema, trial
 from .chain import Status

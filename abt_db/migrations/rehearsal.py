@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic
 
-from abt_db.copying import copy_database
 from abt_db.database import Database
+from abt_db.files.copying import copy_database
 
 from . import seed
 from .engine import Engine

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abt_db.channel import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, Channel
 from abt_db.errors import AbtDbError, BusyError, MigrationFailedError
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words

@@ -14,9 +14,9 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.connection.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 from .script import brackets, folded, words
 

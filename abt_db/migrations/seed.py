@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from abt_db.connection.session import Session
 from abt_db.errors import QueryError
-from abt_db.outline import quoted
-from abt_db.query import Query
-from abt_db.session import Session
+from abt_db.sql.query import Query
+from abt_db.sql.scan import quoted
 
 from .schema import tables
 from .script import brackets, folded, words

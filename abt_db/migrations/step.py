@@ -11,8 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from time import monotonic
 
-from abt_db.channel import Channel
-from abt_db.deadline import Deadline
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.transaction import Channel
 from abt_db.errors import MigrationChangedError, MigrationFailedError
 
 from . import guard, history, runner, schema

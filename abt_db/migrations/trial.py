@@ -11,12 +11,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 
-from abt_db.channel import Channel
 from abt_db.config import Config
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.session import Session
+from abt_db.connection.transaction import Channel
 from abt_db.database import Database
-from abt_db.deadline import Deadline
 from abt_db.errors import AbtDbError, MigrationError
-from abt_db.session import Session
 
 from . import guard, history, runner, schema, seed
 from .engine import Engine

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from abt_db.parts import replacing
+from abt_db.files.parts import replacing
 from abt_db.tools.cli import CliError, UsageError, positive, seconds
 
 __all__ = ["arguments", "run"]

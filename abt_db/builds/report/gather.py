@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from abt_db.connection.session import Session
 from abt_db.database import Database
-from abt_db.session import Session
-from abt_db.values import Json
+from abt_db.sql.values import Json
 
 from . import queries
 from .figures import BuildMark, Figures, ProjectReport, Report, Unit

@@ -6,17 +6,9 @@ of all. So it reads them all: an index helps only where one is named here.
 
 from __future__ import annotations
 
-from abt_db.query import Query
+from abt_db.sql.query import Query
 
-from .figures import (
-    BuildMark,
-    ErrorLine,
-    Figures,
-    Flake,
-    ReportedProject,
-    SlowBuild,
-    TableSize,
-)
+from .figures import BuildMark, ErrorLine, Figures, Flake, ReportedProject, SlowBuild, TableSize
 
 __all__: list[str] = []
 

@@ -1,0 +1,129 @@
+"""What a caller's SQL may not do: settings, transaction control, other files, extensions; and what
+it may not ask of a connection that only reads.
+
+SQLite asks about each statement when it prepares it
+(https://www.sqlite.org/c3ref/set_authorizer.html).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from abt_db.sql.scan import TELLING_PRAGMAS
+
+__all__ = ["GUARDED", "WriterOnly", "denial"]
+
+GUARDED = frozenset(
+    {
+        sqlite3.SQLITE_ATTACH,
+        sqlite3.SQLITE_DETACH,
+        sqlite3.SQLITE_TRANSACTION,
+        sqlite3.SQLITE_SAVEPOINT,
+        sqlite3.SQLITE_PRAGMA,
+        sqlite3.SQLITE_FUNCTION,
+    }
+)
+
+# Even without an argument these do something, and to the connection or the file as a whole.
+_ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"})
+
+# The last two change the file's header inside the transaction, as any other write does. What is not
+# in this list is a setting, and `Config` has those.
+_PERMITTED_PRAGMAS = TELLING_PRAGMAS | {"application_id", "user_version"}
+
+
+def denial(action: int, first: str | None, second: str | None) -> str | None:
+    """Say why a caller's SQL may not do this, or None when it may."""
+    if action == sqlite3.SQLITE_FUNCTION:
+        return "load_extension() is refused" if second == "load_extension" else None
+    if action == sqlite3.SQLITE_PRAGMA:
+        pragma = (first or "").lower()
+        if pragma in _ACTING_PRAGMAS:
+            return f"PRAGMA {pragma} is refused here: it is not a query"
+        if second is None or pragma in _PERMITTED_PRAGMAS:
+            return None
+        return f"PRAGMA {pragma} is refused here: settings of a connection belong in Config"
+    if action in (sqlite3.SQLITE_ATTACH, sqlite3.SQLITE_DETACH):
+        return "ATTACH and DETACH are refused: a Database is one file"
+    return "transaction control is refused: use db.transaction() and tx.savepoint()"
+
+
+# -- what only the connection that writes can tell -------------------------------------------------
+
+_MAX_KEPT = 1_000
+
+_IN_A_WRITE = "ask in db.transaction() or in a function of db.write()"
+_FUNCTIONS = {
+    "last_insert_rowid": f"use Result.lastrowid or RETURNING, or {_IN_A_WRITE}",
+    "changes": f"use Result.rowcount, or {_IN_A_WRITE}",
+    "total_changes": f"use Result.rowcount, or {_IN_A_WRITE}",
+}
+_PRAGMAS = {
+    "data_version": "use db.watch(), which notices every commit",
+    "defer_foreign_keys": _IN_A_WRITE,
+}
+_TABLES = {
+    **dict.fromkeys(("sqlite_stmt", "sqlite_temp_master", "sqlite_temp_schema"), _IN_A_WRITE),
+    **{f"pragma_{name}": instead for name, instead in _PRAGMAS.items()},
+}
+_MAKES_TEMPORARY = frozenset({sqlite3.SQLITE_CREATE_TEMP_TABLE, sqlite3.SQLITE_CREATE_TEMP_VIEW})
+_DROPS_TEMPORARY = frozenset({sqlite3.SQLITE_DROP_TEMP_TABLE, sqlite3.SQLITE_DROP_TEMP_VIEW})
+
+
+class WriterOnly:
+    """What a read may not ask of one connection, for the answer would be of that connection alone:
+    of what it wrote, of its settings, of its temporary tables.
+
+    A reader, which has written nothing, would give a wrong answer and no error. In memory one
+    connection serves reads and writes, and refuses the same to a read. What is in its statement
+    cache SQLite does not ask about again, so the texts that a write has prepared are remembered.
+    """
+
+    __slots__ = ("_temporary", "reasons")
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        """Why a read may not run it, by the text that a write has prepared."""
+        self._temporary: set[str] = set()
+
+    def why(
+        self, text: str, action: int, first: str | None, second: str | None, database: str | None
+    ) -> str | None:
+        """Say why a read may not do this, or None when it may: what the authorizer is asked while
+        SQLite prepares or runs `text`."""
+        name = (first or "").lower()
+        if action == sqlite3.SQLITE_FUNCTION:
+            if second in _FUNCTIONS:
+                return f"{second}() tells of the connection that wrote; {_FUNCTIONS[second]}"
+        elif action == sqlite3.SQLITE_PRAGMA:
+            # FTS5 asks for the data_version as well, for itself, while a search runs.
+            if name in _PRAGMAS and text[:6].upper() == "PRAGMA":
+                return f"PRAGMA {name} tells of one connection alone; {_PRAGMAS[name]}"
+        elif action == sqlite3.SQLITE_READ and name in _TABLES:
+            return f"{name} is another one on each connection; {_TABLES[name]}"
+        # Of a table of which no column is read, as in count(*), the database is not told.
+        if database == "temp" or (
+            database is None and action == sqlite3.SQLITE_READ and name in self._temporary
+        ):
+            return f"what is temporary is on the connection that writes alone; {_IN_A_WRITE}"
+        return None
+
+    def note(self, text: str, reason: str) -> None:
+        """Remember why a read may not run a text that a write is preparing."""
+        if len(self.reasons) < _MAX_KEPT:
+            self.reasons[text] = reason
+
+    def note_temporary(self, action: int, name: str | None) -> None:
+        """Keep the names of temporary tables and views, as a write makes and drops them."""
+        if action in _MAKES_TEMPORARY and len(self._temporary) < _MAX_KEPT:
+            self._temporary.add((name or "").lower())
+        elif action in _DROPS_TEMPORARY:
+            self._temporary.discard((name or "").lower())
+
+    def forget_if_full(self) -> bool:
+        """If no further text can be remembered, forget them all and return True: whatever has been
+        prepared has to be prepared anew then."""
+        full = len(self.reasons) >= _MAX_KEPT
+        if full:
+            self.reasons.clear()
+        return full

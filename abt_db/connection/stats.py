@@ -1,0 +1,353 @@
+"""What has been done, counted. Bounded: nothing here grows with the number of operations.
+
+Each connection counts its own statements on its own thread, so nothing is locked, and what all of
+them counted is added up when somebody asks.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from math import frexp, ldexp
+from time import sleep
+from typing import Any, Literal, get_args
+
+from abt_db.events import Checkpointed, Committed, Listeners, Ran
+
+__all__ = [
+    "Account",
+    "Costs",
+    "Durations",
+    "Histogram",
+    "Outcome",
+    "QueryStats",
+    "Tally",
+    "Transacting",
+]
+
+MAX_NAMES = 1_000
+OTHERS = "(others)"
+MAX_EVENTS = 100_000
+
+QUICK = 3
+"""Thousand steps of SQLite's virtual machine, some 100 µs, up to which a read is worth sharing a
+hop, which costs about as much."""
+
+
+class Histogram:
+    """How many durations of which length there were, in buckets that are a tenth wide at most."""
+
+    __slots__ = ("counts",)
+
+    def __init__(self) -> None:
+        self.counts: dict[int, int] = {}
+
+    def add(self, seconds: float) -> None:
+        # seconds == mantissa * 2**exponent, with 0.5 <= mantissa < 1
+        mantissa, exponent = frexp(seconds or 1e-9)
+        bucket = 8 * exponent + int(16 * mantissa)
+        self.counts[bucket] = self.counts.get(bucket, 0) + 1
+
+    def include(self, other: Histogram) -> None:
+        """Add what another one has counted."""
+        for bucket, count in list(other.counts.items()):
+            self.counts[bucket] = self.counts.get(bucket, 0) + count
+
+    def quantile(self, share: float) -> float:
+        """Return how many seconds that share (0 to 1) of the durations did not exceed; 0 if none.
+
+        It is the upper end of a bucket: at most an eighth too high, never too low.
+        """
+        left = share * sum(self.counts.values())
+        for bucket in sorted(self.counts):
+            left -= self.counts[bucket]
+            if left <= 0:
+                exponent, eighth = divmod(bucket - 8, 8)
+                return ldexp((eighth + 9) / 16, exponent)
+        return 0.0
+
+
+class Durations(Histogram):
+    """Durations, with their exact sum and maximum beside the buckets."""
+
+    __slots__ = ("count", "seconds", "slowest")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+        self.seconds = self.slowest = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        self.seconds += seconds
+        if seconds > self.slowest:
+            self.slowest = seconds
+        super().add(seconds)
+
+    @property
+    def mean(self) -> float:
+        """0 if there are none."""
+        return self.seconds / self.count if self.count else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return ``count``, and in seconds ``mean``, ``p50``, ``p99`` and ``slowest``."""
+        return {
+            "count": self.count,
+            "mean": self.mean,
+            "p50": self.quantile(0.50),
+            "p99": self.quantile(0.99),
+            "slowest": self.slowest,
+        }
+
+
+class _Counters(Durations):
+    """Of one query."""
+
+    __slots__ = ("errors", "rows")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors = self.rows = 0
+
+
+class QueryStats:
+    """Counters of each query by name; beyond `MAX_NAMES` names the rest is counted together."""
+
+    __slots__ = ("_counters",)
+
+    def __init__(self) -> None:
+        self._counters: dict[str, _Counters] = {}
+
+    def record(self, name: str, seconds: float, rows: int = 0, failed: bool = False) -> None:
+        """Count one run of a query, which took `seconds` on its connection."""
+        counters = self._counters.get(name) or self._new(name)
+        counters.rows += rows
+        if failed:
+            counters.errors += 1
+        counters.add(seconds)
+
+    def _new(self, name: str) -> _Counters:
+        if len(self._counters) >= MAX_NAMES:
+            name = OTHERS
+        return self._counters.setdefault(name, _Counters())
+
+    def include(self, other: QueryStats) -> None:
+        """Add what another one has counted, or is counting in another thread."""
+        for name, theirs in list(other._counters.items()):
+            ours = self._counters.get(name) or self._new(name)
+            ours.count += theirs.count
+            ours.errors += theirs.errors
+            ours.rows += theirs.rows
+            ours.seconds += theirs.seconds
+            ours.slowest = max(ours.slowest, theirs.slowest)
+            ours.include(theirs)
+
+    def runs(self) -> int:
+        """How many runs of queries were counted, in this thread or another."""
+        return sum(counters.count for counters in list(self._counters.values()))
+
+    def as_dict(self) -> dict[str, dict[str, Any]]:
+        """Return for each name its ``count``, ``errors``, ``rows``, and in seconds ``seconds`` (the
+        sum), ``mean``, ``p50``, ``p99`` and ``slowest``."""
+        return {
+            name: {
+                "errors": counters.errors,
+                "rows": counters.rows,
+                "seconds": counters.seconds,
+                **counters.as_dict(),
+            }
+            for name, counters in self._counters.items()
+        }
+
+
+class Costs:
+    """How many thousand steps of SQLite's virtual machine the runs of each query take on average.
+
+    It says which queries are quick. Not their time: a thread that waits for Python's global lock,
+    or that nobody gave a processor, makes a point read take a millisecond, and then the estimate
+    would be right about the crowd and wrong about the query.
+    """
+
+    __slots__ = ("_means",)
+
+    def __init__(self) -> None:
+        # Changed by every reader's thread. Two at the same moment may lose one of their changes,
+        # which a mean survives.
+        self._means: dict[str, float] = {}
+
+    def record(self, name: str, thousands: int) -> None:
+        """Take into account one run."""
+        means = self._means
+        mean = means.get(name)
+        if mean is not None:
+            means[name] = mean + (thousands - mean) / 16
+        elif len(means) < MAX_NAMES:
+            means[name] = thousands
+
+    def are_low(self, name: str) -> bool:
+        """Whether runs of this query are known to be quick."""
+        mean = self._means.get(name)
+        return mean is not None and mean < QUICK
+
+
+class Account:
+    """What one connection does: written on its thread, read by the event loop."""
+
+    __slots__ = (
+        "commits",
+        "costs",
+        "crowded",
+        "events",
+        "listeners",
+        "name",
+        "opened",
+        "queries",
+        "replaced",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        costs: Costs | None,
+        listeners: Listeners,
+        crowded: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.name = name
+        self.costs = costs
+        """Where to note what reads cost; None: they are not asked for."""
+        self.listeners = listeners
+        self.crowded = crowded
+        """Whether others are at work as well."""
+        self.queries = QueryStats()
+        self.commits = 0
+        self.opened = self.replaced = 0
+        """How often there was a new connection; counted by the event loop."""
+        self.events: deque[Ran | Committed | Checkpointed] = deque(maxlen=MAX_EVENTS)
+        """To be told to the listeners, in the event loop, after the hop."""
+
+    def ran(
+        self,
+        query: str,
+        seconds: float,
+        rows: int,
+        thousands: int = 0,
+        error: BaseException | None = None,
+    ) -> None:
+        """Note one run of a query: how long it took, how many rows it read or changed, and how many
+        thousand steps it had."""
+        self.queries.record(query, seconds, rows, error is not None)
+        if self.costs is not None:
+            self.costs.record(query, thousands)
+        if Ran in self.listeners.wanted:
+            kind = None if error is None else type(error).__name__
+            self.events.append(Ran(query, self.name, seconds, rows, kind))
+
+    def committed(self, tables: Callable[[], frozenset[str] | None]) -> None:
+        """Note a COMMIT, and which tables it has written."""
+        self.commits += 1
+        if Committed in self.listeners.wanted:
+            self.events.append(Committed(tables()))
+
+    def give_way(self) -> None:
+        """Between the pieces of long work: let others run Python, if there are any.
+
+        A thread that takes the global lock again right after each statement keeps it, in effect,
+        until the interpreter forces it to give way, after five milliseconds.
+        """
+        if self.crowded():
+            sleep(0.0001)
+
+    def tell(self) -> None:
+        """Tell the listeners what has happened since the last time."""
+        while self.events:
+            self.listeners.tell(self.events.popleft())
+
+
+Outcome = Literal["committed", "rolled_back", "timed_out", "ended", "unknown"]
+"""Of a transaction. Those that timed out or were ended by somebody else are rolled back as well;
+unknown: its COMMIT was cancelled, or took longer than its caller could wait."""
+
+
+class Transacting(Durations):
+    """How long interactive transactions were open, and how they ended; in the event loop."""
+
+    __slots__ = ("_outcomes", "begun")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = 0
+        self._outcomes: dict[str, int] = dict.fromkeys(get_args(Outcome), 0)
+
+    def ended(self, outcome: Outcome, seconds: float) -> None:
+        """Count one that has ended."""
+        self.add(seconds)
+        self._outcomes[outcome] += 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the counts, and the durations in seconds."""
+        outcomes, durations = self._outcomes, super().as_dict()
+        ended = durations.pop("count")
+        undone = sum(outcomes[each] for each in ("rolled_back", "timed_out", "ended"))
+        return {
+            "begun": self.begun,
+            "open": self.begun - ended,
+            **outcomes,
+            "rolled_back": undone,
+            **durations,
+        }
+
+
+class Tally:
+    """What a lane has done since it was opened. Written and read by the event loop."""
+
+    __slots__ = (
+        "_past",
+        "batches",
+        "hops",
+        "leases",
+        "longest_wait",
+        "overflows",
+        "queries",
+        "response",
+        "waits",
+    )
+
+    def __init__(self) -> None:
+        self.hops = self.leases = self.waits = self.overflows = 0
+        self.response = Durations()
+        """Of each call, from its beginning to its end, with the waiting for a connection."""
+        self.longest_wait = 0.0
+        self.batches: dict[int, int] = {}
+        """How many hops had so many jobs, rounded up to a power of two."""
+        # Of connections that were given up.
+        self._past = dict.fromkeys(("opened", "replaced", "commits"), 0)
+        self.queries = QueryStats()
+
+    def shared(self, jobs: int) -> None:
+        """Count a hop of so many jobs."""
+        most = 1 << (jobs - 1).bit_length()
+        self.batches[most] = self.batches.get(most, 0) + 1
+
+    def include(self, account: Account) -> None:
+        """Keep what a connection has counted that is given up."""
+        for name in self._past:
+            self._past[name] += getattr(account, name)
+        self.queries.include(account.queries)
+
+    def as_dict(self, accounts: Iterable[Account]) -> dict[str, Any]:
+        """Return all figures; `accounts` are those of the connections that there are."""
+        figures: dict[str, Any] = {
+            "jobs": self.response.count,
+            "hops": self.hops,
+            "leases": self.leases,
+            "waits": self.waits,
+            "longest_wait": self.longest_wait,
+            "overflows": self.overflows,
+            "response": self.response.as_dict(),
+            "batches": {size: self.batches[size] for size in sorted(self.batches)},
+            **self._past,
+        }
+        for account in accounts:
+            for name in self._past:
+                figures[name] += getattr(account, name)
+        return figures

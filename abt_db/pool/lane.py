@@ -1,0 +1,799 @@
+"""A lane: a fair queue of work and the connections that serve it. It knows no SQL.
+
+Work is a *job* (a function that runs in one thread hop; its caller waits for the result) or a
+*lease* (the connection is lent until it is given back). It takes one of two ways:
+
+- a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
+- none is: the work waits in the queue. Each connection has a *seat* with one task, which goes on
+  when the connection comes free, takes from the queue what can share a hop, and tells the callers.
+
+The caller never holds a connection that it must bring back by awaiting something. It gives it back
+by a plain call, so it can be cancelled anywhere, however often; and where there is something to
+clean up, the seat's task, which nobody cancels, rolls back, resets or replaces the connection
+before it serves again (invariants 7, 11, 13).
+
+Who is next is decided in `queue.py`. How seats are made and given up is in `seats.py`, how one
+looks after its connection in `seat.py`, what is done in a hop in `batch.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+from typing import Any, TypeVar, cast
+
+from abt_db.config import Config
+from abt_db.connection.busy import backoff
+from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline, finish
+from abt_db.connection.session import StoppedError
+from abt_db.connection.stats import Account, Costs, QueryStats, Tally
+from abt_db.connection.transaction import Channel
+from abt_db.errors import (
+    PoolClosedError,
+    PoolSaturatedError,
+    PoolTimeoutError,
+    TransactionStateError,
+)
+from abt_db.events import Listeners, Reason, Waited
+from abt_db.log import LOG
+from abt_db.sql.query import Query
+
+from .call import Job, Lease, Limits, Work
+from .deadlock import Wait, Waits, waits_for_ever
+from .perform import Batch, alone, together
+from .queue import Queue, require_priority
+from .slot import Open, Seat, closed, warn_of_long
+from .slots import Seats
+
+__all__ = ["Lane"]
+
+T = TypeVar("T")
+
+WATCH = 1.0
+"""Seconds between two looks at the threads of connections that are at work."""
+
+STUCK = 4
+"""Looks, `GRACE` apart, at which a connection works for nobody, before another is opened in its
+place. Looks and not seconds: on a busy machine both a clean-up and the looks take longer."""
+
+PAUSE = 0.5
+"""Seconds without another try where one connection more could not be opened."""
+
+
+class Lane:
+    """Work goes in at `run` and `lease`; idle connections and the seats' tasks do it."""
+
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        config: Config,
+        *,
+        open: Open,
+        lifetime: float | None,
+        waits: Waits,
+        costs: Costs | None,
+        listeners: Listeners,
+        crowded: Callable[[], bool],
+        who: Callable[[], str],
+        largest: int = 0,
+        reserve: int = 0,
+        spare: int = 0,
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._patience = inf if config.acquire_timeout is None else config.acquire_timeout
+        self._slow = config.slow_query
+        self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
+        self._long = inf if config.slow_transaction is None else config.slow_transaction
+        # Seconds between two looks at what is at work.
+        self._look = max(0.01, min(WATCH, self._long))
+        self._costs = costs
+        self._listeners = listeners
+        self._waits = waits  # of all tasks, on every lane of the pool
+        self._size = size
+        # Beyond those, see `_grow`: as many in all where calls would wait, one more for calls where
+        # all are lent, and some in place of those that are stuck.
+        self._largest, self._reserve, self._spare = largest, reserve, spare
+        self._most = max(size, largest)
+        self._lent = 0  # of them, at this moment
+        self._next_growth = 0.0  # not before this moment
+        self.seats = Seats(
+            name,
+            lambda title, reason: Seat(
+                Account(title, costs, listeners, crowded), open, lifetime, reason
+            ),
+            self._sit,
+        )
+        self._idle = self.seats.idle
+        self._queue = Queue()
+        self._sharing = 0  # seats where something quick runs: see `_may_start`
+        self._closed = True
+        self._paused = False
+        self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
+        self._drained: asyncio.Future[None] | None = None
+        self._loop: asyncio.AbstractEventLoop
+        # One timer for everything here that has to happen at some time; see `_tick`.
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_span = inf  # the time it was set for, or less
+        self._tally = Tally()
+        self.behind: Lane | None = None
+        """A lane whose quick hops are let end before one of this lane begins: two threads that run
+        Python at once hinder each other, and meanwhile more work comes to share the hop."""
+        self.on_rest: Callable[[], None] = _nothing
+        """Called now and then when nothing is done here, after something was."""
+        self._calm: asyncio.Future[None] | None = None
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open all connections at the same time; if one fails, close the others and raise."""
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+        try:
+            await self.seats.resize(self._size)
+        except BaseException:
+            await finish(self.close(Deadline.after(0)))
+            raise
+
+    async def resize(self, size: int) -> None:
+        """Have that many connections: new ones are open when this returns, those that are too many
+        are closed as soon as they come free. If one can't be opened nothing changes."""
+        if self._closed:
+            raise closed()
+        before, self._size = self._size, size
+        try:
+            await self.seats.resize(size)
+        except BaseException:
+            self._size = before
+            raise
+        finally:
+            self._most = max(self._size, self._largest)
+            self._stir()
+
+    async def close(self, deadline: Deadline) -> None:
+        """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
+
+        Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
+        """
+        self.refuse()
+        await self.seats.close(deadline)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def refuse(self) -> None:
+        """Take no more work, and fail what waits. Connections stay open until `close`: those of
+        another lane may have to be closed first."""
+        self._closed = True
+        while taken := self._queue.take(monotonic(), 1):
+            taken[0].fail(PoolClosedError("the database was closed while this waited"))
+
+    def abandon(self) -> None:
+        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        self._closed = True
+        self.seats.abandon()
+
+    # -- work ------------------------------------------------------------------------------------
+
+    async def run(self, job: Job[T]) -> T:
+        """Run a job on the next free connection and return its result.
+
+        Waits at most `Config.acquire_timeout` seconds, and not beyond its deadline, for a
+        connection. Cancelled or timed out while it waits, the function never runs; cancelled while
+        it runs, its statement is stopped.
+        """
+        job.task = asyncio.current_task(self._loop)
+        if self._may_start(job):
+            await self._run_here(self._idle.pop(), job)
+        else:
+            at = job.at
+            patience = self._patience if at is None else min(self._patience, at - job.since)
+            future = self._line_up(job, patience)
+            try:
+                await future
+            except BaseException:
+                job.cancel()
+                raise
+            finally:
+                self._leave_line(job)
+        if job.error is None:
+            return job.result
+        if self._closed and isinstance(job.error, StoppedError):
+            raise closed()
+        raise job.told()
+
+    async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
+        # `Database` has looked when the block was made, which may be entered elsewhere.
+        if asyncio.get_running_loop() is not self._loop:
+            raise PoolClosedError(
+                f"{label} was made in another event loop or process; open a Database of its own in"
+                " each"
+            )
+        lease = Lease(label, priority, at)
+        if self._may_start(lease):
+            self._lend(self._idle.pop(), lease)
+            return lease
+        future = self._line_up(
+            lease, self._patience if at is None else min(self._patience, at - lease.since)
+        )
+        try:
+            await future
+            if lease.error is not None:
+                raise lease.error
+        except BaseException:
+            # Also when it was lent at the very moment of the cancellation (invariant 13).
+            lease.give_back()
+            raise
+        finally:
+            self._leave_line(lease)
+        return lease
+
+    def _may_start(self, work: Work) -> bool:
+        """Whether work that has just come can have the idle connection that was used last.
+
+        Raises `PoolClosedError`, and `TypeError` for a priority that could not be compared.
+
+        What is quick does not take a second connection while something quick is running: it is
+        done sooner if it goes with all others of its kind in the next hop of the first, for threads
+        that run Python at the same time only hinder each other.
+        """
+        if self._closed:
+            raise PoolClosedError("the database is not open")
+        if work.priority != 0:
+            require_priority(work.priority)
+        return (
+            bool(self._idle)
+            and not (work.shares and self._sharing)
+            and not self._paused
+            and (self._lent < self._most or isinstance(work, Job))
+            and self._idle[-1].ready
+        )
+
+    def _line_up(self, work: Work, patience: float) -> asyncio.Future[None]:
+        """Put work into the queue; the future is done when it is done, or lent, or has failed: when
+        it has waited for `patience` seconds, if not before."""
+        waits = self._waits
+        if waits.held or self._queue.live >= self._config.max_pending:
+            self._refuse(work)
+        future = work.future = self._loop.create_future()
+        self._queue.add(work)
+        self._tally.waits += 1
+        if waits.held:
+            waits[work.task] = Wait(self, lent=isinstance(work, Lease), future=future)
+
+        gathering = work.shares and self._sharing
+        if gathering:
+            self._wake_in(self._limits.batch)
+        else:
+            self._wake_in(WATCH)
+            self._stir()
+            if len(self.seats) < self._most or self._lent >= self._size:
+                self._grow()
+        if patience < WATCH:
+            self._wake_in(patience)
+        return future
+
+    def _leave_line(self, work: Work) -> None:
+        """Note that work has waited, whatever the outcome."""
+        if work.queued:
+            self._queue.discard(work)
+        if self._waits:
+            self._waits.pop(work.task, None)
+        waited = (work.began or monotonic()) - work.since
+        if waited > self._tally.longest_wait:
+            self._tally.longest_wait = waited
+        if Waited in self._listeners.wanted:
+            self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
+
+    def _refuse(self, work: Work) -> None:
+        """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
+        if waits_for_ever(work.task, Wait(self, lent=isinstance(work, Lease)), self._waits):
+            raise TransactionStateError(
+                f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
+                " use the handle that is held already, or end it first"
+            )
+        if self._queue.live >= self._config.max_pending:
+            raise PoolSaturatedError(
+                f"{self._config.max_pending} calls wait for a {self.name} already; {self._holder()}"
+            )
+
+    def _stir(self) -> None:
+        """Have idle connections serve what waits."""
+        wanted = self._wanted
+        while wanted and self._idle and not self._paused:
+            self._idle.pop().rouse()
+            wanted -= 1
+
+    @property
+    def _wanted(self) -> int:
+        """How many of those that wait an idle connection could serve: where as many are lent as may
+        be, the last one is for calls."""
+        queue = self._queue
+        return queue.live if self._lent < self._most else queue.live - queue.lendings
+
+    def _is_quick(self, work: Work) -> bool:
+        """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
+        return (
+            isinstance(work, Job)
+            and isinstance(work.what, Query)
+            and not work.writes
+            and self._costs is not None
+            and self._costs.are_low(work.what.name)
+        )
+
+    def _begin(self, seat: Seat, work: Job[Any] | Batch, shares: bool) -> None:
+        seat.work = work
+        if shares:
+            seat.shares = True
+            self._sharing += 1
+        if isinstance(work, Job) and work.at is not None:
+            self._wake_in(work.at - work.since + GRACE)
+        if self._limits.statement is not None:
+            self._wake_in(self._limits.statement + GRACE)
+        if isinstance(work, Batch) and len(work.jobs) > 1:
+            self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
+        elif self._timer is None:
+            self._wake_in(WATCH)
+
+    def _end(self, seat: Seat) -> None:
+        if seat.shares:
+            seat.shares, seat.seen = False, None
+            self._sharing -= 1
+            if self._calm is not None:
+                self._calm.set_result(None)
+                self._calm = None
+
+    async def calm(self) -> None:
+        """Return when the next of the quick hops that are under way has ended, or has turned out
+        not to be quick."""
+        if self._calm is None:
+            self._calm = self._loop.create_future()
+            self._wake_in(self._limits.batch)
+        await asyncio.shield(self._calm)
+
+    async def _run_here(self, seat: Seat, job: Job[Any]) -> None:
+        """Have a job done in the caller's own step, waiting in the event loop for another process's
+        lock."""
+        connection, limits = seat.connection, self._limits
+        assert connection is not None
+        busy = False
+
+        def hop(channel: Channel) -> None:
+            nonlocal busy
+            busy = alone(channel, job, limits)
+
+        self._begin(seat, job, job.shares)
+        pauses = None
+        try:
+            while True:
+                self._tally.hops += 1
+                await connection.hop(hop, job)
+                if not busy:
+                    return
+                pauses = pauses or backoff()
+                seat.blocked = job.since
+                await asyncio.sleep(next(pauses))
+        except asyncio.CancelledError:
+            job.cancel()
+            raise
+        finally:
+            self._release(seat)
+            self._note(job)
+
+    async def _run_together(self, seat: Seat, batch: Batch) -> None:
+        """Have a batch done, waiting in the event loop for another process's lock."""
+        connection, limits = seat.connection, self._limits
+        assert connection is not None
+        self._tally.shared(len(batch.jobs))
+        pauses = None
+        while True:
+            self._tally.hops += 1
+            batch.busy = False
+            await connection.hop(lambda channel: together(channel, batch, limits), Deadline())
+            if not batch.busy:
+                return
+            self._deliver(batch)  # who has given up
+            pauses = pauses or backoff()
+            seat.blocked = batch.since
+            await asyncio.sleep(next(pauses))
+
+    def _release(self, seat: Seat) -> None:
+        """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
+        self._end(seat)
+        if seat.ready and not (seat.leaving or (self._wanted and not self._paused)):
+            self._rest(seat)
+            return
+        seat.rouse()
+        if not seat.ready:
+            self._stir()  # those who were to travel with this one: it has to be cleaned first
+            self._wake_in(GRACE)  # its thread may have something to end that takes long
+
+    def _rest(self, seat: Seat) -> None:
+        work, seat.work = seat.work, None
+        seat.idle_since = monotonic()
+        self._idle.append(seat)
+        if seat.account.events:
+            seat.account.tell()  # of a commit whose caller was cancelled
+        if isinstance(work, Lease):
+            work.on_settled()
+        self._tell_drained()
+
+    def _lend(self, seat: Seat, lease: Lease) -> None:
+        def returned() -> None:
+            self._waits.held -= 1
+            self._lent -= 1
+            self._release(seat)
+
+        assert seat.connection is not None
+        seat.work = lease
+        self._waits.held += 1
+        self._lent += 1
+        self._tally.leases += 1
+        lease.lend(seat.connection, returned)
+        self._wake_in(self._look)
+
+    # -- the seats' tasks ------------------------------------------------------------------------
+
+    async def _sit(self, seat: Seat, opened: asyncio.Future[None]) -> None:
+        try:
+            try:
+                await seat.connected()
+            except Exception as error:
+                opened.set_exception(error)
+                return
+            opened.set_result(None)
+            while not seat.leaving:
+                await self._serve(seat)
+                await seat.tidy()
+                if isinstance(seat.work, Lease):
+                    seat.work.on_settled()
+                seat.work = None
+        except GeneratorExit:
+            # The loop was closed over this task: there is nothing that could be awaited.
+            connection, seat.connection = seat.connection, None
+            if connection is not None:
+                connection.abandon()
+            raise
+        except asyncio.CancelledError:
+            # By a loop that ends and cancels every task it has.
+            self.refuse()
+            seat.stop()
+            if isinstance(seat.work, Batch):
+                for job in seat.work.jobs:
+                    job.fail(closed())  # nobody is left to tell more
+            raise
+        finally:
+            if seat in self._idle:
+                self._idle.remove(seat)  # nobody may take it any more
+            await seat.leave()
+            if isinstance(seat.work, Lease):
+                seat.work.on_settled()  # with the connection, what was open on it is gone
+            seat.account.tell()
+            if not self._closed:
+                self._forget(seat)
+                self._stir()  # those who were to travel with this one
+            self._tell_drained()
+
+    async def _serve(self, seat: Seat) -> None:
+        """Do what waits; if nothing does, rest until there is something to do for this task."""
+        seat.roused = self._loop.create_future()
+        if not self._wanted or self._paused:
+            self._rest(seat)
+            await seat.roused
+            return
+        try:
+            await seat.connected()
+        except Exception as error:
+            # Who is dismissed has stopped waiting; others will serve.
+            lends = self._lent < self._most
+            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1, lends=lends):
+                unserved.fail(error)
+            return
+        if self.behind is not None and self.behind._sharing:
+            await self.behind.calm()
+        # What is still there: opening a connection may have taken longer than somebody's limit.
+        work = self._queue.take(
+            monotonic(), self._config.batch_size, self._is_quick, lends=self._lent < self._most
+        )
+        if not work:
+            return
+        first = work[0]
+        if isinstance(first, Lease):
+            if not first.gone:
+                self._lend(seat, first)
+                await seat.roused
+        else:
+            await self._serve_jobs(seat, cast(list[Job[Any]], work))
+
+    async def _serve_jobs(self, seat: Seat, jobs: list[Job[Any]]) -> None:
+        batch = Batch(jobs)
+        self._begin(seat, batch, jobs[0].shares)
+        try:
+            await self._run_together(seat, batch)
+        except Exception as error:
+            # The thread has died, or ran out of memory between two jobs. Whether it was before or
+            # after its COMMIT, nobody knows.
+            batch.todo.clear()
+            self._deliver(batch)
+            for job in jobs:
+                job.fail(error)
+        if seat.ready and not self._wanted and not batch.todo:
+            seat.work = None  # before the callers are told, who shall find it so
+        self._deliver(batch)
+        self._take_back(batch)
+        if len(jobs) > 1 and not seat.leaving:
+            # Whoever was told now may ask again at once: in the same turn of the loop, before this
+            # task goes on, so that they travel together once more.
+            await asyncio.sleep(0)
+        self._end(seat)
+
+    def _deliver(self, batch: Batch) -> None:
+        """Tell the callers of what is done."""
+        done = batch.done
+        while done:
+            job = done.popleft()
+            self._note(job)
+            future = job.future
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    def _take_back(self, batch: Batch) -> None:
+        """Put what was not begun, or spoilt by others, back to its place in the queue."""
+        while batch.todo:
+            try:
+                job = batch.todo.pop()
+            except IndexError:
+                break  # the thread was faster
+            if self._closed:
+                job.fail(closed())
+            elif not job.gone:
+                self._queue.put_back(job)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _wake_in(self, seconds: float) -> None:
+        """Have `_tick` called in so many seconds at the latest."""
+        if seconds >= self._timer_span:
+            return
+        # The timer may have been set for a longer time and still be the earlier one.
+        if self._timer is None or self._loop.time() + seconds < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(seconds, self._tick)
+        self._timer_span = seconds
+
+    def _tick(self) -> None:
+        """Do what is due: look after threads, part the quick from the slow, end waiting."""
+        self._timer, self._timer_span = None, inf
+        again = self._look  # whatever happens here
+        try:
+            again = self._do_what_is_due()
+        finally:
+            if again < inf:
+                self._wake_in(again)
+
+    def _do_what_is_due(self) -> float:
+        """Return in how many seconds to look again."""
+        working = gathering = False
+        now, next_one = monotonic(), inf
+        for seat in self.seats:
+            if seat.work is not None:
+                working = True
+                warn_of_long(seat, self._long)
+                if seat.connection is not None:
+                    seat.connection.look_after()
+                    if isinstance(seat.work, Batch):
+                        self._deliver(seat.work)  # before those are freed that ran behind it
+                    # One that waits for another process's lock learns at its next try who has it.
+                    then = now - COMMIT_GRACE if seat.is_blocked else now
+                    for job in seat.jobs:
+                        next_one = min(next_one, job.free_late(seat.connection, then))
+                if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
+                    gathering |= bool(
+                        self._queue.live or self._calm or isinstance(seat.work, Batch)
+                    )
+                    self._part(seat, seat.work)
+        next_one = min(next_one, self._shrink(now))
+        if self._queue.live or working:
+            soon = self._limits.batch if gathering else self._look
+            if self._queue.live and not self._idle:
+                if self._look_for_stuck():
+                    soon = GRACE
+                self._grow()
+            return min(self._expire(now), next_one, soon)
+        self.on_rest()
+        return next_one
+
+    def _look_for_stuck(self) -> bool:
+        """Note which connections are at work for callers that have gone; return whether any is.
+
+        What goes on there is inside one long step of SQLite's, or in a function that asks nothing
+        of SQLite: nothing can end it. A moment of that is no more than a clean-up.
+        """
+        for seat in self.seats:
+            seat.seen_deserted = seat.seen_deserted + 1 if seat.is_deserted else 0
+        return any(seat.seen_deserted for seat in self.seats)
+
+    def _grow(self) -> None:
+        """Open one more connection for what waits, if there may be one more:
+
+        - up to `Config.max_readers`, not counting those that are stuck, whatever waits;
+        - one beyond that where all are lent and a call waits: a stream or a snapshot may last, and
+          a call must not wait for its end.
+        """
+        queue, seats = self._queue, self.seats
+        if self._closed or self._paused or monotonic() < self._next_growth:
+            return
+        stuck = sum(seat.seen_deserted > STUCK for seat in seats)
+        serving = sum(not seat.leaving for seat in seats) - stuck
+        reason: Reason
+        if serving < self._most:
+            reason = "stuck" if stuck and len(seats) >= self._most else "overflow"
+        elif queue.live > queue.lendings and self._lent >= serving < self._most + self._reserve:
+            reason = "calls"
+        else:
+            return
+        opening = sum(seat.is_opening for seat in seats)
+        if opening < queue.live and len(seats) < self._most + self._reserve + self._spare:
+            seats.add_one(reason, self._grown)
+
+    def _grown(self, opened: bool) -> None:
+        if opened:
+            self._tally.overflows += 1
+        else:
+            self._next_growth = monotonic() + PAUSE
+
+    def _shrink(self, now: float) -> float:
+        """Close connections that `_grow` has opened and that are idle; return the seconds until
+        the next one is due."""
+        if len(self.seats) <= self._size:
+            return inf
+        time = self._config.reader_idle_time
+        idle_since = self.seats.let_idle_go(self._size, now - time)
+        return inf if idle_since is None else max(0.0, idle_since + time - now)
+
+    def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
+        """If one of those who share a hop has turned out to be slow, let the others go on
+        elsewhere: it is the same that was seen running at the last look."""
+        running = batch.current if isinstance(batch, Batch) else batch
+        if running is not seat.seen:
+            seat.seen = running
+            return
+        self._end(seat)
+        if isinstance(batch, Batch):
+            self._deliver(batch)
+            self._take_back(batch)
+        self._stir()
+
+    def _expire(self, now: float) -> float:
+        """Fail those who have waited long enough; return the seconds until the next one has."""
+        late, next_one = self._queue.late(now, self._patience)
+        holder = self._holder() if late else ""
+        for work in late:
+            self._queue.discard(work)
+            work.fail(
+                PoolTimeoutError(
+                    f"{work.label}: no {self.name} came free within {now - work.since:.1f} s;"
+                    f" {holder}; {self._queue.live} more wait"
+                )
+            )
+        # A little later, so that many who are close to each other are one look.
+        return max(next_one, 0.005)
+
+    # -- who holds what --------------------------------------------------------------------------
+
+    def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
+        """See `waits.Held`."""
+        if self._paused and not for_all:
+            return [self._paused_by]
+        tasks = [
+            seat.work.task if isinstance(seat.work, Lease) and not seat.work.returned else None
+            for seat in self.seats
+        ]
+        if for_all:
+            return tasks
+        # Others come free by themselves, or can be opened.
+        busy: list[asyncio.Task[Any] | None] = [task for task in tasks if task is not None]
+        room = self._most if lent else self._most + self._reserve
+        return busy if len(busy) >= room else [*busy, None]
+
+    def _holder(self) -> str:
+        """Say who holds the lane's connections, the longest one by name."""
+        return self.seats.say_who_holds(paused=self._paused, rival=self._limits.who)
+
+    # -- a barrier -------------------------------------------------------------------------------
+
+    async def pause(self, wait: float | None) -> None:
+        """Start no more work, until `resume`, and return when what runs has ended.
+
+        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` when what runs
+        waits for this task.
+        """
+        task = asyncio.current_task()
+        if waits_for_ever(task, Wait(self, for_all=True), self._waits):
+            raise TransactionStateError(
+                f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
+                " for it"
+            )
+        self._paused, self._paused_by = True, task
+        self._waits.held += 1
+        self._waits[task] = Wait(self, for_all=True)
+        try:
+            async with asyncio.timeout(wait):
+                while len(self._idle) < len(self.seats):
+                    if self._closed:
+                        raise closed()
+                    self._drained = self._loop.create_future()
+                    await self._drained
+        except TimeoutError:
+            raise PoolTimeoutError(
+                f"the {self.name}s did not come to rest within {wait:.1f} s; {self._holder()}"
+            ) from None
+        finally:
+            self._waits.pop(task, None)
+
+    def disown(self) -> None:
+        """Note that `resume` will follow without any doing of the task that paused the lane."""
+        self._paused_by = None
+
+    def resume(self) -> None:
+        """Go on after `pause`, with what has come meanwhile."""
+        if self._paused:
+            self._waits.held -= 1
+        self._paused, self._paused_by = False, None
+        self._stir()
+
+    def _tell_drained(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def _note(self, job: Job[Any]) -> None:
+        """Count a job that is done, and say so if it was slow."""
+        self._tally.response.add(monotonic() - job.since)
+        if self._slow is None or not job.began:
+            return
+        # Its caller may have been freed before its end.
+        ran = (job.ended or monotonic()) - job.began
+        if ran >= self._slow:
+            LOG.warning(
+                "abt_db: %s was slow: it ran %.3f s, after waiting %.3f s",
+                job.label,
+                ran,
+                job.began - job.since,
+            )
+
+    def _forget(self, seat: Seat) -> None:
+        """Take out a seat that was given up; what it has counted stays."""
+        self.seats.remove(seat)
+        self._tally.include(seat.account)
+
+    def stats(self) -> dict[str, Any]:
+        """Return the lane's figures, as a plain dict."""
+        return {
+            "size": len(self.seats),
+            "overflow": max(0, len(self.seats) - self._size),
+            "idle": len(self._idle),
+            "busy": self.seats.busy,
+            "waiting": self.waiting,
+            **self._tally.as_dict(seat.account for seat in self.seats),
+        }
+
+    def add_queries_to(self, stats: QueryStats) -> None:
+        """Add what the connections have counted of each query."""
+        stats.include(self._tally.queries)
+        for seat in self.seats:
+            stats.include(seat.account.queries)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a connection."""
+        return self._queue.live
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,433 @@
+"""The pool: a lane with the one writer, and a lane with the readers of one database file.
+
+It says how work of each kind is done: a read runs as it is, a write runs in a transaction of its
+own, and both are tried again while another process's lock is in the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypeVar
+
+from abt_db.config import Config
+from abt_db.connection.busy import LONGEST_PAUSE, backoff
+from abt_db.connection.checkpoint import processes_reading
+from abt_db.connection.deadline import Deadline, finish
+from abt_db.connection.driver import Connect, Connection
+from abt_db.connection.file_identity import Identity
+from abt_db.connection.lock_owners import Holding, enlist, strike_off, who_holds
+from abt_db.connection.settings import MEMORY, Role, require_path
+from abt_db.connection.stats import Account, Costs, Outcome, QueryStats, Transacting
+from abt_db.connection.transaction import CHECKPOINTS, Channel
+from abt_db.errors import AbtDbError, ReadOnlyError, TransactionAbortedError, TransactionStateError
+from abt_db.events import Checkpointed, Committed, Listeners
+from abt_db.log import LOG
+from abt_db.sql.query import Query
+
+from .call import Job, Lease
+from .deadlock import Waits
+from .lane import Lane
+
+__all__ = ["OpenTransaction", "Pool"]
+
+T = TypeVar("T")
+
+LONG = 1.0
+"""Seconds after which a reader that is in the way of a checkpoint is worth a word in the log."""
+
+BUSY_MOMENTS = 60.0
+"""Seconds between two such words."""
+
+FEW = 100
+"""Commits for which no checkpoint of their own is made: each one costs the disk two syncs."""
+
+
+class OpenTransaction:
+    """The interactive transaction that a task has open."""
+
+    __slots__ = ("_counted", "_stats", "committing", "lease", "undone", "written")
+
+    def __init__(
+        self,
+        lease: Lease,
+        written: Callable[[], frozenset[str] | None],
+        undone: Callable[[BaseException | None, float | None], Awaitable[None]],
+        stats: Transacting,
+    ) -> None:
+        self.lease = lease
+        self.written = written
+        """Tells the tables that it has written so far; None: it may be any."""
+        self.undone = undone
+        """Waits until the writer is free, when an error has ended it."""
+        self.committing = False
+        """Whether its holder has asked for the COMMIT, which nobody else may prevent then."""
+        self._stats = stats
+        self._counted = False
+        stats.begun += 1
+
+    def revoke(self, error: AbtDbError, outcome: Outcome) -> None:
+        """Roll it back; its holder gets the error. What becomes of a COMMIT is counted later."""
+        if not self.committing:
+            self.count(outcome)
+        self.lease.revoke(error)
+
+    def count(self, outcome: Outcome) -> None:
+        """Count it as ended; does nothing if that has been done."""
+        if not self._counted:
+            self._counted = True
+            self._stats.ended(outcome, monotonic() - self.lease.began)
+
+
+class Pool:
+    """The connections of one database, for one event loop."""
+
+    def __init__(
+        self,
+        path: str,
+        config: Config,
+        *,
+        read_only: bool,
+        connect: Connect | None,
+        listeners: Listeners,
+    ) -> None:
+        if path != MEMORY:
+            require_path(path)
+            # Made absolute: a connection that is replaced later has to open the same file.
+            path = str(Path(path).absolute())
+        self.path = path
+        self.config = config
+        if path == MEMORY and read_only:
+            raise TransactionStateError("a read-only database in memory would stay empty")
+
+        self.listeners = listeners
+        self.who = partial(who_holds, path)
+        """Says who holds the write lock of the file."""
+        # A follower is for files that others may put in place anew.
+        identity = None if read_only or path == MEMORY else Identity(path)
+        waits = Waits()
+        self._costs = Costs()
+
+        def lane(name: Role, size: int) -> Lane:
+            async def open_one(account: Account, limit: Deadline) -> Connection:
+                return await Connection.open(
+                    path,
+                    config,
+                    account=account,
+                    role=name,
+                    connect=connect,
+                    limit=limit,
+                    identity=identity,
+                )
+
+            return Lane(
+                name,
+                size,
+                config,
+                open=open_one,
+                # In memory, the database would go with its connection.
+                lifetime=None if path == MEMORY else config.max_lifetime,
+                waits=waits,
+                costs=self._costs if name != "writer" or path == MEMORY else None,
+                listeners=listeners,
+                crowded=self._is_crowded,
+                who=self.who,
+                # A second writer would wait for the lock of the first (invariant 1).
+                largest=0 if name == "writer" else config.max_readers or 0,
+                reserve=0 if name == "writer" else 1,
+                spare=0 if name == "writer" else size,
+            )
+
+        self.writer = None if read_only else lane("writer", 1)
+        if path == MEMORY and self.writer is not None:
+            # Each further connection would be a database of its own (invariant 25).
+            self.readers = self.writer
+        else:
+            self.readers = lane("follower" if read_only else "reader", config.readers)
+            if self.writer is not None:
+                self.writer.behind = self.readers
+                self.writer.on_rest = self._rest
+        self.open_transaction: OpenTransaction | None = None
+        self.transacted = Transacting()
+        self._commits = 0  # when pages were moved out of the log last, in a quiet moment
+        self._moving: asyncio.Task[None] | None = None
+        self._accused: set[object] = set()  # the readers that were named in the log
+        self._accused_at = -BUSY_MOMENTS
+
+    async def open(self) -> None:
+        """Open the writer, then the readers: a reader can't make the files it needs."""
+        lanes = self._lanes()
+        for number, lane in enumerate(lanes):
+            try:
+                await lane.open()
+            except BaseException:
+                for opened in reversed(lanes[:number]):
+                    await finish(opened.close(Deadline.after(0)))
+                raise
+        if self.writer is not None:
+            enlist(self.path, self._writing)
+
+        self.listeners.add(self._tell_busy, frozenset({Checkpointed}))
+
+    async def close(self) -> None:
+        """Close the readers before the writer, whose last connection checkpoints the WAL."""
+        self.refuse()
+        self.listeners.remove(self._tell_busy)
+        strike_off(self._writing)
+        deadline = Deadline.after(self.config.close_timeout)
+        if self.readers is not self.writer:
+            await finish(self.readers.close(deadline))
+        if self.writer is not None:
+            await finish(self.writer.close(deadline))
+        if self._moving is not None:
+            await asyncio.wait([self._moving])
+
+    def refuse(self) -> None:
+        """Take no more calls, and fail those that wait."""
+        for lane in self._lanes():
+            lane.refuse()
+
+    def abandon(self) -> None:
+        """Let go of everything without waiting: nobody will close it any more."""
+        strike_off(self._writing)
+        self.listeners.remove(self._tell_busy)
+        for lane in self._lanes():
+            lane.abandon()
+
+    async def abandoned(self) -> None:
+        """Return when nothing is left of what was abandoned; wait `Config.close_timeout` at most.
+
+        Its event loop is closed, so there is nothing of asyncio's to wait for.
+        """
+        limit = Deadline.after(self.config.close_timeout)
+        for pause in backoff():
+            if limit.passed() or not any(lane.seats.threads() for lane in self._lanes()):
+                return
+            await asyncio.sleep(pause)
+
+    def _lanes(self) -> list[Lane]:
+        lanes = [self.readers] if self.writer is self.readers else [self.writer, self.readers]
+        return [lane for lane in lanes if lane is not None]
+
+    # -- work ------------------------------------------------------------------------------------
+
+    def read(
+        self,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
+        priority: int = 0,
+    ) -> Coroutine[Any, Any, T]:
+        """Run ``function(channel, *arguments)`` on a reader, in one hop.
+
+        If it is one query, and known to be quick, others may share the hop.
+        """
+        quick = not isinstance(what, str) and self._costs.are_low(what.name)
+        if self.readers is self.writer:
+            function, arguments = _without_writing, (function, arguments)
+        job: Job[T] = Job(what, function, arguments, timeout, priority, False, quick)
+        return self.readers.run(job)
+
+    def write(
+        self,
+        what: Query[Any] | str,
+        function: Callable[..., T],
+        arguments: tuple[Any, ...],
+        timeout: float | None = None,
+        priority: int = 0,
+        *,
+        shares: bool = False,
+        savepoint: bool = False,
+    ) -> Coroutine[Any, Any, T]:
+        """Run ``function(channel, *arguments)`` on the writer, in a transaction and in one hop.
+
+        If it `shares`, others may be in that transaction, and it may be run twice, the first time
+        without effect. `savepoint` says that it undoes its own work before it raises an error.
+        """
+        lane = self.writer
+        if lane is None:
+            raise self._refused(what if isinstance(what, str) else what.name)
+        job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
+        return lane.run(job)
+
+    def uncommitted(self) -> frozenset[str] | None:
+        """Return the tables that this task has written in a transaction which it has open; None: it
+        may be any."""
+        opened = self.open_transaction
+        if opened is not None:
+            lease = opened.lease
+            if lease.task is asyncio.current_task() and not lease.returned:
+                return opened.written()
+        return frozenset()
+
+    async def end_transactions(self, age: float) -> list[Holding]:
+        """Roll back the interactive transaction, if it is as old and not committing; return what it
+        was doing. There is one writer, so there is one at most."""
+        opened = self.open_transaction
+        if opened is None or opened.committing or opened.lease.returned:
+            return []
+        holding = opened.lease.holding()
+        if holding.age < age:
+            return []
+        error = TransactionAbortedError(
+            f"{opened.lease.label} was ended from outside, by end_transactions, when it had been"
+            f" open for {holding.age:.1f} s; nothing of it is in the database"
+        )
+        opened.revoke(error, "ended")
+        await opened.undone(error, None)
+        return [holding]
+
+    async def others_committed(self) -> bool:
+        """Whether another process has committed since this was last asked, or may have."""
+        # On the writer, for to a reader our own writer is another. A follower has none.
+        lane = self.writer or self.readers
+        ask = Channel.others_committed
+        return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
+
+    async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
+        """Have a reader lent until the lease is given back; waits as every call does."""
+        return await self.readers.lease(label, priority=priority)
+
+    async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+        """As `lend_reader`, the writer; `at` is when it is too late, on the clock of
+        `time.monotonic()`."""
+        if self.writer is None:
+            raise self._refused(label)
+        return await self.writer.lease(label, priority=priority, at=at)
+
+    @asynccontextmanager
+    async def barrier(self, label: str) -> AsyncIterator[Lease]:
+        """Lend the writer while no reader works (invariant 21); new readers wait for the end.
+
+        Readers at work are waited for, `Config.acquire_timeout` at most.
+        """
+        lease = await self.lend_writer(label)
+        readers = None if self.readers is self.writer else self.readers
+        try:
+            if readers is not None:
+                await readers.pause(self.config.acquire_timeout)
+            yield lease
+        finally:
+            # A step that was cancelled goes on until its thread has undone it; readers wait for
+            # that too, though the caller does not.
+            if readers is not None:
+                readers.disown()
+                if lease.returned:
+                    readers.resume()  # the database is closing
+                lease.on_settled = readers.resume
+            lease.give_back()
+            self.listeners.tell(Committed(None))  # whatever has become of the schema
+
+    # -- the write-ahead log -----------------------------------------------------------------------
+
+    async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
+        """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
+        if mode not in CHECKPOINTS:
+            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
+        if not wait >= 0:
+            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
+        lease = await self.lend_writer(f"checkpoint {mode}")
+        began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
+        try:
+            while True:
+                done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+                # For another connection's checkpoint SQLite does not wait.
+                if not (done.busy and done.pages < 0) or limit.passed():
+                    break
+                await asyncio.sleep(LONGEST_PAUSE)
+        finally:
+            lease.give_back()
+        done = replace(done, seconds=monotonic() - began)
+        if done.busy:
+            readers = self._in_the_way(0.0).values() if done.pages >= 0 else ["another checkpoint"]
+            done = replace(done, readers=(*readers,) or ("somebody",))
+        self.listeners.tell(done)
+        return done
+
+    def _rest(self) -> None:
+        """In a quiet moment, do the checkpoint that some commit would have to do otherwise."""
+        assert self.writer is not None
+        commits = self.writer.stats()["commits"]
+        if commits - self._commits >= FEW:
+            self._commits = commits
+            self._moving = asyncio.create_task(self._move_log(), name="abt_db checkpoint")
+
+    async def _move_log(self) -> None:
+        assert self.writer is not None
+        with suppress(AbtDbError):  # then a commit will do it
+            await self.writer.run(Job("a checkpoint", Channel.move_log, ()))
+
+    def _tell_busy(self, event: Checkpointed) -> None:
+        """Name, once, each reader that keeps the log from being emptied."""
+        if event.readers:
+            return  # who asked for the checkpoint is told
+        readers = self._in_the_way(LONG) if event.busy else {}
+        now = monotonic()
+        if readers.keys() <= self._accused or now < self._accused_at + BUSY_MOMENTS:
+            return
+        self._accused, self._accused_at = {*readers}, now
+        LOG.warning(
+            "abt_db: the write-ahead log of %s, of %d pages, can't be emptied: it is read by %s",
+            self.path,
+            event.pages,
+            "; ".join(readers.values()),
+        )
+
+    def _in_the_way(self, age: float) -> dict[object, str]:
+        """Those who have been reading for so many seconds, and other processes that read."""
+        holdings = [holding for holding in self.readers.seats.holdings() if holding.age >= age]
+        holdings.sort(key=lambda holding: -holding.age)
+        found: dict[object, str] = {
+            str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
+        }
+        return found | {pid: f"process {pid}" for pid in processes_reading(self.path)}
+
+    def reading(self, function: Callable[[Channel], T]) -> Callable[[Channel], T]:
+        """Return `function` so that it can't write, even on the one connection of `:memory:`."""
+        if self.readers is not self.writer:
+            return function
+        return lambda channel: _without_writing(channel, function, ())
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for a connection."""
+        return sum(lane.waiting for lane in self._lanes())
+
+    def _is_crowded(self) -> bool:
+        """Whether more than one connection is at work; asked by their threads."""
+        return sum(lane.seats.busy for lane in self._lanes()) > 1
+
+    def queries(self) -> dict[str, dict[str, Any]]:
+        """What was counted of each query, on all connections."""
+        stats = QueryStats()
+        for lane in self._lanes():
+            lane.add_queries_to(stats)
+        return stats.as_dict()
+
+    def transactions(self) -> list[dict[str, Any]]:
+        """What is lent, as plain dicts, see `Holding`; the oldest first."""
+        held = [lease.holding() for lane in self._lanes() for lease in lane.seats.leases()]
+        return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
+
+    def _writing(self) -> Holding | None:
+        return None if self.writer is None else self.writer.seats.writing()
+
+    def _refused(self, label: str) -> ReadOnlyError:
+        return ReadOnlyError(
+            f"{label} writes, and {self.path} is open read-only; where it is written, open it"
+            " without read_only"
+        )
+
+
+def _without_writing(channel: Channel, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    channel.writable = False
+    try:
+        return function(channel, *arguments)
+    finally:
+        channel.writable = True

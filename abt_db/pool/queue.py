@@ -1,0 +1,156 @@
+"""The queue of a lane. What is taken next is a function of what waits and of the time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import Any
+
+from .call import Job, Lease, Work
+
+__all__ = ["Queue", "require_priority"]
+
+AGEING = 1.0
+"""Seconds of waiting that are worth one step of priority."""
+
+MOST = 2**31
+"""Priorities lie between this and its negative: they are added to seconds, as floats."""
+
+
+class Queue:
+    """Work that waits: higher priority first, first come first served within one priority.
+
+    A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
+    """
+
+    __slots__ = ("_left", "_levels", "lendings", "live")
+
+    def __init__(self) -> None:
+        # A line for each priority, and for leases, which may have to let calls pass.
+        self._levels: dict[tuple[int, bool], deque[Work]] = {}
+        self.live = 0
+        """How many wait."""
+        self.lendings = 0
+        """How many of them are leases."""
+        # Those who leave stay in the line, marked, until it is their turn or there are too many:
+        # nobody can be taken out of the middle of a deque at once.
+        self._left = 0
+
+    def __iter__(self) -> Iterator[Work]:
+        for level in self._levels.values():
+            for work in level:
+                if work.queued:
+                    yield work
+
+    def add(self, work: Work) -> None:
+        """Add newcomers, behind all others of their priority."""
+        lends = isinstance(work, Lease)
+        level = self._levels.get((work.priority, lends))
+        if level is None:
+            level = self._levels[work.priority, lends] = deque()
+        level.append(work)
+        work.queued = True
+        self.live += 1
+        self.lendings += lends
+
+    def put_back(self, job: Job[Any]) -> None:
+        """Add a job that was taken out, before all others of its priority."""
+        self._levels.setdefault((job.priority, False), deque()).appendleft(job)
+        job.queued = True
+        self.live += 1
+
+    def discard(self, work: Work) -> bool:
+        """Take `work` out; return whether it was in."""
+        if not work.queued:
+            return False
+        work.queued = False
+        self.live -= 1
+        self.lendings -= isinstance(work, Lease)
+        self._left += 1
+        if self._left > self.live + 100:
+            self._left = 0
+            self._levels = {
+                kind: level
+                for kind, all_ in self._levels.items()
+                if (level := deque(work for work in all_ if work.queued))
+            }
+        return True
+
+    def take(
+        self,
+        now: float,
+        most: int = 1,
+        may_share: Callable[[Work], bool] = lambda work: False,
+        *,
+        lends: bool = True,
+    ) -> list[Work]:
+        """Take out what is served next: one, or up to `most` that follow each other and can share.
+
+        Leases are passed over unless it `lends`.
+
+        What does not share is never overtaken by what does. Of what did not when it came,
+        `may_share` is asked once more.
+        """
+        taken: list[Work] = []
+        while len(taken) < most and (level := self._next_level(now, lends)) is not None:
+            work = level[0]
+            shares = work.shares or may_share(work)
+            if taken and not (shares and _alike(work, taken[0])):
+                break
+            level.popleft()
+            work.queued = False
+            taken.append(work)
+            if not shares:
+                break
+            work.shares = True
+        self.live -= len(taken)
+        self.lendings -= sum(isinstance(work, Lease) for work in taken)
+        return taken
+
+    def late(self, now: float, patience: float) -> tuple[list[Work], float]:
+        """Return those who have waited for `patience` seconds, or until it is too late for them,
+        and in how many seconds the next one will have."""
+        late: list[Work] = []
+        next_one = inf
+        for work in self:
+            end = work.since + patience
+            if work.at is not None:
+                end = min(end, work.at)
+            if now < end:
+                next_one = min(next_one, end - now)
+            else:
+                late.append(work)
+        return late, next_one
+
+    def _next_level(self, now: float, lends: bool) -> deque[Work] | None:
+        """The line whose first is the most urgent of all; none of those who left is first in it."""
+        first = None
+        for kind, level in [*self._levels.items()]:
+            while level and not level[0].queued:
+                level.popleft()
+                self._left -= 1
+            if not level:
+                del self._levels[kind]
+            elif kind[1] and not lends:
+                continue
+            elif first is None or _urgency(level[0], now) > _urgency(first[0], now):
+                first = level
+        return first
+
+
+def _alike(work: Work, other: Work) -> bool:
+    return isinstance(work, Job) and isinstance(other, Job) and work.writes == other.writes
+
+
+def _urgency(work: Work, now: float) -> float:
+    return work.priority + (now - work.since) / AGEING
+
+
+def require_priority(priority: int) -> None:
+    """Raise `TypeError` or `ValueError` for what can't be compared with the priority of others: it
+    would fail the connection's task, which takes from the queue, instead of the caller."""
+    if not isinstance(priority, int):
+        raise TypeError(f"priority must be an int, not {type(priority).__name__}")
+    if not -MOST < priority < MOST:
+        raise ValueError("priority must be a small number: others wait as many seconds for it")

@@ -1,0 +1,273 @@
+"""A seat: one connection's place in a lane, and the care for that connection.
+
+The connection may be lost and opened again; the seat, its number and its account stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from abt_db.connection.deadline import Deadline, finish
+from abt_db.connection.driver import Connection
+from abt_db.connection.lock_owners import Holding
+from abt_db.connection.stats import Account
+from abt_db.errors import PoolClosedError
+from abt_db.events import Closed, Opened, Reason
+from abt_db.log import LOG
+
+from .call import Job, Lease
+from .perform import Batch
+
+__all__ = ["Open", "Seat", "closed", "warn_of_long"]
+
+Open = Callable[[Account, Deadline], Awaitable[Connection]]
+"""Waits for another process's lock until the deadline at most."""
+
+
+class Seat:
+    """Either idle (`work` is None), or at work for a caller or for its own task.
+
+    That task, the lane's, is the only one that cleans up, and nobody cancels it.
+    """
+
+    __slots__ = (
+        "_expires",
+        "_lifetime",
+        "_open",
+        "_opening",
+        "_reason",
+        "account",
+        "blocked",
+        "connection",
+        "idle_since",
+        "leaving",
+        "roused",
+        "seen",
+        "seen_deserted",
+        "shares",
+        "task",
+        "work",
+    )
+
+    def __init__(
+        self, account: Account, open: Open, lifetime: float | None, reason: Reason
+    ) -> None:
+        self._open = open
+        self._lifetime = lifetime
+        self._expires: float | None = None
+        self.account = account
+        self._reason = reason  # of the next opening or closing
+        self._opening = Deadline()
+        self.connection: Connection | None = None  # None: lost, to be opened again
+        self.work: Job[Any] | Batch | Lease | None = None
+        self.blocked = 0.0
+        """When the work was made that met another connection's lock on the file."""
+        self.shares = False
+        """Whether what runs is quick, so that others had better wait for its end."""
+        self.seen: Job[Any] | None = None
+        """What of it was running when the lane looked last."""
+        self.seen_deserted = 0
+        """At how many looks of the lane, one after the other, it ran for nobody."""
+        self.idle_since = 0.0
+        """When it came to rest, on the clock of `time.monotonic()`."""
+        self.leaving = False
+        """Whether the seat is to be given up when it comes free."""
+        self.task: asyncio.Task[None] | None = None
+        self.roused: asyncio.Future[None] | None = None
+        """What the task waits for while the seat is idle or a caller has it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the connection can serve as it is."""
+        connection = self.connection
+        return (
+            connection is not None
+            and connection.settled
+            and connection.alive
+            and (self._expires is None or monotonic() < self._expires)
+        )
+
+    @property
+    def jobs(self) -> Sequence[Job[Any]]:
+        """What runs here, or is to run in the same hop; none while the connection is lent."""
+        work = self.work
+        if isinstance(work, Batch):
+            return work.jobs
+        return [work] if isinstance(work, Job) else []
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether all callers have gone of what still runs: cancelled, or freed at their limit."""
+        if self.connection is None or self.connection.settled:
+            return False
+        if isinstance(self.work, Lease):
+            return self.work.returned
+        return self.work is not None and all(job.gone or job.given_up for job in self.jobs)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether it is new and its connection not open yet."""
+        return self.connection is None and self.roused is None
+
+    def dismiss(self, reason: Reason) -> None:
+        """Have the seat given up when it comes free; what waits to be opened waits no longer."""
+        self.leaving, self._reason = True, reason
+        self._opening.cancel()
+
+    def rouse(self) -> None:
+        """Have the task go on."""
+        roused = self.roused
+        # Otherwise the loop is ending, or has ended over us; the task has done its last work.
+        if roused is not None and not roused.done() and not roused.get_loop().is_closed():
+            roused.set_result(None)
+
+    def stop(self) -> None:
+        """End what runs here. A lease is told that the database was closed, jobs what has become of
+        them in their thread: they may be in their COMMIT (invariant 28)."""
+        if isinstance(self.work, Lease):
+            self.work.revoke(closed())
+        for job in self.jobs:
+            job.cancel()
+
+    async def connected(self) -> Connection:
+        """Return the connection, opened again if it was lost; raises what opening it does."""
+        if self.connection is not None and not self.connection.alive:
+            await self.give_up()
+        if self.connection is None:
+            # Not to be cancelled half-way: the driver would leak the file descriptor.
+            await finish(self._occupy())
+        assert self.connection is not None
+        return self.connection
+
+    async def _occupy(self) -> None:
+        if not self.leaving:
+            self._opening = Deadline()
+        self.connection = await self._open(self.account, self._opening)
+        self.account.opened += 1
+        self.account.listeners.tell(Opened(self.account.name, self._reason))
+        if not self.leaving:
+            self._reason = "replace"  # the next opening is in place of this connection
+        if self._lifetime is not None:
+            # Not all at the same moment.
+            self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
+
+    async def tidy(self) -> None:
+        """Make the connection fit to serve: reset, replaced if that fails or it is too old.
+
+        A replacement that can't be opened is tried again by the next who needs it (invariant 12).
+        """
+        connection = self.connection
+        if connection is None:
+            return
+        if not connection.alive:
+            await self.give_up()
+        elif not connection.settled:
+            try:
+                await connection.reset()
+            except Exception as error:
+                LOG.warning(
+                    "abt_db: the %s could not be reset and is replaced: %s", connection.name, error
+                )
+                await self.give_up()
+        elif self._expires is not None and monotonic() >= self._expires:
+            await self._renew(connection)
+
+    async def _renew(self, old: Connection) -> None:
+        """Replace a connection that has become old, if there is another to be had."""
+        try:
+            await finish(self._occupy())
+        except Exception as error:
+            if not self.leaving:
+                LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
+            self._expires = monotonic() + 1.0
+        else:
+            self.account.replaced += 1
+            await self._close(old, "replace")
+
+    async def give_up(self) -> None:
+        """Close the connection; the next work gets a new one."""
+        connection, self.connection = self.connection, None
+        self.account.replaced += 1
+        if connection is not None:
+            await self._close(connection, "replace")
+
+    async def leave(self) -> None:
+        """Close the connection for good."""
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            await self._close(connection, self._reason)
+
+    async def _close(self, connection: Connection, reason: Reason) -> None:
+        await finish(connection.close())
+        self.account.listeners.tell(Closed(self.account.name, reason))
+
+    def abandon(self) -> None:
+        """From anywhere, with nobody to wait: have the thread stop what it runs, close the
+        connection and end."""
+        if isinstance(self.work, Lease):
+            self.work.abandon()
+        elif self.work is not None:
+            for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
+                job.cancel()
+        if self.connection is not None:
+            self.connection.abandon()
+        if self.task is not None and not self.task.get_loop().is_closed():
+            self.task.get_loop().call_soon_threadsafe(self.task.cancel)
+
+    def holding(self) -> Holding | None:
+        """What the connection is in use for, by whom and since when."""
+        work = self.work
+        if work is None:
+            return None
+        if isinstance(work, Lease):
+            return work.holding()
+        job = work if isinstance(work, Job) else work.current or work.jobs[0]
+        return Holding(
+            job.label,
+            None if job.task is None else job.task.get_name(),
+            monotonic() - (work.began or job.since),
+            0,
+            "waiting" if self.is_blocked else "running",
+            job.label,
+        )
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether what was begun here waits for another connection's lock on the file."""
+        work = self.work
+        return work is not None and self.blocked == work.since and not self.writing
+
+    @property
+    def writing(self) -> bool:
+        """Whether the connection is in a transaction."""
+        return self.connection is not None and self.connection.in_transaction
+
+
+def warn_of_long(seat: Seat, limit: float) -> None:
+    """Log who has been lent the connection for longer than `limit` seconds, once for each."""
+    lease = seat.work
+    if not isinstance(lease, Lease) or lease.noticed or lease.returned:
+        return
+    holding = lease.holding()
+    if holding.age >= limit:
+        lease.noticed = True
+        LOG.warning(
+            "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
+            holding,
+            seat.account.name,
+            holding.age,
+            holding.statements,
+            " ".join(filter(None, [holding.state, holding.query])),
+            "other writes wait for it"
+            if seat.account.name.startswith("writer")
+            else "the write-ahead log can't be reset before its end",
+        )
+
+
+def closed() -> PoolClosedError:
+    """Return what is told to those who are stopped because the database is closed."""
+    return PoolClosedError("the database was closed")

@@ -1,0 +1,157 @@
+"""The seats of a lane: how they are made and given up, and what they are in use for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from abt_db.connection.deadline import Deadline
+from abt_db.connection.lock_owners import Holding
+from abt_db.events import Reason
+from abt_db.log import LOG
+
+from .call import Lease
+from .slot import Seat
+
+__all__ = ["Seats"]
+
+Sit = Callable[[Seat, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
+"""What a seat's task does. It opens the connection first and sets the future, to None or to the
+error; it takes the seat out of the list when it ends, unless the lane is closed."""
+
+
+class Seats(list[Seat]):
+    """All seats of one lane, among them those that are to be given up when they come free."""
+
+    __slots__ = ("_made", "_make", "_name", "_sit", "idle")
+
+    def __init__(self, name: str, make: Callable[[str, Reason], Seat], sit: Sit) -> None:
+        self._name = name
+        self._make = make
+        self._sit = sit
+        self._made = 0
+        self.idle: list[Seat] = []
+        """The one used last is at the end and taken first: its cache is warm."""
+
+    async def resize(self, size: int) -> None:
+        """Have that many: new ones have their connection when this returns, those that are too many
+        are given up as they come free. If one can't be opened nothing changes."""
+        staying = [seat for seat in self if not seat.leaving]
+        self.dismiss(staying[size:], "resize")
+        await self._add(size - len(staying), "resize" if self._made else "open")
+
+    def dismiss(self, seats: list[Seat], reason: Reason) -> None:
+        """Give them up as they come free."""
+        for seat in seats:
+            seat.dismiss(reason)
+            if seat in self.idle:
+                self.idle.remove(seat)
+                seat.rouse()
+
+    async def _add(self, count: int, reason: Reason) -> None:
+        added = [self._new(reason) for _ in range(count)]
+        try:
+            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            opened = [opening for _, opening in added]
+            results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
+            for result in results:
+                if isinstance(result, BaseException):
+                    raise result
+        except BaseException:
+            self.dismiss([seat for seat, _ in added], reason)
+            raise
+
+    def add_one(self, reason: Reason, then: Callable[[bool], None]) -> None:
+        """Have one more as soon as its connection is open; ``then(opened)`` is called. That it
+        can't be opened is logged."""
+        _, opened = self._new(reason)
+
+        def note(opened: asyncio.Future[None]) -> None:
+            error = None if opened.cancelled() else opened.exception()
+            if error is not None:
+                LOG.warning("abt_db: no further %s could be opened: %s", self._name, error)
+            then(error is None and not opened.cancelled())
+
+        opened.add_done_callback(note)
+
+    def let_idle_go(self, size: int, before: float) -> float | None:
+        """Give up those beyond `size` that have been idle since the moment `before`, those first
+        that were used first; return since when the next one of them is idle, if there is one."""
+        extra = sum(not (seat.leaving or seat.is_deserted) for seat in self) - size
+        for seat in self.idle[: max(extra, 0)]:
+            if seat.idle_since > before:
+                return seat.idle_since
+            self.dismiss([seat], "idle")
+        return None
+
+    def _new(self, reason: Reason) -> tuple[Seat, asyncio.Future[None]]:
+        """Make a seat; the future is done when its connection is open."""
+        loop = asyncio.get_running_loop()
+        self._made += 1
+        name = f"{self._name} {self._made}"
+        seat = self._make(name, reason)
+        self.append(seat)
+        opened = loop.create_future()
+        seat.task = loop.create_task(self._sit(seat, opened), name=f"abt_db {name}")
+        return seat, opened
+
+    async def close(self, deadline: Deadline) -> None:
+        """Give all of them up: let running work end until `deadline`, then stop it.
+
+        Returns when their tasks, threads and files are gone. Must not be cancelled.
+        """
+        self.dismiss(self, "close")
+        tasks = [seat.task for seat in self if seat.task is not None]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
+            if late:
+                for seat in self:
+                    seat.stop()
+                await asyncio.wait(late)
+
+    def abandon(self) -> None:
+        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        for seat in self:
+            seat.abandon()
+
+    def threads(self) -> list[threading.Thread]:
+        """Return the connections' threads that have not ended."""
+        connections = [seat.connection for seat in self if seat.connection is not None]
+        threads = [connection.thread for connection in connections if connection.thread is not None]
+        return [thread for thread in threads if thread.is_alive()]
+
+    # -- what they are in use for ----------------------------------------------------------------
+
+    @property
+    def busy(self) -> int:
+        """How many are at work; from any thread."""
+        return sum(seat.work is not None for seat in self)
+
+    def holdings(self) -> list[Holding]:
+        """Return what each of those is in use for."""
+        return [holding for seat in self if (holding := seat.holding()) is not None]
+
+    def writing(self) -> Holding | None:
+        """Return what is being done in a transaction, if anything is; from any thread."""
+        for seat in self:
+            if seat.writing:
+                return seat.holding()
+        return None
+
+    def leases(self) -> list[Lease]:
+        """Return what is lent."""
+        works = [seat.work for seat in self]
+        return [work for work in works if isinstance(work, Lease) and not work.returned]
+
+    def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:
+        """Say who holds them, the longest one by name; `rival` says who holds the file's lock, if
+        it waits for that."""
+        name, held = self._name, self.holdings()
+        if not held:
+            return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+        longest = max(held, key=lambda holding: holding.age)
+        which = f"the {name}" if len(self) == 1 else f"{len(held)} {name}s at work"
+        waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
+        return f"{which}, longest with {longest}, for {longest.age:.1f} s{waits}"

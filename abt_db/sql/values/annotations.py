@@ -1,0 +1,123 @@
+"""What the annotations of a class say, freed of what only type checkers read."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, InitVar, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NewType,
+    NotRequired,
+    Required,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+__all__ = [
+    "constructor_fields",
+    "field_types",
+    "is_native",
+    "marks",
+    "parts",
+    "type_name",
+    "unsupported",
+    "without_none",
+]
+
+
+def field_types(kind: type) -> dict[str, Any]:
+    """Return the annotations of the fields of a dataclass, or of a TypedDict, as types.
+
+    Raises `TypeError` for names that can't be resolved and for an `InitVar`, which has no value
+    that could be stored.
+    """
+    try:
+        types = get_type_hints(kind, include_extras=True)
+    except (NameError, AttributeError) as error:
+        raise TypeError(
+            f"an annotation of {kind.__name__} can't be resolved: {error};"
+            " types must be there at run time, not only for the type checker"
+        ) from error
+    for name, annotation in types.items():
+        if annotation is InitVar or isinstance(annotation, InitVar):
+            raise TypeError(f"{kind.__name__}.{name} is an InitVar, which can't be a column")
+    if is_dataclass(kind):
+        return {field.name: types[field.name] for field in fields(kind)}
+    return types
+
+
+def constructor_fields(kind: Any) -> dict[str, bool]:
+    """Return the fields that a dataclass, or a TypedDict, is made from, and which it must have."""
+    if is_dataclass(kind):
+        return {
+            field.name: field.default is MISSING and field.default_factory is MISSING
+            for field in fields(kind)
+            if field.init
+        }
+    # Under `from __future__ import annotations` a TypedDict has overlooked its NotRequired.
+    return {
+        key: get_origin(annotation) is Required
+        or (get_origin(annotation) is not NotRequired and key in kind.__required_keys__)
+        for key, annotation in field_types(kind).items()
+    }
+
+
+def type_name(annotation: Any) -> str:
+    """Return a type as its reader would write it."""
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+
+
+def parts(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the one type, freed of what only type checkers read."""
+    while True:
+        if get_origin(annotation) in (Annotated, Required, NotRequired):
+            annotation = get_args(annotation)[0]
+        elif isinstance(annotation, NewType):
+            annotation = annotation.__supertype__
+        elif type(annotation).__name__ == "TypeAliasType":  # `type X = …`, since Python 3.12
+            annotation = annotation.__value__
+        elif get_origin(annotation) in (Union, UnionType):
+            return tuple(part for member in get_args(annotation) for part in parts(member))
+        else:
+            return (NoneType if annotation is None else annotation,)
+
+
+def marks(annotation: Any) -> tuple[Any, ...]:
+    """Return what ``Annotated`` adds to the one type, or to the members of a union."""
+    if get_origin(annotation) is Annotated:
+        inner, *added = get_args(annotation)
+        return (*added, *marks(inner))
+    if isinstance(annotation, NewType):
+        return marks(annotation.__supertype__)
+    if type(annotation).__name__ == "TypeAliasType":  # `type X = …`, since Python 3.12
+        return marks(annotation.__value__)
+    if get_origin(annotation) in (Union, UnionType, Required, NotRequired):
+        return tuple(mark for member in get_args(annotation) for mark in marks(member))
+    return ()
+
+
+def without_none(annotation: Any) -> Any:
+    """Return the X of `X | None` and of X alone."""
+    kinds = [part for part in parts(annotation) if part is not NoneType]
+    if len(kinds) == 1:
+        return kinds[0]
+    raise unsupported(annotation)
+
+
+def is_native(kind: Any) -> bool:
+    """Whether SQLite stores values of a type, and returns them, as they are."""
+    natives = (int, float, str, bytes, NoneType)
+    if get_origin(kind) is Literal:
+        return all(type(option) in natives for option in get_args(kind))
+    return kind is Any or kind is object or kind in natives
+
+
+def unsupported(annotation: Any) -> TypeError:
+    """Return what is raised for an annotation that means nothing to a column."""
+    return TypeError(
+        f"{type_name(annotation)} is not a type that can be stored; abt_db.sql.values lists those"
+    )
