@@ -46,7 +46,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class _Loan:
+class _Scope:
     """A lent connection, as the handles share it that use it: a transaction and its savepoints."""
 
     def __init__(self, lease: Lease) -> None:
@@ -97,7 +97,7 @@ class _Handle:
         self._pool = pool
         self._label = label
         self._priority = priority  # among those that wait for the connection
-        self._loan: _Loan | None = None
+        self._scope: _Scope | None = None
         self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
         self._ended = False
 
@@ -133,56 +133,56 @@ class _Handle:
         return await self._run_in(self._entered(), doing, function, timeout)
 
     async def _run_in(
-        self, loan: _Loan, doing: str, function: Callable[[Channel], T], timeout: float | None
+        self, scope: _Scope, doing: str, function: Callable[[Channel], T], timeout: float | None
     ) -> T:
         """Run one job when its turn has come."""
         deadline = Deadline.after(timeout)
         if timeout is None:
-            await loan.turn.acquire()
+            await scope.turn.acquire()
         else:
             try:
                 async with asyncio.timeout(timeout):
-                    await loan.turn.acquire()
+                    await scope.turn.acquire()
             except TimeoutError:
                 raise StatementTimeoutError(
                     f"{doing} was stopped at its time limit, before it began: its turn has not come"
-                    f" behind {loan.lease.holding().query or 'those before it'} in {self._label}"
+                    f" behind {scope.lease.holding().query or 'those before it'} in {self._label}"
                 ) from None
         try:
             deadline.limited(self._pool.config.statement_timeout)
-            loan.answered = False
-            result = await loan.lease.run(
-                lambda channel: self._job(channel, loan, function), deadline, doing
+            scope.answered = False
+            result = await scope.lease.run(
+                lambda channel: self._job(channel, scope, function), deadline, doing
             )
-            loan.answered = True
+            scope.answered = True
             return result
         except Exception:
-            loan.answered = deadline.given_up is None
+            scope.answered = deadline.given_up is None
             raise
         finally:
-            loan.turn.release()
+            scope.turn.release()
 
-    def _job(self, channel: Channel, loan: _Loan, function: Callable[[Channel], T]) -> T:
+    def _job(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
         """What is run on the connection's thread."""
         try:
             channel.require_transaction()
-            while loan.steps:
-                loan.steps.popleft()(channel)
+            while scope.steps:
+                scope.steps.popleft()(channel)
             channel.require_transaction()
         except TransactionAbortedError as error:
             raise TransactionAbortedError(f"{self._label}: {error}") from None
         return function(channel)
 
-    def _entered(self) -> _Loan:
+    def _entered(self) -> _Scope:
         """Return what the handle works with, if it may be used here and now."""
-        loan = self._loan
-        if loan is None or loan.ending or self._ended:
-            ended = self._ended or loan is not None
+        scope = self._scope
+        if scope is None or scope.ending or self._ended:
+            ended = self._ended or scope is not None
             problem = "has ended" if ended else "has not begun; use it with `async with`"
             raise TransactionStateError(f"{self._label} {problem}")
-        if asyncio.get_running_loop() is not loan.loop:
+        if asyncio.get_running_loop() is not scope.loop:
             raise TransactionStateError(f"{self._label} was begun in another event loop")
-        return loan
+        return scope
 
     async def _enter(self, lease: Lease, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
@@ -199,7 +199,7 @@ class _Handle:
                 lease.blocked = True
                 raise
 
-        loan = _Loan(lease)
+        scope = _Scope(lease)
         limit = Deadline(until)
         limit.limited(self._pool.config.busy_timeout)
         try:
@@ -209,13 +209,13 @@ class _Handle:
         except BaseException as error:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
             lease.give_back()
-            loan.answered = isinstance(error, Exception)
-            await loan.undone(error, until)
+            scope.answered = isinstance(error, Exception)
+            await scope.undone(error, until)
             raise
-        self._loan, self._task = loan, lease.task
+        self._scope, self._task = scope, lease.task
 
     def _require_new(self) -> None:
-        if self._loan is not None or self._ended:
+        if self._scope is not None or self._ended:
             raise TransactionStateError(f"{self._label} can be entered only once")
 
     def _first(self, channel: Channel) -> None:
@@ -223,16 +223,16 @@ class _Handle:
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
-        loan, self._loan, self._task = self._loan, None, None
+        scope, self._scope, self._task = self._scope, None, None
         self._ended = True
-        if loan is not None:
-            loan.ending = True
-            lease = loan.lease
-            if loan.loop.is_closed():
+        if scope is not None:
+            scope.ending = True
+            lease = scope.lease
+            if scope.loop.is_closed():
                 lease.abandon()
                 return
-            if _running_loop() is not loan.loop:
-                loan.loop.call_soon_threadsafe(lease.give_back)  # only there it can tell the seat
+            if _running_loop() is not scope.loop:
+                scope.loop.call_soon_threadsafe(lease.give_back)  # only there it can tell the seat
                 return
             lease.give_back()
             if Transacted in self._pool.listeners.wanted:
@@ -266,8 +266,8 @@ class Snapshot(_Handle):
         if elsewhere is not None:
             raise elsewhere
 
-    def _job(self, channel: Channel, loan: _Loan, function: Callable[[Channel], T]) -> T:
-        return super()._job(channel, loan, self._pool.reading(function))
+    def _job(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
+        return super()._job(channel, scope, self._pool.reading(function))
 
 
 class _Writing(_Handle):
@@ -349,9 +349,9 @@ class Transaction(_Writing):
     async def __aenter__(self) -> Self:
         lease = await self._pool.lend_writer(self._label, priority=self._priority, at=self.until)
         await self._enter(lease, self._mode, self.until)
-        assert self._loan is not None
+        assert self._scope is not None
         self._opened = self._pool.open_transaction = OpenTransaction(
-            lease, self._tables_written, self._loan.undone, self._pool.transacted
+            lease, self._tables_written, self._scope.undone, self._pool.transacted
         )
         limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
@@ -382,16 +382,16 @@ class Transaction(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        committed, lent, opened = False, self._loan, self._opened
+        committed, lent, opened = False, self._scope, self._opened
         try:
             if error is None:
-                loan = self._entered()
+                scope = self._entered()
                 if (elsewhere := _elsewhere(self._label, self._task)) is not None:
                     raise elsewhere
-                loan.ending = True
+                scope.ending = True
                 if opened is not None:
                     opened.committing = True
-                await self._run_in(loan, "COMMIT", Channel.commit, None)
+                await self._run_in(scope, "COMMIT", Channel.commit, None)
                 committed = True
         except BaseException as failure:
             error = failure
@@ -427,10 +427,10 @@ class Savepoint(_Writing):
 
     async def __aenter__(self) -> Self:
         self._require_new()
-        loan = self._outer._entered()
-        self._loan, self._task = loan, asyncio.current_task()
-        loan.savepoints.append(self)
-        loan.steps.append(lambda channel: channel.open_block(self._block))
+        scope = self._outer._entered()
+        self._scope, self._task = scope, asyncio.current_task()
+        scope.savepoints.append(self)
+        scope.steps.append(lambda channel: channel.open_block(self._block))
         return self
 
     async def __aexit__(
@@ -439,23 +439,23 @@ class Savepoint(_Writing):
         error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        loan, self._loan, self._ended = self._loan, None, True
-        if loan is None:
+        scope, self._scope, self._ended = self._scope, None, True
+        if scope is None:
             return
         elsewhere = None if error is not None else _elsewhere(self._label, self._task)
         undo = error is not None or elsewhere is not None
-        if self in loan.savepoints:
-            place = loan.savepoints.index(self)
-            for inner in loan.savepoints[place + 1 :]:
+        if self in scope.savepoints:
+            place = scope.savepoints.index(self)
+            for inner in scope.savepoints[place + 1 :]:
                 inner._ended, inner._undone = True, undo
-            del loan.savepoints[place:]
+            del scope.savepoints[place:]
         if self._undone and error is None:
             raise TransactionStateError(
                 f"the work of {self._label} was undone with that of the one around it, which was"
                 " left first"
             )
         if not self._undone:
-            loan.steps.append(lambda channel: channel.close_block(self._block, undo=undo))
+            scope.steps.append(lambda channel: channel.close_block(self._block, undo=undo))
         if elsewhere is not None:
             raise elsewhere
 
@@ -483,7 +483,7 @@ class Stream(Generic[T]):
         self._size = size
         self._timeout = timeout
         self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
-        self._loan: _Loan | None = None
+        self._scope: _Scope | None = None
         self._hidden: frozenset[str] | None = frozenset()
         self._reading: Reading[T] | None = None
         # Those that were read and not yet handed out: whoever breaks off can go on.
@@ -496,7 +496,7 @@ class Stream(Generic[T]):
         if self._own is not None:
             self._hidden = self._handle._pool.uncommitted()
             await self._own.__aenter__()
-        self._task, self._loan = asyncio.current_task(), self._handle._entered()
+        self._task, self._scope = asyncio.current_task(), self._handle._entered()
         try:
             rows = await self._run(self._begin)
             self._rows = iter(rows)
@@ -512,11 +512,11 @@ class Stream(Generic[T]):
         traceback: TracebackType | None,
     ) -> None:
         self._rows, self._over = iter(()), True
-        loan, self._loan = self._loan, None
+        scope, self._scope = self._scope, None
         if self._own is not None:
             await self._own.__aexit__(kind, error, traceback)
-        elif loan is not None:
-            loan.steps.append(self._end)
+        elif scope is not None:
+            scope.steps.append(self._end)
             if error is None and (elsewhere := _elsewhere(self._name, self._task)) is not None:
                 raise elsewhere
 
