@@ -37,7 +37,7 @@ from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
 from .housekeeping import Upkeep
 from .locks.lease import Leases, LockLease
 from .locks.table import LockInfo
-from .pool.call import Lease, name_of, take_priority
+from .pool.call import Loan, name_of, take_priority
 from .pool.pool import Pool
 from .sql.query import Query, Statement, query_of, require_many, series
 from .transactions.bulk import Batching, BatchReport, Operation, run_operations
@@ -601,24 +601,24 @@ class Database:
                 await pool.readers.resize(readers)
             self.config = config
 
-    def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Lease]:
+    def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Loan]:
         """Return the writer's connection while nobody reads or writes: for changes of the schema.
 
-        ``async with db.barrier() as lease: await lease.run(function, deadline)``. New calls wait
+        ``async with db.barrier() as loan: await loan.run(function, deadline)``. New calls wait
         until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
         """
         return self._opened().barrier(label or "a barrier")
 
     @asynccontextmanager
-    async def writer(self, *, label: str) -> AsyncIterator[Lease]:
+    async def writer(self, *, label: str) -> AsyncIterator[Loan]:
         """Lend the writer's connection, outside a transaction, while reads go on: for what can't
         run in one. Used as `barrier` is."""
         pool = self._opened()
-        lease = await pool.lend_writer(label)
+        loan = await pool.lend_writer(label)
         try:
-            yield lease
+            yield loan
         finally:
-            lease.give_back()
+            loan.give_back()
             # VACUUM, for one, commits by itself, and may give rows other numbers.
             pool.listeners.tell(Committed(None))
 
@@ -643,7 +643,7 @@ class Database:
         - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
           ``opened``, ``replaced``; how many are an ``overflow`` beyond `Config.readers`, and how
           many ``overflows`` there were), the queue (``waiting`` now; how many ``waits`` there were,
-          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``leases``, ``commits``, in
+          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``loans``, ``commits``, in
           ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs, and as
           ``response`` how long the jobs took from the call to its result, with the waiting for a
           connection: ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;

@@ -73,8 +73,8 @@ async def items(
 
 async def on_writer(db: Database, function: Callable[[Channel], T]) -> T:
     """Run a function on the writer that does what only the library may."""
-    async with db.writer(label="a test") as lease:
-        return await lease.run(function, Deadline())
+    async with db.writer(label="a test") as loan:
+        return await loan.run(function, Deadline())
 
 
 async def until(condition: Callable[[], object]) -> None:

@@ -115,8 +115,8 @@ async def stream_in_transaction(db: Database) -> None:
 
 
 async def barrier(db: Database) -> None:
-    async with db.barrier() as lease:
-        await lease.run(lambda cx: cx.fetch_one(COUNT()), Deadline())
+    async with db.barrier() as loan:
+        await loan.run(lambda cx: cx.fetch_one(COUNT()), Deadline())
 
 
 VERBS: dict[str, tuple[Verb, int]] = {

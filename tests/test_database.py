@@ -285,7 +285,7 @@ class TestStatistics:
                 "jobs": 1,
                 "hops": 1,
                 "commits": 2,
-                "leases": 1,
+                "loans": 1,
                 "waits": 1,
             }
             assert db.stats()["readers"]["size"] == db.stats()["readers"]["opened"] == 3

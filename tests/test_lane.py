@@ -386,7 +386,7 @@ class TestDeadlocks:
             for lease in leases:
                 lease.give_back()
             await asyncio.sleep(0)
-            assert db.stats()["readers"]["leases"] == 4
+            assert db.stats()["readers"]["loans"] == 4
             assert await db.fetch_one(COUNT()) == 0
             await asyncio.gather(*others)
 

@@ -1220,8 +1220,8 @@ class TestSchedule:
     async def test_statistics(self, app: Path, no_leaks: None) -> None:
         async with Database(app, config=Config(optimize_interval=0)) as db:
             await until(lambda: ask(app, "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_stat1'"))
-            seen = db.stats()["writer"]["leases"]
-            await until(lambda: db.stats()["writer"]["leases"] > seen)
+            seen = db.stats()["writer"]["loans"]
+            await until(lambda: db.stats()["writer"]["loans"] > seen)
             # Somebody is in the way: a warning, and the next time it works.
             async with Holder(db.transaction()):
                 pass

@@ -534,8 +534,8 @@ class TestMemory:
                 assert await view.fetch_one(COUNT()) == 2
             async with db.stream(NAMES(), size=1) as rows:
                 assert [row async for row in rows] == ["a", "b"]
-            async with db.barrier() as lease:
-                assert await lease.run(lambda cx: cx.fetch_one(COUNT()), Deadline()) == 2
+            async with db.barrier() as loan:
+                assert await loan.run(lambda cx: cx.fetch_one(COUNT()), Deadline()) == 2
             async with db.transaction() as tx:
                 await tx.execute(ADD(name="c"))
             assert await db.read(lambda cx: cx.fetch_one(COUNT())) == 3
@@ -658,14 +658,14 @@ class TestBarrier:
     async def test_an_error_in_it_ends_it(self, path: Path) -> None:
         async with items(path) as db, Witness(db) as witness:
             with pytest.raises(ZeroDivisionError):
-                async with db.barrier() as lease:
-                    await lease.run(lambda cx: cx.begin("IMMEDIATE"), Deadline())
-                    await lease.run(lambda cx: cx.execute(ADD(name="undone")), Deadline())
+                async with db.barrier() as loan:
+                    await loan.run(lambda cx: cx.begin("IMMEDIATE"), Deadline())
+                    await loan.run(lambda cx: cx.execute(ADD(name="undone")), Deadline())
                     raise ZeroDivisionError
             await witness.whole()
             assert witness.count() == 0
             with pytest.raises(TransactionStateError):
-                await lease.run(lambda cx: None, Deadline())
+                await loan.run(lambda cx: None, Deadline())
 
 
 class TestOpening:

@@ -102,9 +102,9 @@ class TestTransient:
     async def test_another_process_that_has_the_lock_for_a_while(self, path: Path) -> None:
         async with items(path, busy_timeout=0.05) as db:
             with LockingProcess(path):
-                before = db.stats()["writer"]["leases"]
+                before = db.stats()["writer"]["loans"]
                 task = asyncio.create_task(db.run_transaction(Operation(), attempts=10_000))
-                await until(lambda: db.stats()["writer"]["leases"] >= before + 2)
+                await until(lambda: db.stats()["writer"]["loans"] >= before + 2)
             assert await task == 1
             assert await db.fetch_all(NAMES()) == ["item 1"]
 
@@ -204,10 +204,10 @@ class TestTimeLimit:
     async def test_of_the_tries(self, path: Path, clock: Clock) -> None:
         async with items(path, busy_timeout=0.05) as db:
             with LockingProcess(path), pytest.raises(BusyError) as caught:
-                before = db.stats()["writer"]["leases"]
+                before = db.stats()["writer"]["loans"]
                 trying = db.run_transaction(Operation(), attempts=10**9, timeout=1000)
                 task = asyncio.create_task(trying)
-                await until(lambda: db.stats()["writer"]["leases"] >= before + 2)
+                await until(lambda: db.stats()["writer"]["loans"] >= before + 2)
                 clock.passes(1000)
                 await task
             assert "It was tried" in caught.value.__notes__[-1]

@@ -108,7 +108,7 @@ class TestStats:
                 assert set(stats[lane]) == {
                     *("size", "idle", "busy", "opened", "replaced", "overflow", "overflows"),
                     *("waiting", "waits", "longest_wait"),
-                    *("jobs", "hops", "leases", "commits", "batches", "response"),
+                    *("jobs", "hops", "loans", "commits", "batches", "response"),
                 }
             for name in *stats, *stats["writer"], *stats["writer"]["response"]:
                 assert f"``{name}``" in documentation

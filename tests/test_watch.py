@@ -261,9 +261,9 @@ class TestWhatIsTold:
         async with items(path, "a", watch_interval=None) as db:
             watch = db.watch(NAMES())
             await soon(watch)
-            async with db.barrier() as lease:
+            async with db.barrier() as loan:
                 sql = "INSERT INTO items (name) VALUES ('b')"
-                await lease.run(lambda channel: channel.control(sql), Deadline())
+                await loan.run(lambda channel: channel.control(sql), Deadline())
             assert await soon(watch) == ["a", "b"]
 
     async def test_not_what_is_as_it_was(self, path: Path) -> None:

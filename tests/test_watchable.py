@@ -158,8 +158,8 @@ async def _fill_and_empty(db: Database) -> None:
 
 
 async def _in_barrier(db: Database, sql: str) -> None:
-    async with db.barrier() as lease:
-        await lease.run(lambda channel: channel.run_sql(sql, doing="a test"), Deadline())
+    async with db.barrier() as loan:
+        await loan.run(lambda channel: channel.run_sql(sql, doing="a test"), Deadline())
 
 
 @asynccontextmanager

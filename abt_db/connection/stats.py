@@ -304,7 +304,7 @@ class Tally:
         "_past",
         "batches",
         "hops",
-        "leases",
+        "loans",
         "longest_wait",
         "overflows",
         "queries",
@@ -313,7 +313,7 @@ class Tally:
     )
 
     def __init__(self) -> None:
-        self.hops = self.leases = self.waits = self.overflows = 0
+        self.hops = self.loans = self.waits = self.overflows = 0
         self.response = Durations()
         """Of each call, from its beginning to its end, with the waiting for a connection."""
         self.longest_wait = 0.0
@@ -339,7 +339,7 @@ class Tally:
         figures: dict[str, Any] = {
             "jobs": self.response.count,
             "hops": self.hops,
-            "leases": self.leases,
+            "loans": self.loans,
             "waits": self.waits,
             "longest_wait": self.longest_wait,
             "overflows": self.overflows,

@@ -50,7 +50,7 @@ async def reindex(db: Database, name: str | None = None) -> None:
 
 async def clear_locks(db: Database) -> int:
     """Remove the rows of locks that nobody holds, released or run out; return how many (0 as well
-    where the table of the locks is missing). A lease that holds is never touched, and the tokens of
+    where the table of the locks is missing). A loan that holds is never touched, and the tokens of
     each name go on growing: the largest one that is removed is kept, in a row whose key is an empty
     blob, and whatever is granted from then on has a larger one.
 
@@ -67,6 +67,6 @@ async def check(db: Database, *, full: bool = False) -> Health:
 
 
 async def _written(db: Database, label: str, function: Callable[[Channel], None]) -> None:
-    async with db.writer(label=label) as lease:
+    async with db.writer(label=label) as loan:
         limit = Deadline.after(db.config.busy_timeout)
-        await while_busy(lambda: lease.run(function, Deadline()), limit, kind=BeginBusyError)
+        await while_busy(lambda: loan.run(function, Deadline()), limit, kind=BeginBusyError)

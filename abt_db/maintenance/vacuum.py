@@ -19,7 +19,7 @@ from abt_db.connection.transaction import Channel
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, BusyError, MaintenanceError
 from abt_db.files.copying import Tell, check_room
-from abt_db.pool.call import Lease
+from abt_db.pool.call import Loan
 from abt_db.sql.query import Query
 
 from .processes import processes_with
@@ -165,8 +165,8 @@ async def vacuum_step_by_step(
             return before, _Pages.of(channel)
 
     async def run(most: int) -> tuple[_Pages, _Pages]:
-        async with db.writer(label="vacuum, step by step") as lease:
-            return await _when_free(db, lease, lambda channel: step(channel, most), None)
+        async with db.writer(label="vacuum, step by step") as loan:
+            return await _when_free(db, loan, lambda channel: step(channel, most), None)
 
     first, last = await run(0)
     if not first.auto_vacuum:
@@ -200,8 +200,8 @@ async def _vacuum(
 ) -> tuple[Vacuumed, _Pages]:
     """VACUUM, behind the setting `first`, which it carries out; return the pages of now as well."""
     began = monotonic()
-    async with _undisturbed(db) as lease:
-        before = await lease.run(_Pages.of, Deadline())
+    async with _undisturbed(db) as loan:
+        before = await loan.run(_Pages.of, Deadline())
         _check_room(db, before)
 
         def run(channel: Channel) -> None:
@@ -211,27 +211,27 @@ async def _vacuum(
                 channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
 
         async with _told(db, tell, 2 * _needed(before)):
-            await _when_free(db, lease, run, timeout)
-        after = await lease.run(_Pages.of, Deadline())
+            await _when_free(db, loan, run, timeout)
+        after = await loan.run(_Pages.of, Deadline())
     if before.journal == "wal":
         await db.checkpoint("truncate")  # what was gained is the disk's only now
     gain = Vacuumed(before.count * before.size, after.count * after.size, monotonic() - began)
     return gain, after
 
 
-def _undisturbed(db: Database) -> AbstractAsyncContextManager[Lease]:
+def _undisturbed(db: Database) -> AbstractAsyncContextManager[Loan]:
     # Without a write-ahead log our own readers would be in the way.
     lend = db.writer if db.config.journal_mode == "wal" else db.barrier
     return lend(label="VACUUM")
 
 
 async def _when_free(
-    db: Database, lease: Lease, function: Callable[[Channel], T], timeout: float | None
+    db: Database, loan: Loan, function: Callable[[Channel], T], timeout: float | None
 ) -> T:
     """Run a function, again while another process's lock is in the way."""
     deadline = Deadline.after(timeout)
     limit = Deadline.after(db.config.busy_timeout)
-    return await while_busy(lambda: lease.run(function, deadline), limit)
+    return await while_busy(lambda: loan.run(function, deadline), limit)
 
 
 def _check_room(db: Database, pages: _Pages) -> None:

@@ -26,7 +26,7 @@ from abt_db.errors import (
     StatementTimeoutError,
 )
 from abt_db.files.copying import copy_database
-from abt_db.pool.call import Lease
+from abt_db.pool.call import Loan
 
 from . import history, schema
 from .chain import Chain, Status
@@ -143,7 +143,7 @@ class Engine:
             return []
         known = reversibility or {}
         records = []
-        async with self.db.barrier(label="migrations, up") as lease:
+        async with self.db.barrier(label="migrations, up") as loan:
             for migration in pending:
                 if backup_to is not None and dropped(migration.up):
                     await copy_database(self.db.path, backup_to, self._copying)
@@ -151,7 +151,7 @@ class Engine:
                 step = self._step(
                     self._chain, migration, reversibility=known.get(migration.version)
                 )
-                records.append(await self._run(lease, step))
+                records.append(await self._run(loan, step))
         return [record for record in records if record is not None]
 
     async def down(
@@ -185,10 +185,10 @@ class Engine:
         if not steps:
             return []
         gone = []
-        async with self.db.barrier(label="migrations, down") as lease:
+        async with self.db.barrier(label="migrations, down") as loan:
             for migration in steps:
                 step = self._step(chain, migration, down=True, allow_data_loss=allow_data_loss)
-                if await self._run(lease, step):
+                if await self._run(loan, step):
                     gone.append(migration.version)
         return gone
 
@@ -233,7 +233,7 @@ class Engine:
             reversibility=reversibility,
         )
 
-    async def _run(self, lease: Lease, step: Step) -> Record | None:
+    async def _run(self, loan: Loan, step: Step) -> Record | None:
         def run(channel: Channel) -> Record | None:
             try:
                 return step.run(channel)
@@ -247,26 +247,26 @@ class Engine:
 
         try:
             return await self._when_free(
-                lease, run, step.limit, lambda: Deadline.after(step.migration.timeout)
+                loan, run, step.limit, lambda: Deadline.after(step.migration.timeout)
             )
         except CommitUnknownError as error:
             raise MigrationError(f"{step.migration.origin}: {error}; `status` tells") from error
         except StatementTimeoutError as error:
             # Its statement goes on, and is undone when it has ended: the note waits for that.
             failure = MigrationFailedError(f"{step.migration.origin}: {error}")
-            await self._note_failure(lease, step, failure)
+            await self._note_failure(loan, step, failure)
             raise failure from error
         except MigrationFailedError as failure:
-            await self._note_failure(lease, step, failure)
+            await self._note_failure(loan, step, failure)
             raise
 
-    async def _note_failure(self, lease: Lease, step: Step, failure: MigrationFailedError) -> None:
+    async def _note_failure(self, loan: Loan, step: Step, failure: MigrationFailedError) -> None:
         if step.down:
             return
         limit = Deadline.after(self.db.config.busy_timeout)
         try:
             await self._when_free(
-                lease, lambda channel: step.note_failure(channel, failure), limit, Deadline
+                loan, lambda channel: step.note_failure(channel, failure), limit, Deadline
             )
         except AbtDbError as error:
             # The first error wins (invariant 10).
@@ -274,14 +274,14 @@ class Engine:
 
     async def _when_free(
         self,
-        lease: Lease,
+        loan: Loan,
         function: Callable[[Channel], T],
         limit: Deadline,
         deadline: Callable[[], Deadline],
     ) -> T:
         """Run a function, again while another process's lock is in the way of its BEGIN."""
         return await while_busy(
-            lambda: lease.run(function, deadline()),
+            lambda: loan.run(function, deadline()),
             limit,
             kind=BeginBusyError,
             who=lambda: who_holds(self.db.path),

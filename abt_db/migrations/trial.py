@@ -83,8 +83,8 @@ async def _transact(db: Database, function: Callable[[Channel], None]) -> None:
         with channel.transaction("IMMEDIATE"):
             function(channel)
 
-    async with db.barrier() as lease:
-        await lease.run(run, Deadline())
+    async with db.barrier() as loan:
+        await loan.run(run, Deadline())
 
 
 def _make(channel: Channel, start: Schema, applied: Sequence[Record]) -> None:

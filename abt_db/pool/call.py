@@ -1,4 +1,4 @@
-"""Work for a lane: a *job* is a function, a *lease* lends the connection."""
+"""Work for a lane: a *job* is a function, a *loan* lends the connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from abt_db.errors import (
 )
 from abt_db.sql.query import Query
 
-__all__ = ["Job", "Lease", "Limits", "Work", "name_of", "take_priority"]
+__all__ = ["Job", "Loan", "Limits", "Work", "name_of", "take_priority"]
 
 T = TypeVar("T")
 
@@ -171,7 +171,7 @@ def _nothing() -> None:
     pass
 
 
-class Lease:
+class Loan:
     """A connection that is lent to one task, until `give_back` or `revoke`."""
 
     __slots__ = (
@@ -249,7 +249,7 @@ class Lease:
         """Run `function` on the lent connection, in one hop; `doing` is what it is called.
 
         Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
-        after the lease was given back, and the reason given to `revoke` after that.
+        after the loan was given back, and the reason given to `revoke` after that.
         """
         if self.error is not None:
             raise self.error
@@ -324,7 +324,7 @@ class Lease:
             self.future.set_result(None)
 
 
-Work = Job[Any] | Lease
+Work = Job[Any] | Loan
 
 
 def name_of(function: Callable[..., object]) -> str:

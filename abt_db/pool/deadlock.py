@@ -43,7 +43,7 @@ class Waits(dict["asyncio.Task[Any] | None", Wait]):
 
     def __init__(self) -> None:
         self.held = 0
-        """How many leases and barriers there are. Without any, nobody can wait for ever."""
+        """How many loans and barriers there are. Without any, nobody can wait for ever."""
 
     def of(self, task: asyncio.Task[Any] | None) -> Wait | None:
         """What a task waits for at this moment."""

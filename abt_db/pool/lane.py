@@ -1,7 +1,7 @@
 """A lane: a fair queue of work and the connections that serve it. It knows no SQL.
 
 Work is a *job* (a function that runs in one thread hop; its caller waits for the result) or a
-*lease* (the connection is lent until it is given back). It takes one of two ways:
+*loan* (the connection is lent until it is given back). It takes one of two ways:
 
 - a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
 - none is: the work waits in the queue. Each connection has a *seat* with one task, which goes on
@@ -40,7 +40,7 @@ from abt_db.events import Listeners, Reason, Waited
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Job, Lease, Limits, Work
+from .call import Job, Limits, Loan, Work
 from .deadlock import Wait, Waits, waits_for_ever
 from .perform import Batch, alone, together
 from .queue import Queue, require_priority
@@ -63,7 +63,7 @@ PAUSE = 0.5
 
 
 class Lane:
-    """Work goes in at `run` and `lease`; idle connections and the seats' tasks do it."""
+    """Work goes in at `run` and `loan`; idle connections and the seats' tasks do it."""
 
     def __init__(
         self,
@@ -204,7 +204,7 @@ class Lane:
             raise closed()
         raise job.told()
 
-    async def lease(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+    async def loan(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
         """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
         # `Database` has looked when the block was made, which may be entered elsewhere.
         if asyncio.get_running_loop() is not self._loop:
@@ -212,24 +212,24 @@ class Lane:
                 f"{label} was made in another event loop or process; open a Database of its own in"
                 " each"
             )
-        lease = Lease(label, priority, at)
-        if self._may_start(lease):
-            self._lend(self._idle.pop(), lease)
-            return lease
+        loan = Loan(label, priority, at)
+        if self._may_start(loan):
+            self._lend(self._idle.pop(), loan)
+            return loan
         future = self._line_up(
-            lease, self._patience if at is None else min(self._patience, at - lease.since)
+            loan, self._patience if at is None else min(self._patience, at - loan.since)
         )
         try:
             await future
-            if lease.error is not None:
-                raise lease.error
+            if loan.error is not None:
+                raise loan.error
         except BaseException:
             # Also when it was lent at the very moment of the cancellation (invariant 13).
-            lease.give_back()
+            loan.give_back()
             raise
         finally:
-            self._leave_line(lease)
-        return lease
+            self._leave_line(loan)
+        return loan
 
     def _may_start(self, work: Work) -> bool:
         """Whether work that has just come can have the idle connection that was used last.
@@ -262,7 +262,7 @@ class Lane:
         self._queue.add(work)
         self._tally.waits += 1
         if waits.held:
-            waits[work.task] = Wait(self, lent=isinstance(work, Lease), future=future)
+            waits[work.task] = Wait(self, lent=isinstance(work, Loan), future=future)
 
         gathering = work.shares and self._sharing
         if gathering:
@@ -290,7 +290,7 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if waits_for_ever(work.task, Wait(self, lent=isinstance(work, Lease)), self._waits):
+        if waits_for_ever(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
@@ -417,22 +417,22 @@ class Lane:
         self._idle.append(seat)
         if seat.account.events:
             seat.account.tell()  # of a commit whose caller was cancelled
-        if isinstance(work, Lease):
+        if isinstance(work, Loan):
             work.on_settled()
         self._tell_drained()
 
-    def _lend(self, seat: Seat, lease: Lease) -> None:
+    def _lend(self, seat: Seat, loan: Loan) -> None:
         def returned() -> None:
             self._waits.held -= 1
             self._lent -= 1
             self._release(seat)
 
         assert seat.connection is not None
-        seat.work = lease
+        seat.work = loan
         self._waits.held += 1
         self._lent += 1
-        self._tally.leases += 1
-        lease.lend(seat.connection, returned)
+        self._tally.loans += 1
+        loan.lend(seat.connection, returned)
         self._wake_in(self._look)
 
     # -- the seats' tasks ------------------------------------------------------------------------
@@ -448,7 +448,7 @@ class Lane:
             while not seat.leaving:
                 await self._serve(seat)
                 await seat.tidy()
-                if isinstance(seat.work, Lease):
+                if isinstance(seat.work, Loan):
                     seat.work.on_settled()
                 seat.work = None
         except GeneratorExit:
@@ -469,7 +469,7 @@ class Lane:
             if seat in self._idle:
                 self._idle.remove(seat)  # nobody may take it any more
             await seat.leave()
-            if isinstance(seat.work, Lease):
+            if isinstance(seat.work, Loan):
                 seat.work.on_settled()  # with the connection, what was open on it is gone
             seat.account.tell()
             if not self._closed:
@@ -501,7 +501,7 @@ class Lane:
         if not work:
             return
         first = work[0]
-        if isinstance(first, Lease):
+        if isinstance(first, Loan):
             if not first.gone:
                 self._lend(seat, first)
                 await seat.roused
@@ -591,7 +591,7 @@ class Lane:
                     then = now - COMMIT_GRACE if seat.is_blocked else now
                     for job in seat.jobs:
                         next_one = min(next_one, job.free_late(seat.connection, then))
-                if seat.shares and not isinstance(seat.work, Lease) and not seat.work.writes:
+                if seat.shares and not isinstance(seat.work, Loan) and not seat.work.writes:
                     gathering |= bool(
                         self._queue.live or self._calm or isinstance(seat.work, Batch)
                     )
@@ -690,7 +690,7 @@ class Lane:
         if self._paused and not for_all:
             return [self._paused_by]
         tasks = [
-            seat.work.task if isinstance(seat.work, Lease) and not seat.work.returned else None
+            seat.work.task if isinstance(seat.work, Loan) and not seat.work.returned else None
             for seat in self.seats
         ]
         if for_all:

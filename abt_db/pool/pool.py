@@ -30,7 +30,7 @@ from abt_db.events import Checkpointed, Committed, Listeners
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Job, Lease
+from .call import Job, Loan
 from .deadlock import Waits
 from .lane import Lane
 
@@ -51,16 +51,16 @@ FEW = 100
 class OpenTransaction:
     """The interactive transaction that a task has open."""
 
-    __slots__ = ("_counted", "_stats", "committing", "lease", "undone", "written")
+    __slots__ = ("_counted", "_stats", "committing", "loan", "undone", "written")
 
     def __init__(
         self,
-        lease: Lease,
+        loan: Loan,
         written: Callable[[], frozenset[str] | None],
         undone: Callable[[BaseException | None, float | None], Awaitable[None]],
         stats: Transacting,
     ) -> None:
-        self.lease = lease
+        self.loan = loan
         self.written = written
         """Tells the tables that it has written so far; None: it may be any."""
         self.undone = undone
@@ -75,13 +75,13 @@ class OpenTransaction:
         """Roll it back; its holder gets the error. What becomes of a COMMIT is counted later."""
         if not self.committing:
             self.count(outcome)
-        self.lease.revoke(error)
+        self.loan.revoke(error)
 
     def count(self, outcome: Outcome) -> None:
         """Count it as ended; does nothing if that has been done."""
         if not self._counted:
             self._counted = True
-            self._stats.ended(outcome, monotonic() - self.lease.began)
+            self._stats.ended(outcome, monotonic() - self.loan.began)
 
 
 class Pool:
@@ -261,8 +261,8 @@ class Pool:
         may be any."""
         opened = self.open_transaction
         if opened is not None:
-            lease = opened.lease
-            if lease.task is asyncio.current_task() and not lease.returned:
+            loan = opened.loan
+            if loan.task is asyncio.current_task() and not loan.returned:
                 return opened.written()
         return frozenset()
 
@@ -270,13 +270,13 @@ class Pool:
         """Roll back the interactive transaction, if it is as old and not committing; return what it
         was doing. There is one writer, so there is one at most."""
         opened = self.open_transaction
-        if opened is None or opened.committing or opened.lease.returned:
+        if opened is None or opened.committing or opened.loan.returned:
             return []
-        holding = opened.lease.holding()
+        holding = opened.loan.holding()
         if holding.age < age:
             return []
         error = TransactionAbortedError(
-            f"{opened.lease.label} was ended from outside, by end_transactions, when it had been"
+            f"{opened.loan.label} was ended from outside, by end_transactions, when it had been"
             f" open for {holding.age:.1f} s; nothing of it is in the database"
         )
         opened.revoke(error, "ended")
@@ -290,38 +290,38 @@ class Pool:
         ask = Channel.others_committed
         return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
 
-    async def lend_reader(self, label: str, *, priority: int = 0) -> Lease:
-        """Have a reader lent until the lease is given back; waits as every call does."""
-        return await self.readers.lease(label, priority=priority)
+    async def lend_reader(self, label: str, *, priority: int = 0) -> Loan:
+        """Have a reader lent until the loan is given back; waits as every call does."""
+        return await self.readers.loan(label, priority=priority)
 
-    async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Lease:
+    async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
         """As `lend_reader`, the writer; `at` is when it is too late, on the clock of
         `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
-        return await self.writer.lease(label, priority=priority, at=at)
+        return await self.writer.loan(label, priority=priority, at=at)
 
     @asynccontextmanager
-    async def barrier(self, label: str) -> AsyncIterator[Lease]:
+    async def barrier(self, label: str) -> AsyncIterator[Loan]:
         """Lend the writer while no reader works (invariant 21); new readers wait for the end.
 
         Readers at work are waited for, `Config.acquire_timeout` at most.
         """
-        lease = await self.lend_writer(label)
+        loan = await self.lend_writer(label)
         readers = None if self.readers is self.writer else self.readers
         try:
             if readers is not None:
                 await readers.pause(self.config.acquire_timeout)
-            yield lease
+            yield loan
         finally:
             # A step that was cancelled goes on until its thread has undone it; readers wait for
             # that too, though the caller does not.
             if readers is not None:
                 readers.disown()
-                if lease.returned:
+                if loan.returned:
                     readers.resume()  # the database is closing
-                lease.on_settled = readers.resume
-            lease.give_back()
+                loan.on_settled = readers.resume
+            loan.give_back()
             self.listeners.tell(Committed(None))  # whatever has become of the schema
 
     # -- the write-ahead log -----------------------------------------------------------------------
@@ -332,17 +332,17 @@ class Pool:
             raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
         if not wait >= 0:
             raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
-        lease = await self.lend_writer(f"checkpoint {mode}")
+        loan = await self.lend_writer(f"checkpoint {mode}")
         began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
         try:
             while True:
-                done = await lease.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+                done = await loan.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
                 # For another connection's checkpoint SQLite does not wait.
                 if not (done.busy and done.pages < 0) or limit.passed():
                     break
                 await asyncio.sleep(LONGEST_PAUSE)
         finally:
-            lease.give_back()
+            loan.give_back()
         done = replace(done, seconds=monotonic() - began)
         if done.busy:
             readers = self._in_the_way(0.0).values() if done.pages >= 0 else ["another checkpoint"]
@@ -412,7 +412,7 @@ class Pool:
 
     def transactions(self) -> list[dict[str, Any]]:
         """What is lent, as plain dicts, see `Holding`; the oldest first."""
-        held = [lease.holding() for lane in self._lanes() for lease in lane.seats.leases()]
+        held = [loan.holding() for lane in self._lanes() for loan in lane.seats.loans()]
         return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
 
     def _writing(self) -> Holding | None:

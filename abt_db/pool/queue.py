@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from .call import Job, Lease, Work
+from .call import Job, Loan, Work
 
 __all__ = ["Queue", "require_priority"]
 
@@ -27,12 +27,12 @@ class Queue:
     __slots__ = ("_left", "_levels", "lendings", "live")
 
     def __init__(self) -> None:
-        # A line for each priority, and for leases, which may have to let calls pass.
+        # A line for each priority, and for loans, which may have to let calls pass.
         self._levels: dict[tuple[int, bool], deque[Work]] = {}
         self.live = 0
         """How many wait."""
         self.lendings = 0
-        """How many of them are leases."""
+        """How many of them are loans."""
         # Those who leave stay in the line, marked, until it is their turn or there are too many:
         # nobody can be taken out of the middle of a deque at once.
         self._left = 0
@@ -45,7 +45,7 @@ class Queue:
 
     def add(self, work: Work) -> None:
         """Add newcomers, behind all others of their priority."""
-        lends = isinstance(work, Lease)
+        lends = isinstance(work, Loan)
         level = self._levels.get((work.priority, lends))
         if level is None:
             level = self._levels[work.priority, lends] = deque()
@@ -66,7 +66,7 @@ class Queue:
             return False
         work.queued = False
         self.live -= 1
-        self.lendings -= isinstance(work, Lease)
+        self.lendings -= isinstance(work, Loan)
         self._left += 1
         if self._left > self.live + 100:
             self._left = 0
@@ -87,7 +87,7 @@ class Queue:
     ) -> list[Work]:
         """Take out what is served next: one, or up to `most` that follow each other and can share.
 
-        Leases are passed over unless it `lends`.
+        Loans are passed over unless it `lends`.
 
         What does not share is never overtaken by what does. Of what did not when it came,
         `may_share` is asked once more.
@@ -105,7 +105,7 @@ class Queue:
                 break
             work.shares = True
         self.live -= len(taken)
-        self.lendings -= sum(isinstance(work, Lease) for work in taken)
+        self.lendings -= sum(isinstance(work, Loan) for work in taken)
         return taken
 
     def late(self, now: float, patience: float) -> tuple[list[Work], float]:

@@ -19,7 +19,7 @@ from abt_db.errors import PoolClosedError
 from abt_db.events import Closed, Opened, Reason
 from abt_db.log import LOG
 
-from .call import Job, Lease
+from .call import Job, Loan
 from .perform import Batch
 
 __all__ = ["Open", "Seat", "closed", "warn_of_long"]
@@ -63,7 +63,7 @@ class Seat:
         self._reason = reason  # of the next opening or closing
         self._opening = Deadline()
         self.connection: Connection | None = None  # None: lost, to be opened again
-        self.work: Job[Any] | Batch | Lease | None = None
+        self.work: Job[Any] | Batch | Loan | None = None
         self.blocked = 0.0
         """When the work was made that met another connection's lock on the file."""
         self.shares = False
@@ -104,7 +104,7 @@ class Seat:
         """Whether all callers have gone of what still runs: cancelled, or freed at their limit."""
         if self.connection is None or self.connection.settled:
             return False
-        if isinstance(self.work, Lease):
+        if isinstance(self.work, Loan):
             return self.work.returned
         return self.work is not None and all(job.gone or job.given_up for job in self.jobs)
 
@@ -126,9 +126,9 @@ class Seat:
             roused.set_result(None)
 
     def stop(self) -> None:
-        """End what runs here. A lease is told that the database was closed, jobs what has become of
+        """End what runs here. A loan is told that the database was closed, jobs what has become of
         them in their thread: they may be in their COMMIT (invariant 28)."""
-        if isinstance(self.work, Lease):
+        if isinstance(self.work, Loan):
             self.work.revoke(closed())
         for job in self.jobs:
             job.cancel()
@@ -208,7 +208,7 @@ class Seat:
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the thread stop what it runs, close the
         connection and end."""
-        if isinstance(self.work, Lease):
+        if isinstance(self.work, Loan):
             self.work.abandon()
         elif self.work is not None:
             for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
@@ -223,7 +223,7 @@ class Seat:
         work = self.work
         if work is None:
             return None
-        if isinstance(work, Lease):
+        if isinstance(work, Loan):
             return work.holding()
         job = work if isinstance(work, Job) else work.current or work.jobs[0]
         return Holding(
@@ -249,12 +249,12 @@ class Seat:
 
 def warn_of_long(seat: Seat, limit: float) -> None:
     """Log who has been lent the connection for longer than `limit` seconds, once for each."""
-    lease = seat.work
-    if not isinstance(lease, Lease) or lease.noticed or lease.returned:
+    loan = seat.work
+    if not isinstance(loan, Loan) or loan.noticed or loan.returned:
         return
-    holding = lease.holding()
+    holding = loan.holding()
     if holding.age >= limit:
-        lease.noticed = True
+        loan.noticed = True
         LOG.warning(
             "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
             holding,

@@ -12,7 +12,7 @@ from abt_db.connection.lock_owners import Holding
 from abt_db.events import Reason
 from abt_db.log import LOG
 
-from .call import Lease
+from .call import Loan
 from .slot import Seat
 
 __all__ = ["Seats"]
@@ -140,10 +140,10 @@ class Seats(list[Seat]):
                 return seat.holding()
         return None
 
-    def leases(self) -> list[Lease]:
+    def loans(self) -> list[Loan]:
         """Return what is lent."""
         works = [seat.work for seat in self]
-        return [work for work in works if isinstance(work, Lease) and not work.returned]
+        return [work for work in works if isinstance(work, Loan) and not work.returned]
 
     def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:
         """Say who holds them, the longest one by name; `rival` says who holds the file's lock, if

@@ -36,7 +36,7 @@ from abt_db.errors import (
     TransactionTimeoutError,
 )
 from abt_db.events import Transacted
-from abt_db.pool.call import Lease, name_of
+from abt_db.pool.call import Loan, name_of
 from abt_db.pool.pool import OpenTransaction, Pool
 from abt_db.sql.query import Query, Statement, query_of, require_many, series
 
@@ -49,8 +49,8 @@ P = ParamSpec("P")
 class _Scope:
     """A lent connection, as the handles share it that use it: a transaction and its savepoints."""
 
-    def __init__(self, lease: Lease) -> None:
-        self.lease = lease
+    def __init__(self, loan: Loan) -> None:
+        self.loan = loan
         self.loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
         """Held by the call that is running; the others wait in the order of coming."""
@@ -65,7 +65,7 @@ class _Scope:
         self.savepoints: list[Savepoint] = []
         """Those that are open, the outermost first."""
         self._settled = asyncio.Event()
-        lease.on_settled = self._settled.set
+        loan.on_settled = self._settled.set
 
     async def undone(self, error: BaseException | None, until: float | None) -> None:
         """Behind `give_back`, return when the lane has rolled back what `error` has ended: whoever
@@ -146,12 +146,12 @@ class _Handle:
             except TimeoutError:
                 raise StatementTimeoutError(
                     f"{doing} was stopped at its time limit, before it began: its turn has not come"
-                    f" behind {scope.lease.holding().query or 'those before it'} in {self._label}"
+                    f" behind {scope.loan.holding().query or 'those before it'} in {self._label}"
                 ) from None
         try:
             deadline.limited(self._pool.config.statement_timeout)
             scope.answered = False
-            result = await scope.lease.run(
+            result = await scope.loan.run(
                 lambda channel: self._job(channel, scope, function), deadline, doing
             )
             scope.answered = True
@@ -184,7 +184,7 @@ class _Handle:
             raise TransactionStateError(f"{self._label} was begun in another event loop")
         return scope
 
-    async def _enter(self, lease: Lease, mode: str, until: float | None = None) -> None:
+    async def _enter(self, loan: Loan, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
 
         def begin(channel: Channel) -> None:
@@ -193,13 +193,13 @@ class _Handle:
 
         async def attempt() -> None:
             try:
-                await lease.run(begin, Deadline(), "BEGIN")
-                lease.blocked = False
+                await loan.run(begin, Deadline(), "BEGIN")
+                loan.blocked = False
             except BeginBusyError:
-                lease.blocked = True
+                loan.blocked = True
                 raise
 
-        scope = _Scope(lease)
+        scope = _Scope(loan)
         limit = Deadline(until)
         limit.limited(self._pool.config.busy_timeout)
         try:
@@ -208,11 +208,11 @@ class _Handle:
             self._require_new()  # two tasks may enter it at the same time
         except BaseException as error:
             # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
-            lease.give_back()
+            loan.give_back()
             scope.answered = isinstance(error, Exception)
             await scope.undone(error, until)
             raise
-        self._scope, self._task = scope, lease.task
+        self._scope, self._task = scope, loan.task
 
     def _require_new(self) -> None:
         if self._scope is not None or self._ended:
@@ -227,19 +227,19 @@ class _Handle:
         self._ended = True
         if scope is not None:
             scope.ending = True
-            lease = scope.lease
+            loan = scope.loan
             if scope.loop.is_closed():
-                lease.abandon()
+                loan.abandon()
                 return
             if _running_loop() is not scope.loop:
-                scope.loop.call_soon_threadsafe(lease.give_back)  # only there it can tell the seat
+                scope.loop.call_soon_threadsafe(loan.give_back)  # only there it can tell the seat
                 return
-            lease.give_back()
+            loan.give_back()
             if Transacted in self._pool.listeners.wanted:
                 outcome: Literal["committed", "rolled back"] = (
                     "committed" if committed else "rolled back"
                 )
-                seconds = monotonic() - lease.began
+                seconds = monotonic() - loan.began
                 self._pool.listeners.tell(Transacted(self._label, seconds, outcome))
 
 
@@ -251,8 +251,8 @@ class Snapshot(_Handle):
     """
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_reader(self._label, priority=self._priority)
-        await self._enter(lease, "SNAPSHOT")
+        loan = await self._pool.lend_reader(self._label, priority=self._priority)
+        await self._enter(loan, "SNAPSHOT")
         return self
 
     async def __aexit__(
@@ -347,11 +347,11 @@ class Transaction(_Writing):
         self._opened: OpenTransaction | None = None
 
     async def __aenter__(self) -> Self:
-        lease = await self._pool.lend_writer(self._label, priority=self._priority, at=self.until)
-        await self._enter(lease, self._mode, self.until)
+        loan = await self._pool.lend_writer(self._label, priority=self._priority, at=self.until)
+        await self._enter(loan, self._mode, self.until)
         assert self._scope is not None
         self._opened = self._pool.open_transaction = OpenTransaction(
-            lease, self._tables_written, self._scope.undone, self._pool.transacted
+            loan, self._tables_written, self._scope.undone, self._pool.transacted
         )
         limit = self._limit if self.until is None else max(0.0, self.until - monotonic())
         if limit is not None:
@@ -402,7 +402,7 @@ class Transaction(_Writing):
             self._leave(committed=committed)
             if opened is not None:
                 opened.count("committed" if committed else _undone_by(error, opened))
-                if self._pool.open_transaction is opened and opened.lease.returned:
+                if self._pool.open_transaction is opened and opened.loan.returned:
                     self._pool.open_transaction = None
             if lent is not None:
                 await lent.undone(error, self._ends)
@@ -578,9 +578,9 @@ def _undone_by(error: BaseException | None, opened: OpenTransaction) -> Outcome:
     """What has become of a transaction whose block was left by an error."""
     if isinstance(error, CommitUnknownError):
         return "unknown"
-    if opened.committing and opened.lease.committing and not isinstance(error, Exception):
+    if opened.committing and opened.loan.committing and not isinstance(error, Exception):
         return "unknown"  # cancelled in its COMMIT
-    if isinstance(opened.lease.error, TransactionTimeoutError):
+    if isinstance(opened.loan.error, TransactionTimeoutError):
         return "timed_out"
     return "rolled_back"
 
