@@ -643,9 +643,9 @@ class Database:
         - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
           ``opened``, ``replaced``; how many are an ``overflow`` beyond `Config.readers`, and how
           many ``overflows`` there were), the queue (``waiting`` now; how many ``waits`` there were,
-          ``longest_wait``), and what was done: ``jobs`` in ``hops``, ``loans``, ``commits``, in
-          ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … jobs, and as
-          ``response`` how long the jobs took from the call to its result, with the waiting for a
+          ``longest_wait``), and what was done: ``calls`` in ``hops``, ``loans``, ``commits``, in
+          ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … calls, and as
+          ``response`` how long the calls took from the call to its result, with the waiting for a
           connection: ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
           ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;

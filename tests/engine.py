@@ -196,7 +196,7 @@ def busy(db: Database) -> int:
 class Driver:
     """`connect` stands in for `aiosqlite.connect`; `hook` is called at every step on the thread.
 
-    The steps: "begin" and "end" of a job, and the text of each statement before it runs. The hook
+    The steps: "begin" and "end" of a call, and the text of each statement before it runs. The hook
     may raise what SQLite would, or wait.
     """
 

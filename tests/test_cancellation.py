@@ -286,8 +286,8 @@ class TestEveryTurn:
 
 @every_verb
 class TestEveryStep:
-    """The same at each step on the connection's thread: a job begins, a statement runs, the job has
-    ended but its caller does not know (faults 3, 4, 5; invariant 12)."""
+    """The same at each step on the connection's thread: a call begins, a statement runs, the call
+    has ended but its caller does not know (faults 3, 4, 5; invariant 12)."""
 
     @once_and_again
     async def test_of_the_thread(self, path: Path, verb: Verb, adds: int, again: bool) -> None:
@@ -435,7 +435,7 @@ class TestWhatRuns:
             assert witness.count() == 1
 
     async def test_a_late_stop_never_hits_the_next_statement(self, path: Path) -> None:
-        """fault 11, invariant 24: the next job on the connection is never the one stopped."""
+        """fault 11, invariant 24: the next call on the connection is never the one stopped."""
         async with items(path, "a", readers=1) as db:
             for size in range(1, 2000, 20):
                 task = asyncio.create_task(db.fetch_all(NUMBERS(count=size)))

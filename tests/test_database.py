@@ -156,7 +156,7 @@ class TestVerbs:
 
 class TestMemory:
     """What a call was given or has returned is the caller's alone: the connection's thread does not
-    keep it until its next job."""
+    keep it until its next call."""
 
     @pytest.mark.parametrize("verb", ["read", "write", "transaction", "fetch_all"])
     async def test_a_result_is_let_go(self, path: Path, verb: str) -> None:
@@ -282,7 +282,7 @@ class TestStatistics:
                 "waiting": 0,
                 "opened": 0,
                 "replaced": 0,
-                "jobs": 1,
+                "calls": 1,
                 "hops": 1,
                 "commits": 2,
                 "loans": 1,
@@ -296,7 +296,7 @@ class TestStatistics:
             await db.close()
             await db.open()
             assert db.stats()["queries"] == {}
-            assert db.stats()["readers"]["jobs"] == 0
+            assert db.stats()["readers"]["calls"] == 0
 
     async def test_they_are_bounded(self, path: Path) -> None:
         async with items(path) as db:

@@ -49,7 +49,7 @@ from abt_db.pool.queue import AGEING, Queue
 
 @dataclass(eq=False)
 class Waiting:
-    """As much of a job as a queue looks at."""
+    """As much of a call as a queue looks at."""
 
     priority: int
     since: float
@@ -159,7 +159,7 @@ class TestOrder:
             await until(lambda: len(served) == 20)
             assert served == await db.fetch_all(NAMES()) == list(map(str, range(20)))
 
-    async def test_leases_and_jobs_wait_in_one_line(self, path: Path) -> None:
+    async def test_leases_and_calls_wait_in_one_line(self, path: Path) -> None:
         async def add_in_transaction(name: str) -> None:
             async with db.transaction() as tx:
                 await tx.execute(ADD(name=name))
@@ -559,7 +559,7 @@ class TestBrokenSeats:
             def fail_once(step: str) -> None:
                 if step == "ROLLBACK" and not failed.is_set():
                     failed.set()
-                    gate.stop_at("begin")  # of the job in which the lane tries it again
+                    gate.stop_at("begin")  # of the call in which the lane tries it again
                     raise sqlite3.OperationalError("disk I/O error")
                 pass_gate(step)
 
@@ -611,13 +611,13 @@ class TestBrokenSeats:
                 driver = Driver()
                 async with items(path, "a", connect=driver.connect) as db:
                     thread = ctypes.c_ulong(await db.write(lambda cx: threading.get_ident()))
-                    # Raised when the thread has taken its next job and not yet begun it.
+                    # Raised when the thread has taken its next call and not yet begun it.
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(SystemExit))
                     lost = asyncio.create_task(db.execute(ADD(name="lost")))
                     await asyncio.wait([lost], timeout=SOON)
                     if not lost.done():
                         os._exit(1)
-                    # Unless the thread died, or got over it, before it took the job.
+                    # Unless the thread died, or got over it, before it took the call.
                     assert lost.exception() is None or isinstance(lost.exception(), AbtDbError)
                     await db.execute(ADD(name="b"))
                     print((await db.fetch_all(NAMES()))[-1])

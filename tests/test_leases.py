@@ -143,7 +143,7 @@ class TestALease:
                 with pytest.raises(LockTimeoutError):
                     await other.lock("a", timeout=0).__aenter__()
                 waiting = asyncio.create_task(other.lock("a").__aenter__())
-                await until(lambda: other.stats()["readers"]["jobs"] > 2)
+                await until(lambda: other.stats()["readers"]["calls"] > 2)
             second = await waiting
             assert (first.token, second.token) == (1, 2)
 

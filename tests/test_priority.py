@@ -149,7 +149,7 @@ class TestResponse:
             await until(lambda: not busy(db))
             after = db.stats()["readers"]
             assert after["response"]["count"] - before["response"]["count"] == 50
-            assert after["jobs"] == after["response"]["count"]
+            assert after["calls"] == after["response"]["count"]
             for name in "mean", "p50", "p99":
                 assert 0 < after["response"][name] <= after["response"]["slowest"] * 9 / 8
 

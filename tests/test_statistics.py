@@ -108,7 +108,7 @@ class TestStats:
                 assert set(stats[lane]) == {
                     *("size", "idle", "busy", "opened", "replaced", "overflow", "overflows"),
                     *("waiting", "waits", "longest_wait"),
-                    *("jobs", "hops", "loans", "commits", "batches", "response"),
+                    *("calls", "hops", "loans", "commits", "batches", "response"),
                 }
             for name in *stats, *stats["writer"], *stats["writer"]["response"]:
                 assert f"``{name}``" in documentation
@@ -138,7 +138,7 @@ class TestStats:
                 for figure in "count", "rows":
                     assert stats["queries"][query][figure] - before[query][figure] == runs
             for lane in stats["writer"], stats["readers"]:
-                assert sum(lane["batches"].values()) <= lane["hops"] <= lane["jobs"]
+                assert sum(lane["batches"].values()) <= lane["hops"] <= lane["calls"]
 
     async def test_waits_are_measured(self, path: Path) -> None:
         async with items(path) as db:

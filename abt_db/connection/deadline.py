@@ -1,9 +1,9 @@
 """Time limits and cancellation: how the statement that is running is stopped, and only that one.
 
 SQLite calls a *progress handler* every so many steps of its virtual machine, and a true answer
-stops the statement (https://www.sqlite.org/c3ref/progress_handler.html). Each job brings a
-`Deadline` of its own and the handler asks that of the job that runs at this moment, so a stop that
-comes late finds nobody: it can't hit the next job's statement as `interrupt()` can (invariant 24).
+stops the statement (https://www.sqlite.org/c3ref/progress_handler.html). Each call brings a
+`Deadline` of its own and the handler asks that of the call that runs at this moment, so a stop that
+comes late finds nobody: it can't hit the next call's statement as `interrupt()` can (invariant 24).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ of it is worth that wait to its caller. (The same for one that looks who holds t
 
 
 class Deadline:
-    """The end of the time that a job has, and a flag to end it at once.
+    """The end of the time that a call has, and a flag to end it at once.
 
     Made and cancelled in the event loop, asked on the connection's thread. All fields are plain
     values that are only ever replaced whole, so no lock is needed.
@@ -43,9 +43,9 @@ class Deadline:
         """The moment on the clock of `time.monotonic()`; None: no limit."""
         self.cancelled = False
         self.given_up: AbtDbError | None = None
-        """What the caller was freed with before the job ended: nothing of it may be committed."""
+        """What the caller was freed with before the call ended: nothing of it may be committed."""
         self.committing = False
-        """Whether the job has come to its COMMIT, which nothing stops."""
+        """Whether the call has come to its COMMIT, which nothing stops."""
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
@@ -60,7 +60,7 @@ class Deadline:
                 self.at = at
 
     def cancel(self) -> None:
-        """Stop the job: it never starts, or its statement ends at its next step."""
+        """Stop the call: it never starts, or its statement ends at its next step."""
         self.cancelled = True
 
     def give_up(self, what: str) -> AbtDbError:
@@ -81,7 +81,7 @@ class Deadline:
         return self.given_up is None
 
     def passed(self) -> bool:
-        """Whether the job must stop."""
+        """Whether the call must stop."""
         return self.cancelled or (self.at is not None and monotonic() >= self.at)
 
     def remaining(self) -> float | None:

@@ -1,7 +1,7 @@
-"""One connection: an aiosqlite connection, configured, that runs a whole job in one thread hop.
+"""One connection: an aiosqlite connection, configured, that runs a whole call in one thread hop.
 
 aiosqlite hands each call to the connection's own thread and back, which costs far more than most
-statements. So a job here is a *function* that runs on that thread from start to end. Only public
+statements. So a call here is a *function* that runs on that thread from start to end. Only public
 API is needed for it: `connect(factory=…)` gives our own subclass of `sqlite3.Connection`, and
 `execute_fetchall(call)` calls its `execute(call)` on the thread, where `call` is a `str` (so a
 valid `sql`) that carries the function.
@@ -121,7 +121,7 @@ class _Driver(sqlite3.Connection):
         try:
             function(channel)
         finally:
-            channel.deadline = NEVER  # that of a job knows its result
+            channel.deadline = NEVER  # that of a call knows its result
             channel.examine()
             self.owner.ended(channel)
             if self.owner.orphaned:
@@ -144,7 +144,7 @@ class LostError(AbtDbError):
 
 
 class Connection:
-    """A connection that is open and configured, for one job at a time."""
+    """A connection that is open and configured, for one call at a time."""
 
     __slots__ = (
         "_abandoned",
@@ -169,8 +169,8 @@ class Connection:
         self._aio = aio
         self.thread: threading.Thread | None = None
         """The driver's."""
-        self._begun = 0  # jobs handed to the thread: counted by the loop
-        self._ended = 0  # jobs that it is done with: counted by the thread, as is _settled
+        self._begun = 0  # calls handed to the thread: counted by the loop
+        self._ended = 0  # calls that it is done with: counted by the thread, as is _settled
         self._settled = True
         self._abandoned = False
         # The tasks that wait for the thread. There may be two: one that is to be freed, and the
@@ -268,7 +268,7 @@ class Connection:
             raise
 
     async def run(
-        self, function: Callable[[Channel], T], deadline: Deadline, what: str = "the job"
+        self, function: Callable[[Channel], T], deadline: Deadline, what: str = "the call"
     ) -> T:
         """Run `function` on the connection's thread, in one hop, and return what it returns.
 
@@ -283,7 +283,7 @@ class Connection:
         result: list[T] = []
         failed: list[BaseException] = []
 
-        def job(channel: Channel) -> None:
+        def call(channel: Channel) -> None:
             channel.deadline = deadline
             # Everything is caught here and raised again in the loop: a StopIteration, for one,
             # can't be set on the driver's future and would leave the caller waiting for ever.
@@ -302,7 +302,7 @@ class Connection:
             late = max(0.0, deadline.at - monotonic()) + GRACE
             timer = self._loop.call_later(late, self.free_late, deadline, what)
         try:
-            await self.hop(job, deadline)
+            await self.hop(call, deadline)
         except asyncio.CancelledError:
             deadline.cancel()
             raise
@@ -313,8 +313,8 @@ class Connection:
             error = failed.pop()
             raise error if isinstance(error, Exception) else RaisedError(error)
         if not result:
-            raise StoppedError(f"the job was cancelled before the {self.name} began it")
-        # Popped, so that the thread does not keep a large result alive until its next job.
+            raise StoppedError(f"the call was cancelled before the {self.name} began it")
+        # Popped, so that the thread does not keep a large result alive until its next call.
         return result.pop()
 
     async def hop(self, function: Callable[[Channel], None], deadline: Deadline) -> None:
@@ -355,8 +355,8 @@ class Connection:
             self.free(deadline, what)
 
     def free(self, deadline: Deadline, what: str) -> None:
-        """Free the task whose job goes on beyond its deadline; `what` it was to do. The thread goes
-        on with it until it sees that nobody waits."""
+        """Free the task whose call goes on beyond its deadline; `what` it was to do. The thread
+        goes on with it until it sees that nobody waits."""
         task = self._waiting.get(deadline)
         if task is not None and deadline.given_up is None:
             deadline.give_up(what)
@@ -406,8 +406,8 @@ class Connection:
 
     async def close(self) -> None:
         """Close the connection and end its thread; what is running there is waited for."""
-        # Not the driver's `close`: it hands the thread a second job after the one that ends it, and
-        # waits for both, for ever where somebody else has had the thread ended (fault 83).
+        # Not the driver's `close`: it hands the thread a second call after the one that ends it,
+        # and waits for both, for ever where somebody else has had the thread ended (fault 83).
         ended = self._aio.stop()
         alive = True
         while ended is not None and not ended.done() and alive:

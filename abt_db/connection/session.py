@@ -102,7 +102,7 @@ class Result:
 
 
 class StoppedError(AbtDbError):
-    """The job was cancelled. Its caller has gone, so nobody sees this."""
+    """The call was cancelled. Its caller has gone, so nobody sees this."""
 
 
 class CoroutineError(TypeError):
@@ -233,7 +233,7 @@ class Verbs(Session):
         self._account = account
         self.writable = writable
         self.deadline: Deadline = NEVER
-        """That of the job which is running; the connection sets it for each job."""
+        """That of the call which is running; the connection sets it for each call."""
         self._thread = threading.get_ident()
         self._suspect = False  # an error may have been the connection's fault
         self._thousands = 0  # steps of the statement that is running

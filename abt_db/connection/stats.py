@@ -318,14 +318,14 @@ class Tally:
         """Of each call, from its beginning to its end, with the waiting for a connection."""
         self.longest_wait = 0.0
         self.batches: dict[int, int] = {}
-        """How many hops had so many jobs, rounded up to a power of two."""
+        """How many hops had so many calls, rounded up to a power of two."""
         # Of connections that were given up.
         self._past = dict.fromkeys(("opened", "replaced", "commits"), 0)
         self.queries = QueryStats()
 
-    def shared(self, jobs: int) -> None:
-        """Count a hop of so many jobs."""
-        most = 1 << (jobs - 1).bit_length()
+    def shared(self, calls: int) -> None:
+        """Count a hop of so many calls."""
+        most = 1 << (calls - 1).bit_length()
         self.batches[most] = self.batches.get(most, 0) + 1
 
     def include(self, account: Account) -> None:
@@ -337,7 +337,7 @@ class Tally:
     def as_dict(self, accounts: Iterable[Account]) -> dict[str, Any]:
         """Return all figures; `accounts` are those of the connections that there are."""
         figures: dict[str, Any] = {
-            "jobs": self.response.count,
+            "calls": self.response.count,
             "hops": self.hops,
             "loans": self.loans,
             "waits": self.waits,

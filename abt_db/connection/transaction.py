@@ -223,7 +223,7 @@ class Channel(Verbs):
             self._examine()
 
     def examine(self) -> None:
-        """Behind a job, and before its caller hears of it: if an error may have been the
+        """Behind a call, and before its caller hears of it: if an error may have been the
         connection's fault, see whether it still can read.
 
         Without a write-ahead log that read undoes a COMMIT that failed half-way: readers can't, and
@@ -334,7 +334,7 @@ class Channel(Verbs):
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
 
-        It may do what a caller's query may (`privileged`: anything), and is stopped at the job's
+        It may do what a caller's query may (`privileged`: anything), and is stopped at the call's
         deadline.
         """
         if self.deadline.passed():

@@ -65,7 +65,7 @@ def _of_the_pool(pool: dict[str, Any]) -> Iterator[tuple[str, str, str, list[Sam
         ("waiting", "gauge", "Calls that wait for a connection."),
         ("longest_wait", "gauge", "Seconds of the longest wait."),
         ("waits", "counter", "Calls that had to wait."),
-        ("jobs", "counter", "Calls that were done."),
+        ("calls", "counter", "Calls that were done."),
         ("hops", "counter", "Trips to a connection's thread."),
         ("commits", "counter", "Transactions that were committed."),
         ("replaced", "counter", "Connections that had to be replaced."),

@@ -1,6 +1,6 @@
 """Applying migrations: each step in one transaction, decided inside it, together with its history.
 
-A step is one job on the writer, behind a barrier: nobody else reads or writes meanwhile
+A step is one call on the writer, behind a barrier: nobody else reads or writes meanwhile
 (invariant 21), and whatever cancels or kills it leaves either all of it or nothing (M1).
 """
 

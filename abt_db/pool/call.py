@@ -1,4 +1,4 @@
-"""Work for a lane: a *job* is a function, a *loan* lends the connection."""
+"""Work for a lane: a *call* is a function, a *loan* lends the connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from abt_db.errors import (
 )
 from abt_db.sql.query import Query
 
-__all__ = ["Job", "Loan", "Limits", "Work", "name_of", "take_priority"]
+__all__ = ["Call", "Loan", "Limits", "Work", "name_of", "take_priority"]
 
 T = TypeVar("T")
 
@@ -33,16 +33,16 @@ class Limits:
     """What `Config` says of those who share. In seconds."""
 
     batch: float
-    """When that has passed, no further job of a batch is begun."""
+    """When that has passed, no further call of a batch is begun."""
     busy: float
     """How long another process's lock is waited for."""
     statement: float | None
-    """How long one job may run."""
+    """How long one call may run."""
     who: Callable[[], str]
     """Says who holds that lock."""
 
 
-class Job(Deadline, Generic[T]):
+class Call(Deadline, Generic[T]):
     """A call: a function to be run on a connection, by itself in a hop or together with others;
     and the end of the time that it has for that."""
 
@@ -157,7 +157,7 @@ class Job(Deadline, Generic[T]):
 
     def told(self) -> BaseException:
         """Return its error, to be raised to its caller."""
-        error, self.error = self.error, None  # its traceback will know this job
+        error, self.error = self.error, None  # its traceback will know this call
         assert error is not None
         if isinstance(error, StopIteration):
             # A coroutine can't raise it: that would be its result.
@@ -324,7 +324,7 @@ class Loan:
             self.future.set_result(None)
 
 
-Work = Job[Any] | Loan
+Work = Call[Any] | Loan
 
 
 def name_of(function: Callable[..., object]) -> str:

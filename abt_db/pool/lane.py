@@ -1,6 +1,6 @@
 """A lane: a fair queue of work and the connections that serve it. It knows no SQL.
 
-Work is a *job* (a function that runs in one thread hop; its caller waits for the result) or a
+Work is a *call* (a function that runs in one thread hop; its caller waits for the result) or a
 *loan* (the connection is lent until it is given back). It takes one of two ways:
 
 - a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
@@ -40,7 +40,7 @@ from abt_db.events import Listeners, Reason, Waited
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Job, Limits, Loan, Work
+from .call import Call, Limits, Loan, Work
 from .deadlock import Wait, Waits, waits_for_ever
 from .perform import Batch, alone, together
 from .queue import Queue, require_priority
@@ -177,32 +177,32 @@ class Lane:
 
     # -- work ------------------------------------------------------------------------------------
 
-    async def run(self, job: Job[T]) -> T:
-        """Run a job on the next free connection and return its result.
+    async def run(self, call: Call[T]) -> T:
+        """Run a call on the next free connection and return its result.
 
         Waits at most `Config.acquire_timeout` seconds, and not beyond its deadline, for a
         connection. Cancelled or timed out while it waits, the function never runs; cancelled while
         it runs, its statement is stopped.
         """
-        job.task = asyncio.current_task(self._loop)
-        if self._may_start(job):
-            await self._run_here(self._idle.pop(), job)
+        call.task = asyncio.current_task(self._loop)
+        if self._may_start(call):
+            await self._run_here(self._idle.pop(), call)
         else:
-            at = job.at
-            patience = self._patience if at is None else min(self._patience, at - job.since)
-            future = self._line_up(job, patience)
+            at = call.at
+            patience = self._patience if at is None else min(self._patience, at - call.since)
+            future = self._line_up(call, patience)
             try:
                 await future
             except BaseException:
-                job.cancel()
+                call.cancel()
                 raise
             finally:
-                self._leave_line(job)
-        if job.error is None:
-            return job.result
-        if self._closed and isinstance(job.error, StoppedError):
+                self._leave_line(call)
+        if call.error is None:
+            return call.result
+        if self._closed and isinstance(call.error, StoppedError):
             raise closed()
-        raise job.told()
+        raise call.told()
 
     async def loan(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
         """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
@@ -248,7 +248,7 @@ class Lane:
             bool(self._idle)
             and not (work.shares and self._sharing)
             and not self._paused
-            and (self._lent < self._most or isinstance(work, Job))
+            and (self._lent < self._most or isinstance(work, Call))
             and self._idle[-1].ready
         )
 
@@ -317,23 +317,23 @@ class Lane:
     def _is_quick(self, work: Work) -> bool:
         """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
         return (
-            isinstance(work, Job)
+            isinstance(work, Call)
             and isinstance(work.what, Query)
             and not work.writes
             and self._costs is not None
             and self._costs.are_low(work.what.name)
         )
 
-    def _begin(self, seat: Seat, work: Job[Any] | Batch, shares: bool) -> None:
+    def _begin(self, seat: Seat, work: Call[Any] | Batch, shares: bool) -> None:
         seat.work = work
         if shares:
             seat.shares = True
             self._sharing += 1
-        if isinstance(work, Job) and work.at is not None:
+        if isinstance(work, Call) and work.at is not None:
             self._wake_in(work.at - work.since + GRACE)
         if self._limits.statement is not None:
             self._wake_in(self._limits.statement + GRACE)
-        if isinstance(work, Batch) and len(work.jobs) > 1:
+        if isinstance(work, Batch) and len(work.calls) > 1:
             self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
         elif self._timer is None:
             self._wake_in(WATCH)
@@ -354,40 +354,40 @@ class Lane:
             self._wake_in(self._limits.batch)
         await asyncio.shield(self._calm)
 
-    async def _run_here(self, seat: Seat, job: Job[Any]) -> None:
-        """Have a job done in the caller's own step, waiting in the event loop for another process's
-        lock."""
+    async def _run_here(self, seat: Seat, call: Call[Any]) -> None:
+        """Have a call done in the caller's own step, waiting in the event loop for another
+        process's lock."""
         connection, limits = seat.connection, self._limits
         assert connection is not None
         busy = False
 
         def hop(channel: Channel) -> None:
             nonlocal busy
-            busy = alone(channel, job, limits)
+            busy = alone(channel, call, limits)
 
-        self._begin(seat, job, job.shares)
+        self._begin(seat, call, call.shares)
         pauses = None
         try:
             while True:
                 self._tally.hops += 1
-                await connection.hop(hop, job)
+                await connection.hop(hop, call)
                 if not busy:
                     return
                 pauses = pauses or backoff()
-                seat.blocked = job.since
+                seat.blocked = call.since
                 await asyncio.sleep(next(pauses))
         except asyncio.CancelledError:
-            job.cancel()
+            call.cancel()
             raise
         finally:
             self._release(seat)
-            self._note(job)
+            self._note(call)
 
     async def _run_together(self, seat: Seat, batch: Batch) -> None:
         """Have a batch done, waiting in the event loop for another process's lock."""
         connection, limits = seat.connection, self._limits
         assert connection is not None
-        self._tally.shared(len(batch.jobs))
+        self._tally.shared(len(batch.calls))
         pauses = None
         while True:
             self._tally.hops += 1
@@ -462,8 +462,8 @@ class Lane:
             self.refuse()
             seat.stop()
             if isinstance(seat.work, Batch):
-                for job in seat.work.jobs:
-                    job.fail(closed())  # nobody is left to tell more
+                for call in seat.work.calls:
+                    call.fail(closed())  # nobody is left to tell more
             raise
         finally:
             if seat in self._idle:
@@ -506,25 +506,25 @@ class Lane:
                 self._lend(seat, first)
                 await seat.roused
         else:
-            await self._serve_jobs(seat, cast(list[Job[Any]], work))
+            await self._serve_calls(seat, cast(list[Call[Any]], work))
 
-    async def _serve_jobs(self, seat: Seat, jobs: list[Job[Any]]) -> None:
-        batch = Batch(jobs)
-        self._begin(seat, batch, jobs[0].shares)
+    async def _serve_calls(self, seat: Seat, calls: list[Call[Any]]) -> None:
+        batch = Batch(calls)
+        self._begin(seat, batch, calls[0].shares)
         try:
             await self._run_together(seat, batch)
         except Exception as error:
-            # The thread has died, or ran out of memory between two jobs. Whether it was before or
+            # The thread has died, or ran out of memory between two calls. Whether it was before or
             # after its COMMIT, nobody knows.
             batch.todo.clear()
             self._deliver(batch)
-            for job in jobs:
-                job.fail(error)
+            for call in calls:
+                call.fail(error)
         if seat.ready and not self._wanted and not batch.todo:
             seat.work = None  # before the callers are told, who shall find it so
         self._deliver(batch)
         self._take_back(batch)
-        if len(jobs) > 1 and not seat.leaving:
+        if len(calls) > 1 and not seat.leaving:
             # Whoever was told now may ask again at once: in the same turn of the loop, before this
             # task goes on, so that they travel together once more.
             await asyncio.sleep(0)
@@ -534,9 +534,9 @@ class Lane:
         """Tell the callers of what is done."""
         done = batch.done
         while done:
-            job = done.popleft()
-            self._note(job)
-            future = job.future
+            call = done.popleft()
+            self._note(call)
+            future = call.future
             if future is not None and not future.done():
                 future.set_result(None)
 
@@ -544,13 +544,13 @@ class Lane:
         """Put what was not begun, or spoilt by others, back to its place in the queue."""
         while batch.todo:
             try:
-                job = batch.todo.pop()
+                call = batch.todo.pop()
             except IndexError:
                 break  # the thread was faster
             if self._closed:
-                job.fail(closed())
-            elif not job.gone:
-                self._queue.put_back(job)
+                call.fail(closed())
+            elif not call.gone:
+                self._queue.put_back(call)
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -589,8 +589,8 @@ class Lane:
                         self._deliver(seat.work)  # before those are freed that ran behind it
                     # One that waits for another process's lock learns at its next try who has it.
                     then = now - COMMIT_GRACE if seat.is_blocked else now
-                    for job in seat.jobs:
-                        next_one = min(next_one, job.free_late(seat.connection, then))
+                    for call in seat.calls:
+                        next_one = min(next_one, call.free_late(seat.connection, then))
                 if seat.shares and not isinstance(seat.work, Loan) and not seat.work.writes:
                     gathering |= bool(
                         self._queue.live or self._calm or isinstance(seat.work, Batch)
@@ -655,7 +655,7 @@ class Lane:
         idle_since = self.seats.let_idle_go(self._size, now - time)
         return inf if idle_since is None else max(0.0, idle_since + time - now)
 
-    def _part(self, seat: Seat, batch: Batch | Job[Any]) -> None:
+    def _part(self, seat: Seat, batch: Batch | Call[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
         elsewhere: it is the same that was seen running at the last look."""
         running = batch.current if isinstance(batch, Batch) else batch
@@ -752,19 +752,19 @@ class Lane:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def _note(self, job: Job[Any]) -> None:
-        """Count a job that is done, and say so if it was slow."""
-        self._tally.response.add(monotonic() - job.since)
-        if self._slow is None or not job.began:
+    def _note(self, call: Call[Any]) -> None:
+        """Count a call that is done, and say so if it was slow."""
+        self._tally.response.add(monotonic() - call.since)
+        if self._slow is None or not call.began:
             return
         # Its caller may have been freed before its end.
-        ran = (job.ended or monotonic()) - job.began
+        ran = (call.ended or monotonic()) - call.began
         if ran >= self._slow:
             LOG.warning(
                 "abt_db: %s was slow: it ran %.3f s, after waiting %.3f s",
-                job.label,
+                call.label,
                 ran,
-                job.began - job.since,
+                call.began - call.since,
             )
 
     def _forget(self, seat: Seat) -> None:

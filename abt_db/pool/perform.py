@@ -22,7 +22,7 @@ from abt_db.connection.busy import gave_up
 from abt_db.connection.transaction import BeginBusyError, Channel
 from abt_db.errors import BusyError, QueryError
 
-from .call import Job, Limits
+from .call import Call, Limits
 
 __all__ = ["Batch", "alone", "together"]
 
@@ -30,19 +30,19 @@ __all__ = ["Batch", "alone", "together"]
 class Batch:
     """Jobs of one hop.
 
-    Both ends of `todo` are in use: the thread takes the next job from the left, while the event
+    Both ends of `todo` are in use: the thread takes the next call from the left, while the event
     loop may take back what is left when one of them turns out to be slow. `done` is filled by the
     thread and emptied by the loop, also while the hop goes on.
     """
 
-    __slots__ = ("began", "busy", "current", "done", "end", "jobs", "since", "todo", "writes")
+    __slots__ = ("began", "busy", "calls", "current", "done", "end", "since", "todo", "writes")
 
-    def __init__(self, jobs: Sequence[Job[Any]]) -> None:
-        self.jobs = jobs
-        self.writes = jobs[0].writes
-        self.todo = deque(jobs)
-        self.done: deque[Job[Any]] = deque()
-        self.current: Job[Any] | None = None
+    def __init__(self, calls: Sequence[Call[Any]]) -> None:
+        self.calls = calls
+        self.writes = calls[0].writes
+        self.todo = deque(calls)
+        self.done: deque[Call[Any]] = deque()
+        self.current: Call[Any] | None = None
         """What was begun last."""
         self.end = inf
         """When nothing more of it is to be begun."""
@@ -50,58 +50,58 @@ class Batch:
         """Whether another process's lock was in the way: what is left is to be tried again."""
         self.since = self.began = monotonic()
 
-    def next(self, limits: Limits) -> Job[Any] | None:
-        """Take the next job that is still wanted; from now on its time counts."""
+    def next(self, limits: Limits) -> Call[Any] | None:
+        """Take the next call that is still wanted; from now on its time counts."""
         while self.todo:
             try:
-                job = self.todo.popleft()
+                call = self.todo.popleft()
             except IndexError:
                 break  # the loop was faster
-            if job.begins(limits):
-                self.current = job
-                return job
-            self.done.append(job)
+            if call.begins(limits):
+                self.current = call
+                return call
+            self.done.append(call)
         return None
 
-    def put_back(self, jobs: Iterable[Job[Any]]) -> None:
+    def put_back(self, calls: Iterable[Call[Any]]) -> None:
         """Have them, in their order, done next."""
-        self.todo.extendleft(reversed([*jobs]))
+        self.todo.extendleft(reversed([*calls]))
 
 
-def alone(channel: Channel, job: Job[Any], limits: Limits) -> bool:
-    """Do one job by itself; return whether it is to be tried again: another process's lock was in
+def alone(channel: Channel, call: Call[Any], limits: Limits) -> bool:
+    """Do one call by itself; return whether it is to be tried again: another process's lock was in
     the way."""
-    if not job.begins(limits):
+    if not call.begins(limits):
         return False
-    if not job.writes:
-        return _read(channel, job, limits)
+    if not call.writes:
+        return _read(channel, call, limits)
     try:
         channel.begin("IMMEDIATE")
     except BeginBusyError as error:
-        return _waits(job, error, limits)
+        return _waits(call, error, limits)
     except Exception as error:
-        _fail(job, error)
+        _fail(call, error)
         return False
-    if not _do(channel, job):
-        _roll_back(channel, job.error)
+    if not _do(channel, call):
+        _roll_back(channel, call.error)
         return False
     try:
         channel.commit()
     except BaseException as error:
         _roll_back(channel, error)
-        _fail(job, error)
+        _fail(call, error)
     return False
 
 
 def together(channel: Channel, batch: Batch, limits: Limits) -> None:
-    """Do the jobs of a batch, all of which write or none, for as long as the limits say."""
+    """Do the calls of a batch, all of which write or none, for as long as the limits say."""
     if batch.writes:
         # More than one transaction only if somebody spoils the first.
         while batch.todo and not batch.busy and channel.settled and monotonic() < batch.end:
             _transaction(channel, batch, limits)
         return
     batch.end = monotonic() + limits.batch
-    if len(batch.jobs) == 1:
+    if len(batch.calls) == 1:
         _read_together(channel, batch, limits)
         return
     # All of them came before the hop began, so one view of the database serves them all (invariant
@@ -111,115 +111,115 @@ def together(channel: Channel, batch: Batch, limits: Limits) -> None:
             _read_together(channel, batch, limits)
     except Exception as error:
         # The view could not be opened or closed.
-        while (job := batch.next(limits)) is not None:
-            _fail(job, error)
-            batch.done.append(job)
+        while (call := batch.next(limits)) is not None:
+            _fail(call, error)
+            batch.done.append(call)
 
 
 def _read_together(channel: Channel, batch: Batch, limits: Limits) -> None:
-    while (job := batch.next(limits)) is not None:
-        if _read(channel, job, limits):
-            batch.put_back([job])
+    while (call := batch.next(limits)) is not None:
+        if _read(channel, call, limits):
+            batch.put_back([call])
             batch.busy = True
             return
-        batch.done.append(job)
-        if job.ended >= batch.end:
+        batch.done.append(call)
+        if call.ended >= batch.end:
             return
 
 
-def _read(channel: Channel, job: Job[Any], limits: Limits) -> bool:
-    """Do a job that does not write; as `alone`."""
+def _read(channel: Channel, call: Call[Any], limits: Limits) -> bool:
+    """Do a call that does not write; as `alone`."""
     # A read has no effects, so it may meet the lock anywhere, and begin again.
     return (
-        not _do(channel, job)
-        and isinstance(job.error, BusyError)
-        and _waits(job, job.error, limits)
+        not _do(channel, call)
+        and isinstance(call.error, BusyError)
+        and _waits(call, call.error, limits)
     )
 
 
 def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
-    """Do jobs in one transaction and commit it.
+    """Do calls in one transaction and commit it.
 
     If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
     database, and whoever did it, or may have done it, is alone the next time.
     """
-    job = batch.next(limits)
-    if job is None:
+    call = batch.next(limits)
+    if call is None:
         return
     try:
         channel.begin("IMMEDIATE")
         # Who breaks a deferred foreign key could be saved by another's row, or be the undoing of
         # all, and there would be no telling who it was.
-        shared = bool(batch.todo) and job.shares and not channel.has_deferred_keys()
+        shared = bool(batch.todo) and call.shares and not channel.has_deferred_keys()
     except BeginBusyError as error:
-        batch.put_back([job])
+        batch.put_back([call])
         _wait_together(batch, error, limits)
         return
     except Exception as error:
         _roll_back(channel, error)
-        _fail(job, error)
-        batch.done.append(job)
+        _fail(call, error)
+        batch.done.append(call)
         return
 
     if batch.end == inf:
         batch.end = monotonic() + limits.batch  # not counting the wait for the lock
     # Also those that failed: what they ran into may be another's row, and is not committed yet.
-    jobs: list[Job[Any]] = []
-    while job is not None:
-        jobs.append(job)
+    calls: list[Call[Any]] = []
+    while call is not None:
+        calls.append(call)
         before = channel.changes
-        if not _do(channel, job):
+        if not _do(channel, call):
             # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
-            undone = channel.in_transaction and (job.savepoint or channel.changes == before)
-            if not undone or not job.shares:
-                _roll_back(channel, job.error)
-                _put_apart(batch, jobs, job)
+            undone = channel.in_transaction and (call.savepoint or channel.changes == before)
+            if not undone or not call.shares:
+                _roll_back(channel, call.error)
+                _put_apart(batch, calls, call)
                 return
-        if not shared or job.ended >= batch.end or not (batch.todo and batch.todo[0].shares):
+        if not shared or call.ended >= batch.end or not (batch.todo and batch.todo[0].shares):
             break
-        job = batch.next(limits)
+        call = batch.next(limits)
 
     try:
-        if all(job.error is not None for job in jobs):
+        if all(call.error is not None for call in calls):
             channel.rollback()  # there is nothing to commit, nor anybody to have been in the way
-        elif late := [job for job in jobs if not job.may_commit()]:
+        elif late := [call for call in calls if not call.may_commit()]:
             # Their callers have been told that nothing was written.
             _roll_back(channel, None)
-            _put_apart(batch, jobs, late[0])
+            _put_apart(batch, calls, late[0])
             return
         else:
             channel.commit()
     except BaseException as error:
         _roll_back(channel, error)
-        for job in jobs:
-            _fail(job, error)
-    batch.done.extend(jobs)
+        for call in calls:
+            _fail(call, error)
+    batch.done.extend(calls)
 
 
-def _put_apart(batch: Batch, jobs: list[Job[Any]], spoiler: Job[Any]) -> None:
+def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None:
     """Have all of them done once more, and the spoiler by itself; if it was, it has failed."""
-    if len(jobs) == 1:
-        batch.done.extend(jobs)
+    if len(calls) == 1:
+        batch.done.extend(calls)
         return
-    for job in jobs:
-        job.error = None
-        job.committing = False
+    for call in calls:
+        call.error = None
+        call.committing = False
     spoiler.shares = False
-    batch.put_back(jobs)
+    batch.put_back(calls)
 
 
-def _do(channel: Channel, job: Job[Any]) -> bool:
-    """Run one job; return whether it went well."""
-    channel.deadline = job
+def _do(channel: Channel, call: Call[Any]) -> bool:
+    """Run one call; return whether it went well."""
+    channel.deadline = call
     try:
-        job.result = job.function(channel, *job.arguments)
+        call.result = call.function(channel, *call.arguments)
     except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
-        job.error = error
-        job.ended = monotonic()
+        call.error = error
+        call.ended = monotonic()
         return False
-    job.ended = monotonic()
+    call.ended = monotonic()
     return True
 
 
@@ -234,30 +234,30 @@ def _roll_back(channel: Channel, first: BaseException | None) -> None:
             first.add_note(f"The rollback failed as well: {error}")
 
 
-def _fail(job: Job[Any], error: BaseException) -> None:
-    """Fail a job by an error of its BEGIN or COMMIT, which it may have in common with others."""
+def _fail(call: Call[Any], error: BaseException) -> None:
+    """Fail a call by an error of its BEGIN or COMMIT, which it may have in common with others."""
     mine = copy.copy(error)  # each caller adds its own traceback
     mine.__cause__ = error.__cause__
-    if isinstance(mine, QueryError) and mine.query is None and not isinstance(job.what, str):
-        mine.query, mine.sql = job.what.name, job.what.sql
+    if isinstance(mine, QueryError) and mine.query is None and not isinstance(call.what, str):
+        mine.query, mine.sql = call.what.name, call.what.sql
         mine.args = (f"query {mine.query!r}: {error}",)
         notes = [note for note in getattr(error, "__notes__", ()) if not note.startswith("SQL: ")]
         mine.__notes__ = [f"SQL: {mine.sql}", *notes]
-    job.error = mine
-    job.ended = monotonic()
+    call.error = mine
+    call.ended = monotonic()
 
 
 # -- another process's lock ----------------------------------------------------------------------
 
 
-def _waits(job: Job[Any], error: BusyError, limits: Limits) -> bool:
-    """Whether a job that met the lock may go on waiting for it; if not, it has failed."""
+def _waits(call: Call[Any], error: BusyError, limits: Limits) -> bool:
+    """Whether a call that met the lock may go on waiting for it; if not, it has failed."""
     now = monotonic()
-    if now < job.began + limits.busy and not job.passed():
-        job.error = None
+    if now < call.began + limits.busy and not call.passed():
+        call.error = None
         return True
-    job.refused = True
-    _fail(job, gave_up(error, now - job.began, limits.who()))
+    call.refused = True
+    _fail(call, gave_up(error, now - call.began, limits.who()))
     return False
 
 
@@ -265,10 +265,10 @@ def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
     """Keep those who may wait for the lock, fail the others."""
     limits = replace(limits, who=cache(limits.who))  # asked once for all of them
     waiting = []
-    while (job := batch.next(limits)) is not None:
-        if _waits(job, error, limits):
-            waiting.append(job)
+    while (call := batch.next(limits)) is not None:
+        if _waits(call, error, limits):
+            waiting.append(call)
         else:
-            batch.done.append(job)
+            batch.done.append(call)
     batch.put_back(waiting)
     batch.busy = bool(waiting)

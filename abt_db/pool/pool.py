@@ -30,7 +30,7 @@ from abt_db.events import Checkpointed, Committed, Listeners
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Job, Loan
+from .call import Call, Loan
 from .deadlock import Waits
 from .lane import Lane
 
@@ -231,8 +231,8 @@ class Pool:
         quick = not isinstance(what, str) and self._costs.are_low(what.name)
         if self.readers is self.writer:
             function, arguments = _without_writing, (function, arguments)
-        job: Job[T] = Job(what, function, arguments, timeout, priority, False, quick)
-        return self.readers.run(job)
+        call: Call[T] = Call(what, function, arguments, timeout, priority, False, quick)
+        return self.readers.run(call)
 
     def write(
         self,
@@ -253,8 +253,8 @@ class Pool:
         lane = self.writer
         if lane is None:
             raise self._refused(what if isinstance(what, str) else what.name)
-        job: Job[T] = Job(what, function, arguments, timeout, priority, True, shares, savepoint)
-        return lane.run(job)
+        call: Call[T] = Call(what, function, arguments, timeout, priority, True, shares, savepoint)
+        return lane.run(call)
 
     def uncommitted(self) -> frozenset[str] | None:
         """Return the tables that this task has written in a transaction which it has open; None: it
@@ -288,7 +288,7 @@ class Pool:
         # On the writer, for to a reader our own writer is another. A follower has none.
         lane = self.writer or self.readers
         ask = Channel.others_committed
-        return await lane.run(Job("a look for others", ask, (), None, 0, False, False))
+        return await lane.run(Call("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Loan:
         """Have a reader lent until the loan is given back; waits as every call does."""
@@ -361,7 +361,7 @@ class Pool:
     async def _move_log(self) -> None:
         assert self.writer is not None
         with suppress(AbtDbError):  # then a commit will do it
-            await self.writer.run(Job("a checkpoint", Channel.move_log, ()))
+            await self.writer.run(Call("a checkpoint", Channel.move_log, ()))
 
     def _tell_busy(self, event: Checkpointed) -> None:
         """Name, once, each reader that keeps the log from being emptied."""

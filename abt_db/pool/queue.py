@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from .call import Job, Loan, Work
+from .call import Call, Loan, Work
 
 __all__ = ["Queue", "require_priority"]
 
@@ -54,10 +54,10 @@ class Queue:
         self.live += 1
         self.lendings += lends
 
-    def put_back(self, job: Job[Any]) -> None:
-        """Add a job that was taken out, before all others of its priority."""
-        self._levels.setdefault((job.priority, False), deque()).appendleft(job)
-        job.queued = True
+    def put_back(self, call: Call[Any]) -> None:
+        """Add a call that was taken out, before all others of its priority."""
+        self._levels.setdefault((call.priority, False), deque()).appendleft(call)
+        call.queued = True
         self.live += 1
 
     def discard(self, work: Work) -> bool:
@@ -140,7 +140,7 @@ class Queue:
 
 
 def _alike(work: Work, other: Work) -> bool:
-    return isinstance(work, Job) and isinstance(other, Job) and work.writes == other.writes
+    return isinstance(work, Call) and isinstance(other, Call) and work.writes == other.writes
 
 
 def _urgency(work: Work, now: float) -> float:

@@ -19,7 +19,7 @@ from abt_db.errors import PoolClosedError
 from abt_db.events import Closed, Opened, Reason
 from abt_db.log import LOG
 
-from .call import Job, Loan
+from .call import Call, Loan
 from .perform import Batch
 
 __all__ = ["Open", "Seat", "closed", "warn_of_long"]
@@ -63,12 +63,12 @@ class Seat:
         self._reason = reason  # of the next opening or closing
         self._opening = Deadline()
         self.connection: Connection | None = None  # None: lost, to be opened again
-        self.work: Job[Any] | Batch | Loan | None = None
+        self.work: Call[Any] | Batch | Loan | None = None
         self.blocked = 0.0
         """When the work was made that met another connection's lock on the file."""
         self.shares = False
         """Whether what runs is quick, so that others had better wait for its end."""
-        self.seen: Job[Any] | None = None
+        self.seen: Call[Any] | None = None
         """What of it was running when the lane looked last."""
         self.seen_deserted = 0
         """At how many looks of the lane, one after the other, it ran for nobody."""
@@ -92,12 +92,12 @@ class Seat:
         )
 
     @property
-    def jobs(self) -> Sequence[Job[Any]]:
+    def calls(self) -> Sequence[Call[Any]]:
         """What runs here, or is to run in the same hop; none while the connection is lent."""
         work = self.work
         if isinstance(work, Batch):
-            return work.jobs
-        return [work] if isinstance(work, Job) else []
+            return work.calls
+        return [work] if isinstance(work, Call) else []
 
     @property
     def is_deserted(self) -> bool:
@@ -106,7 +106,7 @@ class Seat:
             return False
         if isinstance(self.work, Loan):
             return self.work.returned
-        return self.work is not None and all(job.gone or job.given_up for job in self.jobs)
+        return self.work is not None and all(call.gone or call.given_up for call in self.calls)
 
     @property
     def is_opening(self) -> bool:
@@ -126,12 +126,12 @@ class Seat:
             roused.set_result(None)
 
     def stop(self) -> None:
-        """End what runs here. A loan is told that the database was closed, jobs what has become of
+        """End what runs here. A loan is told that the database was closed, calls what has become of
         them in their thread: they may be in their COMMIT (invariant 28)."""
         if isinstance(self.work, Loan):
             self.work.revoke(closed())
-        for job in self.jobs:
-            job.cancel()
+        for call in self.calls:
+            call.cancel()
 
     async def connected(self) -> Connection:
         """Return the connection, opened again if it was lost; raises what opening it does."""
@@ -211,8 +211,8 @@ class Seat:
         if isinstance(self.work, Loan):
             self.work.abandon()
         elif self.work is not None:
-            for job in self.work.jobs if isinstance(self.work, Batch) else [self.work]:
-                job.cancel()
+            for call in self.work.calls if isinstance(self.work, Batch) else [self.work]:
+                call.cancel()
         if self.connection is not None:
             self.connection.abandon()
         if self.task is not None and not self.task.get_loop().is_closed():
@@ -225,14 +225,14 @@ class Seat:
             return None
         if isinstance(work, Loan):
             return work.holding()
-        job = work if isinstance(work, Job) else work.current or work.jobs[0]
+        call = work if isinstance(work, Call) else work.current or work.calls[0]
         return Holding(
-            job.label,
-            None if job.task is None else job.task.get_name(),
-            monotonic() - (work.began or job.since),
+            call.label,
+            None if call.task is None else call.task.get_name(),
+            monotonic() - (work.began or call.since),
             0,
             "waiting" if self.is_blocked else "running",
-            job.label,
+            call.label,
         )
 
     @property

@@ -1,6 +1,6 @@
 """Many operations in transactions of a certain size, where each may fail alone.
 
-A transaction is one job of the writer's lane: one hop, and other calls have their turn before the
+A transaction is one call of the writer's lane: one hop, and other calls have their turn before the
 next. Where coroutine functions are among its operations, or its mode is not the usual one, it is an
 interactive `Transaction`: the operations between two coroutine functions share a hop there.
 """

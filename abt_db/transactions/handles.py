@@ -60,8 +60,8 @@ class _Scope:
         self.ending = False
         """Whether no further call may come: behind the COMMIT it would be in no transaction."""
         self.steps: deque[Callable[[Channel], object]] = deque()
-        """What the next job does first, in its own hop: savepoints cost none of their own. Taken
-        out on the connection's thread, so that a job that never ran loses none."""
+        """What the next call does first, in its own hop: savepoints cost none of their own. Taken
+        out on the connection's thread, so that a call that never ran loses none."""
         self.savepoints: list[Savepoint] = []
         """Those that are open, the outermost first."""
         self._settled = asyncio.Event()
@@ -135,7 +135,7 @@ class _Handle:
     async def _run_in(
         self, scope: _Scope, doing: str, function: Callable[[Channel], T], timeout: float | None
     ) -> T:
-        """Run one job when its turn has come."""
+        """Run one call when its turn has come."""
         deadline = Deadline.after(timeout)
         if timeout is None:
             await scope.turn.acquire()
@@ -152,7 +152,7 @@ class _Handle:
             deadline.limited(self._pool.config.statement_timeout)
             scope.answered = False
             result = await scope.loan.run(
-                lambda channel: self._job(channel, scope, function), deadline, doing
+                lambda channel: self._call(channel, scope, function), deadline, doing
             )
             scope.answered = True
             return result
@@ -162,7 +162,7 @@ class _Handle:
         finally:
             scope.turn.release()
 
-    def _job(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
+    def _call(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
         """What is run on the connection's thread."""
         try:
             channel.require_transaction()
@@ -266,8 +266,8 @@ class Snapshot(_Handle):
         if elsewhere is not None:
             raise elsewhere
 
-    def _job(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
-        return super()._job(channel, scope, self._pool.reading(function))
+    def _call(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
+        return super()._call(channel, scope, self._pool.reading(function))
 
 
 class _Writing(_Handle):
