@@ -690,10 +690,10 @@ class Database:
         name, pool = self._name, self._pool
         if pool is None:
             return f"<Database {name}: closed>"
-        writer, readers = pool.writer, pool.readers.seats
+        writer, readers = pool.writer, pool.readers.slots
         state = "read-only"
         if writer is not None:
-            state = "writer busy" if writer.seats.busy else "writer idle"
+            state = "writer busy" if writer.slots.busy else "writer idle"
         return (
             f"<Database {name}: {state}, readers {readers.busy}/{len(readers)},"
             f" {pool.waiting} waiting>"

@@ -1,4 +1,4 @@
-"""The queue and those who wait in it: order, time limits, bounds, deadlocks, broken seats."""
+"""The queue and those who wait in it: order, time limits, bounds, deadlocks, broken slots."""
 
 from __future__ import annotations
 

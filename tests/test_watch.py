@@ -367,11 +367,11 @@ class TestNothingIsMissed:
             await soon(watch)
             assert db._pool is not None
             assert db._pool.writer is not None
-            [seat] = db._pool.writer.seats
+            [slot] = db._pool.writer.slots
             task = asyncio.create_task(db.execute(ADD(name="b")))
             await asyncio.sleep(0)
             limit = monotonic() + SOON
-            while seat.connection is None or not seat.connection.settled:
+            while slot.connection is None or not slot.connection.settled:
                 assert monotonic() < limit
                 time.sleep(0.001)  # the loop must not hear of it
             task.cancel()

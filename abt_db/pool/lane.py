@@ -4,16 +4,16 @@ Work is a *call* (a function that runs in one thread hop; its caller waits for t
 *loan* (the connection is lent until it is given back). It takes one of two ways:
 
 - a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
-- none is: the work waits in the queue. Each connection has a *seat* with one task, which goes on
+- none is: the work waits in the queue. Each connection has a *slot* with one task, which goes on
   when the connection comes free, takes from the queue what can share a hop, and tells the callers.
 
 The caller never holds a connection that it must bring back by awaiting something. It gives it back
 by a plain call, so it can be cancelled anywhere, however often; and where there is something to
-clean up, the seat's task, which nobody cancels, rolls back, resets or replaces the connection
+clean up, the slot's task, which nobody cancels, rolls back, resets or replaces the connection
 before it serves again (invariants 7, 11, 13).
 
-Who is next is decided in `queue.py`. How seats are made and given up is in `seats.py`, how one
-looks after its connection in `seat.py`, what is done in a hop in `batch.py`.
+Who is next is decided in `queue.py`. How slots are made and given up is in `slots.py`, how one
+looks after its connection in `slot.py`, what is done in a hop in `batch.py`.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from .call import Call, Limits, Loan, Work
 from .deadlock import Wait, Waits, waits_for_ever
 from .perform import Batch, alone, together
 from .queue import Queue, require_priority
-from .slot import Open, Seat, closed, warn_of_long
-from .slots import Seats
+from .slot import Open, Slot, closed, warn_of_long
+from .slots import Slots
 
 __all__ = ["Lane"]
 
@@ -63,7 +63,7 @@ PAUSE = 0.5
 
 
 class Lane:
-    """Work goes in at `run` and `loan`; idle connections and the seats' tasks do it."""
+    """Work goes in at `run` and `loan`; idle connections and the slots' tasks do it."""
 
     def __init__(
         self,
@@ -100,16 +100,16 @@ class Lane:
         self._most = max(size, largest)
         self._lent = 0  # of them, at this moment
         self._next_growth = 0.0  # not before this moment
-        self.seats = Seats(
+        self.slots = Slots(
             name,
-            lambda title, reason: Seat(
+            lambda title, reason: Slot(
                 Account(title, costs, listeners, crowded), open, lifetime, reason
             ),
             self._sit,
         )
-        self._idle = self.seats.idle
+        self._idle = self.slots.idle
         self._queue = Queue()
-        self._sharing = 0  # seats where something quick runs: see `_may_start`
+        self._sharing = 0  # slots where something quick runs: see `_may_start`
         self._closed = True
         self._paused = False
         self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
@@ -133,7 +133,7 @@ class Lane:
         self._loop = asyncio.get_running_loop()
         self._closed = False
         try:
-            await self.seats.resize(self._size)
+            await self.slots.resize(self._size)
         except BaseException:
             await finish(self.close(Deadline.after(0)))
             raise
@@ -145,7 +145,7 @@ class Lane:
             raise closed()
         before, self._size = self._size, size
         try:
-            await self.seats.resize(size)
+            await self.slots.resize(size)
         except BaseException:
             self._size = before
             raise
@@ -159,7 +159,7 @@ class Lane:
         Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
         """
         self.refuse()
-        await self.seats.close(deadline)
+        await self.slots.close(deadline)
         if self._timer is not None:
             self._timer.cancel()
 
@@ -173,7 +173,7 @@ class Lane:
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the threads close their connections and end."""
         self._closed = True
-        self.seats.abandon()
+        self.slots.abandon()
 
     # -- work ------------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ class Lane:
         else:
             self._wake_in(WATCH)
             self._stir()
-            if len(self.seats) < self._most or self._lent >= self._size:
+            if len(self.slots) < self._most or self._lent >= self._size:
                 self._grow()
         if patience < WATCH:
             self._wake_in(patience)
@@ -324,10 +324,10 @@ class Lane:
             and self._costs.are_low(work.what.name)
         )
 
-    def _begin(self, seat: Seat, work: Call[Any] | Batch, shares: bool) -> None:
-        seat.work = work
+    def _begin(self, slot: Slot, work: Call[Any] | Batch, shares: bool) -> None:
+        slot.work = work
         if shares:
-            seat.shares = True
+            slot.shares = True
             self._sharing += 1
         if isinstance(work, Call) and work.at is not None:
             self._wake_in(work.at - work.since + GRACE)
@@ -338,9 +338,9 @@ class Lane:
         elif self._timer is None:
             self._wake_in(WATCH)
 
-    def _end(self, seat: Seat) -> None:
-        if seat.shares:
-            seat.shares, seat.seen = False, None
+    def _end(self, slot: Slot) -> None:
+        if slot.shares:
+            slot.shares, slot.seen = False, None
             self._sharing -= 1
             if self._calm is not None:
                 self._calm.set_result(None)
@@ -354,10 +354,10 @@ class Lane:
             self._wake_in(self._limits.batch)
         await asyncio.shield(self._calm)
 
-    async def _run_here(self, seat: Seat, call: Call[Any]) -> None:
+    async def _run_here(self, slot: Slot, call: Call[Any]) -> None:
         """Have a call done in the caller's own step, waiting in the event loop for another
         process's lock."""
-        connection, limits = seat.connection, self._limits
+        connection, limits = slot.connection, self._limits
         assert connection is not None
         busy = False
 
@@ -365,7 +365,7 @@ class Lane:
             nonlocal busy
             busy = alone(channel, call, limits)
 
-        self._begin(seat, call, call.shares)
+        self._begin(slot, call, call.shares)
         pauses = None
         try:
             while True:
@@ -374,18 +374,18 @@ class Lane:
                 if not busy:
                     return
                 pauses = pauses or backoff()
-                seat.blocked = call.since
+                slot.blocked = call.since
                 await asyncio.sleep(next(pauses))
         except asyncio.CancelledError:
             call.cancel()
             raise
         finally:
-            self._release(seat)
+            self._release(slot)
             self._note(call)
 
-    async def _run_together(self, seat: Seat, batch: Batch) -> None:
+    async def _run_together(self, slot: Slot, batch: Batch) -> None:
         """Have a batch done, waiting in the event loop for another process's lock."""
-        connection, limits = seat.connection, self._limits
+        connection, limits = slot.connection, self._limits
         assert connection is not None
         self._tally.shared(len(batch.calls))
         pauses = None
@@ -397,99 +397,99 @@ class Lane:
                 return
             self._deliver(batch)  # who has given up
             pauses = pauses or backoff()
-            seat.blocked = batch.since
+            slot.blocked = batch.since
             await asyncio.sleep(next(pauses))
 
-    def _release(self, seat: Seat) -> None:
+    def _release(self, slot: Slot) -> None:
         """Take a connection back from a caller. Synchronous, so that nothing can interrupt it."""
-        self._end(seat)
-        if seat.ready and not (seat.leaving or (self._wanted and not self._paused)):
-            self._rest(seat)
+        self._end(slot)
+        if slot.ready and not (slot.leaving or (self._wanted and not self._paused)):
+            self._rest(slot)
             return
-        seat.rouse()
-        if not seat.ready:
+        slot.rouse()
+        if not slot.ready:
             self._stir()  # those who were to travel with this one: it has to be cleaned first
             self._wake_in(GRACE)  # its thread may have something to end that takes long
 
-    def _rest(self, seat: Seat) -> None:
-        work, seat.work = seat.work, None
-        seat.idle_since = monotonic()
-        self._idle.append(seat)
-        if seat.account.events:
-            seat.account.tell()  # of a commit whose caller was cancelled
+    def _rest(self, slot: Slot) -> None:
+        work, slot.work = slot.work, None
+        slot.idle_since = monotonic()
+        self._idle.append(slot)
+        if slot.account.events:
+            slot.account.tell()  # of a commit whose caller was cancelled
         if isinstance(work, Loan):
             work.on_settled()
         self._tell_drained()
 
-    def _lend(self, seat: Seat, loan: Loan) -> None:
+    def _lend(self, slot: Slot, loan: Loan) -> None:
         def returned() -> None:
             self._waits.held -= 1
             self._lent -= 1
-            self._release(seat)
+            self._release(slot)
 
-        assert seat.connection is not None
-        seat.work = loan
+        assert slot.connection is not None
+        slot.work = loan
         self._waits.held += 1
         self._lent += 1
         self._tally.loans += 1
-        loan.lend(seat.connection, returned)
+        loan.lend(slot.connection, returned)
         self._wake_in(self._look)
 
-    # -- the seats' tasks ------------------------------------------------------------------------
+    # -- the slots' tasks ------------------------------------------------------------------------
 
-    async def _sit(self, seat: Seat, opened: asyncio.Future[None]) -> None:
+    async def _sit(self, slot: Slot, opened: asyncio.Future[None]) -> None:
         try:
             try:
-                await seat.connected()
+                await slot.connected()
             except Exception as error:
                 opened.set_exception(error)
                 return
             opened.set_result(None)
-            while not seat.leaving:
-                await self._serve(seat)
-                await seat.tidy()
-                if isinstance(seat.work, Loan):
-                    seat.work.on_settled()
-                seat.work = None
+            while not slot.leaving:
+                await self._serve(slot)
+                await slot.tidy()
+                if isinstance(slot.work, Loan):
+                    slot.work.on_settled()
+                slot.work = None
         except GeneratorExit:
             # The loop was closed over this task: there is nothing that could be awaited.
-            connection, seat.connection = seat.connection, None
+            connection, slot.connection = slot.connection, None
             if connection is not None:
                 connection.abandon()
             raise
         except asyncio.CancelledError:
             # By a loop that ends and cancels every task it has.
             self.refuse()
-            seat.stop()
-            if isinstance(seat.work, Batch):
-                for call in seat.work.calls:
+            slot.stop()
+            if isinstance(slot.work, Batch):
+                for call in slot.work.calls:
                     call.fail(closed())  # nobody is left to tell more
             raise
         finally:
-            if seat in self._idle:
-                self._idle.remove(seat)  # nobody may take it any more
-            await seat.leave()
-            if isinstance(seat.work, Loan):
-                seat.work.on_settled()  # with the connection, what was open on it is gone
-            seat.account.tell()
+            if slot in self._idle:
+                self._idle.remove(slot)  # nobody may take it any more
+            await slot.leave()
+            if isinstance(slot.work, Loan):
+                slot.work.on_settled()  # with the connection, what was open on it is gone
+            slot.account.tell()
             if not self._closed:
-                self._forget(seat)
+                self._forget(slot)
                 self._stir()  # those who were to travel with this one
             self._tell_drained()
 
-    async def _serve(self, seat: Seat) -> None:
+    async def _serve(self, slot: Slot) -> None:
         """Do what waits; if nothing does, rest until there is something to do for this task."""
-        seat.roused = self._loop.create_future()
+        slot.roused = self._loop.create_future()
         if not self._wanted or self._paused:
-            self._rest(seat)
-            await seat.roused
+            self._rest(slot)
+            await slot.roused
             return
         try:
-            await seat.connected()
+            await slot.connected()
         except Exception as error:
             # Who is dismissed has stopped waiting; others will serve.
             lends = self._lent < self._most
-            for unserved in self._queue.take(monotonic(), 0 if seat.leaving else 1, lends=lends):
+            for unserved in self._queue.take(monotonic(), 0 if slot.leaving else 1, lends=lends):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
@@ -503,16 +503,16 @@ class Lane:
         first = work[0]
         if isinstance(first, Loan):
             if not first.gone:
-                self._lend(seat, first)
-                await seat.roused
+                self._lend(slot, first)
+                await slot.roused
         else:
-            await self._serve_calls(seat, cast(list[Call[Any]], work))
+            await self._serve_calls(slot, cast(list[Call[Any]], work))
 
-    async def _serve_calls(self, seat: Seat, calls: list[Call[Any]]) -> None:
+    async def _serve_calls(self, slot: Slot, calls: list[Call[Any]]) -> None:
         batch = Batch(calls)
-        self._begin(seat, batch, calls[0].shares)
+        self._begin(slot, batch, calls[0].shares)
         try:
-            await self._run_together(seat, batch)
+            await self._run_together(slot, batch)
         except Exception as error:
             # The thread has died, or ran out of memory between two calls. Whether it was before or
             # after its COMMIT, nobody knows.
@@ -520,15 +520,15 @@ class Lane:
             self._deliver(batch)
             for call in calls:
                 call.fail(error)
-        if seat.ready and not self._wanted and not batch.todo:
-            seat.work = None  # before the callers are told, who shall find it so
+        if slot.ready and not self._wanted and not batch.todo:
+            slot.work = None  # before the callers are told, who shall find it so
         self._deliver(batch)
         self._take_back(batch)
-        if len(calls) > 1 and not seat.leaving:
+        if len(calls) > 1 and not slot.leaving:
             # Whoever was told now may ask again at once: in the same turn of the loop, before this
             # task goes on, so that they travel together once more.
             await asyncio.sleep(0)
-        self._end(seat)
+        self._end(slot)
 
     def _deliver(self, batch: Batch) -> None:
         """Tell the callers of what is done."""
@@ -579,23 +579,23 @@ class Lane:
         """Return in how many seconds to look again."""
         working = gathering = False
         now, next_one = monotonic(), inf
-        for seat in self.seats:
-            if seat.work is not None:
+        for slot in self.slots:
+            if slot.work is not None:
                 working = True
-                warn_of_long(seat, self._long)
-                if seat.connection is not None:
-                    seat.connection.look_after()
-                    if isinstance(seat.work, Batch):
-                        self._deliver(seat.work)  # before those are freed that ran behind it
+                warn_of_long(slot, self._long)
+                if slot.connection is not None:
+                    slot.connection.look_after()
+                    if isinstance(slot.work, Batch):
+                        self._deliver(slot.work)  # before those are freed that ran behind it
                     # One that waits for another process's lock learns at its next try who has it.
-                    then = now - COMMIT_GRACE if seat.is_blocked else now
-                    for call in seat.calls:
-                        next_one = min(next_one, call.free_late(seat.connection, then))
-                if seat.shares and not isinstance(seat.work, Loan) and not seat.work.writes:
+                    then = now - COMMIT_GRACE if slot.is_blocked else now
+                    for call in slot.calls:
+                        next_one = min(next_one, call.free_late(slot.connection, then))
+                if slot.shares and not isinstance(slot.work, Loan) and not slot.work.writes:
                     gathering |= bool(
-                        self._queue.live or self._calm or isinstance(seat.work, Batch)
+                        self._queue.live or self._calm or isinstance(slot.work, Batch)
                     )
-                    self._part(seat, seat.work)
+                    self._part(slot, slot.work)
         next_one = min(next_one, self._shrink(now))
         if self._queue.live or working:
             soon = self._limits.batch if gathering else self._look
@@ -613,9 +613,9 @@ class Lane:
         What goes on there is inside one long step of SQLite's, or in a function that asks nothing
         of SQLite: nothing can end it. A moment of that is no more than a clean-up.
         """
-        for seat in self.seats:
-            seat.seen_deserted = seat.seen_deserted + 1 if seat.is_deserted else 0
-        return any(seat.seen_deserted for seat in self.seats)
+        for slot in self.slots:
+            slot.seen_deserted = slot.seen_deserted + 1 if slot.is_deserted else 0
+        return any(slot.seen_deserted for slot in self.slots)
 
     def _grow(self) -> None:
         """Open one more connection for what waits, if there may be one more:
@@ -624,21 +624,21 @@ class Lane:
         - one beyond that where all are lent and a call waits: a stream or a snapshot may last, and
           a call must not wait for its end.
         """
-        queue, seats = self._queue, self.seats
+        queue, slots = self._queue, self.slots
         if self._closed or self._paused or monotonic() < self._next_growth:
             return
-        stuck = sum(seat.seen_deserted > STUCK for seat in seats)
-        serving = sum(not seat.leaving for seat in seats) - stuck
+        stuck = sum(slot.seen_deserted > STUCK for slot in slots)
+        serving = sum(not slot.leaving for slot in slots) - stuck
         reason: Reason
         if serving < self._most:
-            reason = "stuck" if stuck and len(seats) >= self._most else "overflow"
+            reason = "stuck" if stuck and len(slots) >= self._most else "overflow"
         elif queue.live > queue.lendings and self._lent >= serving < self._most + self._reserve:
             reason = "calls"
         else:
             return
-        opening = sum(seat.is_opening for seat in seats)
-        if opening < queue.live and len(seats) < self._most + self._reserve + self._spare:
-            seats.add_one(reason, self._grown)
+        opening = sum(slot.is_opening for slot in slots)
+        if opening < queue.live and len(slots) < self._most + self._reserve + self._spare:
+            slots.add_one(reason, self._grown)
 
     def _grown(self, opened: bool) -> None:
         if opened:
@@ -649,20 +649,20 @@ class Lane:
     def _shrink(self, now: float) -> float:
         """Close connections that `_grow` has opened and that are idle; return the seconds until
         the next one is due."""
-        if len(self.seats) <= self._size:
+        if len(self.slots) <= self._size:
             return inf
         time = self._config.reader_idle_time
-        idle_since = self.seats.let_idle_go(self._size, now - time)
+        idle_since = self.slots.let_idle_go(self._size, now - time)
         return inf if idle_since is None else max(0.0, idle_since + time - now)
 
-    def _part(self, seat: Seat, batch: Batch | Call[Any]) -> None:
+    def _part(self, slot: Slot, batch: Batch | Call[Any]) -> None:
         """If one of those who share a hop has turned out to be slow, let the others go on
         elsewhere: it is the same that was seen running at the last look."""
         running = batch.current if isinstance(batch, Batch) else batch
-        if running is not seat.seen:
-            seat.seen = running
+        if running is not slot.seen:
+            slot.seen = running
             return
-        self._end(seat)
+        self._end(slot)
         if isinstance(batch, Batch):
             self._deliver(batch)
             self._take_back(batch)
@@ -690,8 +690,8 @@ class Lane:
         if self._paused and not for_all:
             return [self._paused_by]
         tasks = [
-            seat.work.task if isinstance(seat.work, Loan) and not seat.work.returned else None
-            for seat in self.seats
+            slot.work.task if isinstance(slot.work, Loan) and not slot.work.returned else None
+            for slot in self.slots
         ]
         if for_all:
             return tasks
@@ -702,7 +702,7 @@ class Lane:
 
     def _holder(self) -> str:
         """Say who holds the lane's connections, the longest one by name."""
-        return self.seats.say_who_holds(paused=self._paused, rival=self._limits.who)
+        return self.slots.say_who_holds(paused=self._paused, rival=self._limits.who)
 
     # -- a barrier -------------------------------------------------------------------------------
 
@@ -723,7 +723,7 @@ class Lane:
         self._waits[task] = Wait(self, for_all=True)
         try:
             async with asyncio.timeout(wait):
-                while len(self._idle) < len(self.seats):
+                while len(self._idle) < len(self.slots):
                     if self._closed:
                         raise closed()
                     self._drained = self._loop.create_future()
@@ -767,27 +767,27 @@ class Lane:
                 call.began - call.since,
             )
 
-    def _forget(self, seat: Seat) -> None:
-        """Take out a seat that was given up; what it has counted stays."""
-        self.seats.remove(seat)
-        self._tally.include(seat.account)
+    def _forget(self, slot: Slot) -> None:
+        """Take out a slot that was given up; what it has counted stays."""
+        self.slots.remove(slot)
+        self._tally.include(slot.account)
 
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
         return {
-            "size": len(self.seats),
-            "overflow": max(0, len(self.seats) - self._size),
+            "size": len(self.slots),
+            "overflow": max(0, len(self.slots) - self._size),
             "idle": len(self._idle),
-            "busy": self.seats.busy,
+            "busy": self.slots.busy,
             "waiting": self.waiting,
-            **self._tally.as_dict(seat.account for seat in self.seats),
+            **self._tally.as_dict(slot.account for slot in self.slots),
         }
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
         stats.include(self._tally.queries)
-        for seat in self.seats:
-            stats.include(seat.account.queries)
+        for slot in self.slots:
+            stats.include(slot.account.queries)
 
     @property
     def waiting(self) -> int:

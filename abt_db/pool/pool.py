@@ -206,7 +206,7 @@ class Pool:
         """
         limit = Deadline.after(self.config.close_timeout)
         for pause in backoff():
-            if limit.passed() or not any(lane.seats.threads() for lane in self._lanes()):
+            if limit.passed() or not any(lane.slots.threads() for lane in self._lanes()):
                 return
             await asyncio.sleep(pause)
 
@@ -381,7 +381,7 @@ class Pool:
 
     def _in_the_way(self, age: float) -> dict[object, str]:
         """Those who have been reading for so many seconds, and other processes that read."""
-        holdings = [holding for holding in self.readers.seats.holdings() if holding.age >= age]
+        holdings = [holding for holding in self.readers.slots.holdings() if holding.age >= age]
         holdings.sort(key=lambda holding: -holding.age)
         found: dict[object, str] = {
             str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
@@ -401,7 +401,7 @@ class Pool:
 
     def _is_crowded(self) -> bool:
         """Whether more than one connection is at work; asked by their threads."""
-        return sum(lane.seats.busy for lane in self._lanes()) > 1
+        return sum(lane.slots.busy for lane in self._lanes()) > 1
 
     def queries(self) -> dict[str, dict[str, Any]]:
         """What was counted of each query, on all connections."""
@@ -412,11 +412,11 @@ class Pool:
 
     def transactions(self) -> list[dict[str, Any]]:
         """What is lent, as plain dicts, see `Holding`; the oldest first."""
-        held = [loan.holding() for lane in self._lanes() for loan in lane.seats.loans()]
+        held = [loan.holding() for lane in self._lanes() for loan in lane.slots.loans()]
         return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
 
     def _writing(self) -> Holding | None:
-        return None if self.writer is None else self.writer.seats.writing()
+        return None if self.writer is None else self.writer.slots.writing()
 
     def _refused(self, label: str) -> ReadOnlyError:
         return ReadOnlyError(

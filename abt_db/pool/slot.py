@@ -1,6 +1,6 @@
-"""A seat: one connection's place in a lane, and the care for that connection.
+"""A slot: one connection's place in a lane, and the care for that connection.
 
-The connection may be lost and opened again; the seat, its number and its account stay.
+The connection may be lost and opened again; the slot, its number and its account stay.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from abt_db.log import LOG
 from .call import Call, Loan
 from .perform import Batch
 
-__all__ = ["Open", "Seat", "closed", "warn_of_long"]
+__all__ = ["Open", "Slot", "closed", "warn_of_long"]
 
 Open = Callable[[Account, Deadline], Awaitable[Connection]]
 """Waits for another process's lock until the deadline at most."""
 
 
-class Seat:
+class Slot:
     """Either idle (`work` is None), or at work for a caller or for its own task.
 
     That task, the lane's, is the only one that cleans up, and nobody cancels it.
@@ -75,10 +75,10 @@ class Seat:
         self.idle_since = 0.0
         """When it came to rest, on the clock of `time.monotonic()`."""
         self.leaving = False
-        """Whether the seat is to be given up when it comes free."""
+        """Whether the slot is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
         self.roused: asyncio.Future[None] | None = None
-        """What the task waits for while the seat is idle or a caller has it."""
+        """What the task waits for while the slot is idle or a caller has it."""
 
     @property
     def ready(self) -> bool:
@@ -114,7 +114,7 @@ class Seat:
         return self.connection is None and self.roused is None
 
     def dismiss(self, reason: Reason) -> None:
-        """Have the seat given up when it comes free; what waits to be opened waits no longer."""
+        """Have the slot given up when it comes free; what waits to be opened waits no longer."""
         self.leaving, self._reason = True, reason
         self._opening.cancel()
 
@@ -247,9 +247,9 @@ class Seat:
         return self.connection is not None and self.connection.in_transaction
 
 
-def warn_of_long(seat: Seat, limit: float) -> None:
+def warn_of_long(slot: Slot, limit: float) -> None:
     """Log who has been lent the connection for longer than `limit` seconds, once for each."""
-    loan = seat.work
+    loan = slot.work
     if not isinstance(loan, Loan) or loan.noticed or loan.returned:
         return
     holding = loan.holding()
@@ -258,12 +258,12 @@ def warn_of_long(seat: Seat, limit: float) -> None:
         LOG.warning(
             "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
             holding,
-            seat.account.name,
+            slot.account.name,
             holding.age,
             holding.statements,
             " ".join(filter(None, [holding.state, holding.query])),
             "other writes wait for it"
-            if seat.account.name.startswith("writer")
+            if slot.account.name.startswith("writer")
             else "the write-ahead log can't be reset before its end",
         )
 

@@ -1,4 +1,4 @@
-"""The seats of a lane: how they are made and given up, and what they are in use for."""
+"""The slots of a lane: how they are made and given up, and what they are in use for."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from abt_db.events import Reason
 from abt_db.log import LOG
 
 from .call import Loan
-from .slot import Seat
+from .slot import Slot
 
-__all__ = ["Seats"]
+__all__ = ["Slots"]
 
-Sit = Callable[[Seat, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
-"""What a seat's task does. It opens the connection first and sets the future, to None or to the
-error; it takes the seat out of the list when it ends, unless the lane is closed."""
+Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
+"""What a slot's task does. It opens the connection first and sets the future, to None or to the
+error; it takes the slot out of the list when it ends, unless the lane is closed."""
 
 
-class Seats(list[Seat]):
-    """All seats of one lane, among them those that are to be given up when they come free."""
+class Slots(list[Slot]):
+    """All slots of one lane, among them those that are to be given up when they come free."""
 
     __slots__ = ("_made", "_make", "_name", "_sit", "idle")
 
-    def __init__(self, name: str, make: Callable[[str, Reason], Seat], sit: Sit) -> None:
+    def __init__(self, name: str, make: Callable[[str, Reason], Slot], sit: Sit) -> None:
         self._name = name
         self._make = make
         self._sit = sit
         self._made = 0
-        self.idle: list[Seat] = []
+        self.idle: list[Slot] = []
         """The one used last is at the end and taken first: its cache is warm."""
 
     async def resize(self, size: int) -> None:
         """Have that many: new ones have their connection when this returns, those that are too many
         are given up as they come free. If one can't be opened nothing changes."""
-        staying = [seat for seat in self if not seat.leaving]
+        staying = [slot for slot in self if not slot.leaving]
         self.dismiss(staying[size:], "resize")
         await self._add(size - len(staying), "resize" if self._made else "open")
 
-    def dismiss(self, seats: list[Seat], reason: Reason) -> None:
+    def dismiss(self, slots: list[Slot], reason: Reason) -> None:
         """Give them up as they come free."""
-        for seat in seats:
-            seat.dismiss(reason)
-            if seat in self.idle:
-                self.idle.remove(seat)
-                seat.rouse()
+        for slot in slots:
+            slot.dismiss(reason)
+            if slot in self.idle:
+                self.idle.remove(slot)
+                slot.rouse()
 
     async def _add(self, count: int, reason: Reason) -> None:
         added = [self._new(reason) for _ in range(count)]
@@ -60,7 +60,7 @@ class Seats(list[Seat]):
                 if isinstance(result, BaseException):
                     raise result
         except BaseException:
-            self.dismiss([seat for seat, _ in added], reason)
+            self.dismiss([slot for slot, _ in added], reason)
             raise
 
     def add_one(self, reason: Reason, then: Callable[[bool], None]) -> None:
@@ -79,23 +79,23 @@ class Seats(list[Seat]):
     def let_idle_go(self, size: int, before: float) -> float | None:
         """Give up those beyond `size` that have been idle since the moment `before`, those first
         that were used first; return since when the next one of them is idle, if there is one."""
-        extra = sum(not (seat.leaving or seat.is_deserted) for seat in self) - size
-        for seat in self.idle[: max(extra, 0)]:
-            if seat.idle_since > before:
-                return seat.idle_since
-            self.dismiss([seat], "idle")
+        extra = sum(not (slot.leaving or slot.is_deserted) for slot in self) - size
+        for slot in self.idle[: max(extra, 0)]:
+            if slot.idle_since > before:
+                return slot.idle_since
+            self.dismiss([slot], "idle")
         return None
 
-    def _new(self, reason: Reason) -> tuple[Seat, asyncio.Future[None]]:
-        """Make a seat; the future is done when its connection is open."""
+    def _new(self, reason: Reason) -> tuple[Slot, asyncio.Future[None]]:
+        """Make a slot; the future is done when its connection is open."""
         loop = asyncio.get_running_loop()
         self._made += 1
         name = f"{self._name} {self._made}"
-        seat = self._make(name, reason)
-        self.append(seat)
+        slot = self._make(name, reason)
+        self.append(slot)
         opened = loop.create_future()
-        seat.task = loop.create_task(self._sit(seat, opened), name=f"abt_db {name}")
-        return seat, opened
+        slot.task = loop.create_task(self._sit(slot, opened), name=f"abt_db {name}")
+        return slot, opened
 
     async def close(self, deadline: Deadline) -> None:
         """Give all of them up: let running work end until `deadline`, then stop it.
@@ -103,22 +103,22 @@ class Seats(list[Seat]):
         Returns when their tasks, threads and files are gone. Must not be cancelled.
         """
         self.dismiss(self, "close")
-        tasks = [seat.task for seat in self if seat.task is not None]
+        tasks = [slot.task for slot in self if slot.task is not None]
         if tasks:
             _, late = await asyncio.wait(tasks, timeout=deadline.remaining())
             if late:
-                for seat in self:
-                    seat.stop()
+                for slot in self:
+                    slot.stop()
                 await asyncio.wait(late)
 
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the threads close their connections and end."""
-        for seat in self:
-            seat.abandon()
+        for slot in self:
+            slot.abandon()
 
     def threads(self) -> list[threading.Thread]:
         """Return the connections' threads that have not ended."""
-        connections = [seat.connection for seat in self if seat.connection is not None]
+        connections = [slot.connection for slot in self if slot.connection is not None]
         threads = [connection.thread for connection in connections if connection.thread is not None]
         return [thread for thread in threads if thread.is_alive()]
 
@@ -127,22 +127,22 @@ class Seats(list[Seat]):
     @property
     def busy(self) -> int:
         """How many are at work; from any thread."""
-        return sum(seat.work is not None for seat in self)
+        return sum(slot.work is not None for slot in self)
 
     def holdings(self) -> list[Holding]:
         """Return what each of those is in use for."""
-        return [holding for seat in self if (holding := seat.holding()) is not None]
+        return [holding for slot in self if (holding := slot.holding()) is not None]
 
     def writing(self) -> Holding | None:
         """Return what is being done in a transaction, if anything is; from any thread."""
-        for seat in self:
-            if seat.writing:
-                return seat.holding()
+        for slot in self:
+            if slot.writing:
+                return slot.holding()
         return None
 
     def loans(self) -> list[Loan]:
         """Return what is lent."""
-        works = [seat.work for seat in self]
+        works = [slot.work for slot in self]
         return [work for work in works if isinstance(work, Loan) and not work.returned]
 
     def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:

@@ -232,7 +232,7 @@ class _Handle:
                 loan.abandon()
                 return
             if _running_loop() is not scope.loop:
-                scope.loop.call_soon_threadsafe(loan.give_back)  # only there it can tell the seat
+                scope.loop.call_soon_threadsafe(loan.give_back)  # only there it can tell the slot
                 return
             loan.give_back()
             if Transacted in self._pool.listeners.wanted:

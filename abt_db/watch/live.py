@@ -401,7 +401,7 @@ class Watching:
             self._add_runner()
 
     def _add_runner(self) -> None:
-        if self._runners < max(1, len(self._pool.readers.seats) // 2):
+        if self._runners < max(1, len(self._pool.readers.slots) // 2):
             self._runners += 1
             self._start(self._run_again(), "again")
 
