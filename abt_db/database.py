@@ -31,7 +31,7 @@ from .connection.driver import Connect
 from .connection.lock_owners import Holding
 from .connection.session import Result, Session, Verbs
 from .connection.settings import MEMORY, in_memory
-from .connection.transaction import Channel
+from .connection.transaction import EngineSession
 from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
 from .housekeeping import Upkeep
@@ -782,30 +782,30 @@ def _writes(query: Query[Any], problem: str) -> QueryError:
 
 
 def _call(
-    channel: Channel,
+    session: EngineSession,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    return channel.call(function, *args, **kwargs)
+    return session.call(function, *args, **kwargs)
 
 
 def _in_snapshot(
-    channel: Channel,
+    session: EngineSession,
     function: Callable[..., T],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> T:
-    with channel.transaction("SNAPSHOT"):
-        return channel.call(function, *args, **kwargs)
+    with session.transaction("SNAPSHOT"):
+        return session.call(function, *args, **kwargs)
 
 
 def _without(
-    channel: Channel,
+    session: EngineSession,
     tables: frozenset[str] | None,
     function: Callable[..., T],
     arguments: tuple[Any, ...],
 ) -> T:
     """Run what reads, refusing it where it reads one of `tables`."""
-    with channel.hiding(tables):
-        return function(channel, *arguments)
+    with session.hiding(tables):
+        return function(session, *arguments)

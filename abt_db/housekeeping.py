@@ -13,7 +13,7 @@ from time import monotonic
 
 from .connection.deadline import Deadline
 from .connection.session import Session
-from .connection.transaction import Channel
+from .connection.transaction import EngineSession
 from .errors import AbtDbError, CorruptError, PoolClosedError, StatementError
 from .locks.table import clear_locks
 from .log import LOG
@@ -73,20 +73,20 @@ def examine(session: Session, *, full: bool) -> Health:
     return Health(tuple(problems), dict(dangling), full, monotonic() - began)
 
 
-def gather_statistics(channel: Channel, *, full: bool) -> None:
+def gather_statistics(session: EngineSession, *, full: bool) -> None:
     """Bring the statistics up to date: of what has changed much, from samples; or of everything,
     from all rows."""
-    with channel.transaction("IMMEDIATE"):
-        channel.control(f"PRAGMA analysis_limit = {0 if full else SAMPLE}")
+    with session.transaction("IMMEDIATE"):
+        session.control(f"PRAGMA analysis_limit = {0 if full else SAMPLE}")
         sql = "PRAGMA optimize = 0x10002" if CHOOSES and not full else "ANALYZE"
-        channel.run_sql(sql, doing="ANALYZE", privileged=True)
+        session.run_sql(sql, doing="ANALYZE", privileged=True)
         # Other connections read statistics when they read the schema, and not before.
-        [(version,)] = channel.control("PRAGMA schema_version")
-        channel.control(f"PRAGMA schema_version = {version + 1}")
+        [(version,)] = session.control("PRAGMA schema_version")
+        session.control(f"PRAGMA schema_version = {version + 1}")
 
 
-def _clear_locks(channel: Channel) -> int:
-    return channel.call(clear_locks)
+def _clear_locks(session: EngineSession) -> int:
+    return session.call(clear_locks)
 
 
 class Upkeep:
@@ -130,13 +130,13 @@ class Upkeep:
     async def _optimize(self) -> None:
         lease = await self._pool.lend_writer("optimize")
         try:
-            await lease.run(lambda channel: gather_statistics(channel, full=False), Deadline())
+            await lease.run(lambda session: gather_statistics(session, full=False), Deadline())
         finally:
             lease.give_back()
         await self._pool.write("clear_locks", _clear_locks, ())
 
     async def _check(self) -> None:
-        health = await self._pool.read("check", lambda channel: examine(channel, full=False), ())
+        health = await self._pool.read("check", lambda session: examine(session, full=False), ())
         if not health.whole:
             LOG.error(
                 "abt_db: %s is damaged: %s",

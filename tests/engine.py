@@ -26,7 +26,7 @@ from conftest import SOON, Clock, descriptors, threads
 from abt_db import Config, Database, Query
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.driver import Connect
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ async def items(
         yield db
 
 
-async def on_writer(db: Database, function: Callable[[Channel], T]) -> T:
+async def on_writer(db: Database, function: Callable[[EngineSession], T]) -> T:
     """Run a function on the writer that does what only the library may."""
     async with db.writer(label="a test") as loan:
         return await loan.run(function, Deadline())

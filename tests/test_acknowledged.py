@@ -15,7 +15,7 @@ import pytest
 from engine import ADD, COUNT, Driver, Holder, Witness, items, lose_writer, run_script, until
 
 from abt_db import PoolTimeoutError
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.events import Committed, Ran, Transacted, Waited
 from abt_db.log import LOG
 from abt_db.migrations import Migration, Migrator, Progress
@@ -96,11 +96,11 @@ class TestTheLogThatCantBeLookedAt:
     ) -> None:
         """A failure that nobody has thought of: the step behind the COMMIT itself raises."""
 
-        def fail(_channel: Channel) -> None:
+        def fail(_session: EngineSession) -> None:
             raise MemoryError("no room for a note")
 
         async with items(path) as db:
-            monkeypatch.setattr(Channel, "_committed", fail)
+            monkeypatch.setattr(EngineSession, "_committed", fail)
             await db.execute(ADD(name="a"))
             async with db.transaction() as tx:
                 await tx.execute(ADD(name="b"))

@@ -25,7 +25,7 @@ from abt_db import (
     TransactionStateError,
 )
 from abt_db.connection.session import Block
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 
 DELETE = Query("items.delete_all", "DELETE FROM items")
 
@@ -181,26 +181,26 @@ class TestOfAnotherTransaction:
             with pytest.raises(TransactionStateError):
                 await db.read(rest)
 
-    @pytest.mark.parametrize("end", [Channel.commit, Channel.rollback])
+    @pytest.mark.parametrize("end", [EngineSession.commit, EngineSession.rollback])
     @pytest.mark.parametrize("undo", [True, False])
     async def test_a_block_knows_when_its_transaction_is_over(
-        self, path: Path, end: Callable[[Channel], None], undo: bool
+        self, path: Path, end: Callable[[EngineSession], None], undo: bool
     ) -> None:
         """Whoever kept it: another one of the same depth is open by then."""
 
-        def function(channel: Channel) -> int | None:
+        def function(session: EngineSession) -> int | None:
             kept = Block()
-            channel.begin("IMMEDIATE")
-            channel.open_block(kept)
-            end(channel)
-            channel.begin("IMMEDIATE")
-            channel.execute(ADD(name="1"))
-            with channel.atomic():
-                channel.execute(ADD(name="2"))
+            session.begin("IMMEDIATE")
+            session.open_block(kept)
+            end(session)
+            session.begin("IMMEDIATE")
+            session.execute(ADD(name="1"))
+            with session.atomic():
+                session.execute(ADD(name="2"))
                 with pytest.raises(TransactionStateError, match="has ended"):
-                    channel.close_block(kept, undo=undo)
-                found = channel.fetch_one(COUNT())
-            channel.commit()
+                    session.close_block(kept, undo=undo)
+                found = session.fetch_one(COUNT())
+            session.commit()
             return found
 
         async with items(path) as db:

@@ -564,7 +564,7 @@ class TestTheTransaction:
     async def test_a_full_database(self, path: Path) -> None:
         """faults 22, 49: an operation is too much for `max_page_count`."""
         async with items(path) as db, Witness(db) as witness:
-            await on_writer(db, lambda channel: channel.control("PRAGMA max_page_count = 100"))
+            await on_writer(db, lambda session: session.control("PRAGMA max_page_count = 100"))
             report = await db.run_batch(
                 [*good(3), ADD(name="x" * 1_000_000), *good(3, 3)], on_error="continue"
             )

@@ -19,7 +19,7 @@ import pytest
 from engine import ADD, SOON, LockingProcess, items, script, until
 
 from abt_db import Database
-from abt_db.connection import transaction as channel
+from abt_db.connection import transaction as session
 
 PROCESSES = 8
 LONG = bool(os.environ.get("ABT_DB_LONG"))
@@ -130,8 +130,8 @@ class TestCourtesy:
         """The clock stands still, but while somebody works; the waits are noted."""
         self.now = 1.0
         self.waits: list[float] = []
-        monkeypatch.setattr(channel, "monotonic", lambda: self.now)
-        monkeypatch.setattr(channel, "sleep", self.waits.append)
+        monkeypatch.setattr(session, "monotonic", lambda: self.now)
+        monkeypatch.setattr(session, "sleep", self.waits.append)
 
     async def work(self, db: Database, times: int, seconds: float) -> None:
         for _ in range(times):

@@ -438,7 +438,7 @@ class TestWhoFails:
     async def test_a_full_database(self, path: Path) -> None:
         """faults 22, 49: one member is too much for `max_page_count`."""
         async with tables(path) as db, Witness(db) as witness:
-            await on_writer(db, lambda channel: channel.control("PRAGMA max_page_count = 100"))
+            await on_writer(db, lambda session: session.control("PRAGMA max_page_count = 100"))
             results = await together(
                 db,
                 db.execute(ADD(name="a")),

@@ -263,7 +263,7 @@ class TestWhatIsTold:
             await soon(watch)
             async with db.barrier() as loan:
                 sql = "INSERT INTO items (name) VALUES ('b')"
-                await loan.run(lambda channel: channel.control(sql), Deadline())
+                await loan.run(lambda session: session.control(sql), Deadline())
             assert await soon(watch) == ["a", "b"]
 
     async def test_not_what_is_as_it_was(self, path: Path) -> None:

@@ -159,7 +159,7 @@ async def _fill_and_empty(db: Database) -> None:
 
 async def _in_barrier(db: Database, sql: str) -> None:
     async with db.barrier() as loan:
-        await loan.run(lambda channel: channel.run_sql(sql, doing="a test"), Deadline())
+        await loan.run(lambda session: session.run_sql(sql, doing="a test"), Deadline())
 
 
 @asynccontextmanager

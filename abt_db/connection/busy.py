@@ -26,7 +26,7 @@ of eight processes, some never had a turn."""
 
 LONGEST_PAUSE = 0.01
 """Between two tries, in seconds; for as long a holder may leave the lock free to others, see
-`Channel.begin`."""
+`EngineSession.begin`."""
 
 
 def _another() -> str:

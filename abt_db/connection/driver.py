@@ -45,7 +45,7 @@ from .settings import (
     uri,
 )
 from .stats import Account
-from .transaction import Channel
+from .transaction import EngineSession
 
 __all__ = ["Connect", "Connection", "LostError", "RaisedError"]
 
@@ -63,7 +63,7 @@ class _Call(str):
 
     __slots__ = ("function",)
 
-    function: Callable[[Channel], None] | None
+    function: Callable[[EngineSession], None] | None
 
 
 class _NoRows:
@@ -88,10 +88,10 @@ class _Driver(sqlite3.Connection):
         super().__init__(*arguments, **settings)
 
     @cached_property
-    def channel(self) -> Channel:
+    def session(self) -> EngineSession:
         """Made on the connection's thread, when it is first needed there."""
         owner = self.owner
-        return Channel(
+        return EngineSession(
             self,
             owner.account,
             writable=owner.role == "writer",
@@ -105,8 +105,8 @@ class _Driver(sqlite3.Connection):
             self.owner.identity.closing(self.owner)
         # The driver ends its thread behind this, and only where it raises nothing.
         with suppress(sqlite3.Error):
-            if "channel" in vars(self):
-                self.channel.end()
+            if "session" in vars(self):
+                self.session.end()
         with suppress(sqlite3.Error):
             super().close()
 
@@ -117,13 +117,13 @@ class _Driver(sqlite3.Connection):
         # keep the function and all that it knows.
         function, sql.function = sql.function, None
         assert function is not None
-        channel = self.channel
+        session = self.session
         try:
-            function(channel)
+            function(session)
         finally:
-            channel.deadline = NEVER  # that of a call knows its result
-            channel.examine()
-            self.owner.ended(channel)
+            session.deadline = NEVER  # that of a call knows its result
+            session.examine()
+            self.owner.ended(session)
             if self.owner.orphaned:
                 # The driver's thread dies, loudly, of telling a closed loop of the end; there would
                 # be nobody left to close the file, and to let go of its locks.
@@ -237,14 +237,14 @@ class Connection:
     async def _configure(self, path: str, limit: Deadline) -> None:
         config = self.config
 
-        def configure(channel: Channel) -> None:
-            channel.limit_sizes(config.max_value_size, config.max_sql_size)
+        def configure(session: EngineSession) -> None:
+            session.limit_sizes(config.max_value_size, config.max_sql_size)
             for pragma in pragmas(path, config, self.role):
-                channel.control(pragma)
+                session.control(pragma)
             if self.role == "writer":
-                set_page_size(channel, config)
+                set_page_size(session, config)
             if self.role == "follower" and not config.immutable:
-                require_let_go(channel, path)
+                require_let_go(session, path)
 
         # The first switch to WAL ignores the busy timeout when several processes start at once,
         # and a database in recovery is busy for everyone.
@@ -268,7 +268,7 @@ class Connection:
             raise
 
     async def run(
-        self, function: Callable[[Channel], T], deadline: Deadline, what: str = "the call"
+        self, function: Callable[[EngineSession], T], deadline: Deadline, what: str = "the call"
     ) -> T:
         """Run `function` on the connection's thread, in one hop, and return what it returns.
 
@@ -283,17 +283,17 @@ class Connection:
         result: list[T] = []
         failed: list[BaseException] = []
 
-        def call(channel: Channel) -> None:
-            channel.deadline = deadline
+        def call(session: EngineSession) -> None:
+            session.deadline = deadline
             # Everything is caught here and raised again in the loop: a StopIteration, for one,
             # can't be set on the driver's future and would leave the caller waiting for ever.
             try:
                 # What was cancelled before it started never runs.
                 if not deadline.cancelled:
-                    before = channel.changes
-                    result.append(function(channel))
-                    if deadline.given_up and channel.changes != before:
-                        channel.spoil()
+                    before = session.changes
+                    result.append(function(session))
+                    if deadline.given_up and session.changes != before:
+                        session.spoil()
             except BaseException as error:
                 failed.append(error)
 
@@ -317,7 +317,7 @@ class Connection:
         # Popped, so that the thread does not keep a large result alive until its next call.
         return result.pop()
 
-    async def hop(self, function: Callable[[Channel], None], deadline: Deadline) -> None:
+    async def hop(self, function: Callable[[EngineSession], None], deadline: Deadline) -> None:
         """Run `function` on the connection's thread, if that is alive.
 
         It is run to its end, whatever becomes of the caller. It should raise nothing. A caller that
@@ -362,9 +362,9 @@ class Connection:
             deadline.give_up(what)
             task.cancel()
 
-    def ended(self, channel: Channel) -> None:
+    def ended(self, session: EngineSession) -> None:
         """Note, on the thread, that it has done what it was given."""
-        self._settled = channel.settled
+        self._settled = session.settled
         self._ended += 1
 
     @property
@@ -387,7 +387,7 @@ class Connection:
 
     async def reset(self) -> None:
         """Make the connection fit for the next caller: no open cursor, no transaction."""
-        await self.run(Channel.reset, Deadline())
+        await self.run(EngineSession.reset, Deadline())
 
     @property
     def alive(self) -> bool:

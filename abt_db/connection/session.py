@@ -693,7 +693,7 @@ class Reading(Generic[T]):
     """A statement whose rows are read list by list, on the connection's thread.
 
     No generator: one that is dropped half-way would close its cursor in the thread of whoever
-    collects it. What is left open is closed by `Channel.reset`.
+    collects it. What is left open is closed by `EngineSession.reset`.
     """
 
     __slots__ = ("_at_end", "_count", "_cursor", "_query", "_seconds", "_session", "_size")

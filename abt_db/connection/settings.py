@@ -17,7 +17,7 @@ from abt_db.config import Config
 from abt_db.errors import CantOpenError, CorruptError, QueryError
 
 from .busy import SQLITE_BUSY_TIMEOUT
-from .transaction import Channel
+from .transaction import EngineSession
 
 __all__ = [
     "MEMORY",
@@ -227,26 +227,26 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
 
 
-def set_page_size(channel: Channel, config: Config) -> None:
+def set_page_size(session: EngineSession, config: Config) -> None:
     """Let a file that is still empty have pages of that size.
 
     One that is not would get them from the next VACUUM without a write-ahead log, whoever asked for
     that (https://www.sqlite.org/pragma.html#pragma_page_size).
     """
-    if config.page_size is not None and channel.control("PRAGMA page_count") == [(0,)]:
-        channel.control(f"PRAGMA page_size = {config.page_size}")
+    if config.page_size is not None and session.control("PRAGMA page_count") == [(0,)]:
+        session.control(f"PRAGMA page_size = {config.page_size}")
 
 
-def set_journal(channel: Channel, config: Config, path: str) -> None:
+def set_journal(session: EngineSession, config: Config, path: str) -> None:
     """Set the journal mode and leave the files that readers need (invariant 4)."""
-    [(mode,)] = channel.control(f"PRAGMA journal_mode = {config.journal_mode}")
+    [(mode,)] = session.control(f"PRAGMA journal_mode = {config.journal_mode}")
     if mode != config.journal_mode:
         raise CantOpenError(
             f"journal_mode {config.journal_mode} can't be had for {path}, only {mode}:"
             " does its file system support shared memory, and is it writable?"
         )
     # A read makes the -wal and -shm files of a WAL database.
-    channel.control("SELECT count(*) FROM sqlite_schema")
+    session.control("SELECT count(*) FROM sqlite_schema")
 
 
 def is_followed(path: str) -> bool:
@@ -255,13 +255,13 @@ def is_followed(path: str) -> bool:
     return path != MEMORY and Path(f"{os.path.realpath(path)}-txid").exists()
 
 
-def require_let_go(channel: Channel, path: str) -> None:
+def require_let_go(session: EngineSession, path: str) -> None:
     """Refuse a file that Litestream could not write to any more once it is open here.
 
     It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
     closed, to others only while it reads.
     """
-    if is_followed(path) and channel.control("PRAGMA journal_mode") == [("wal",)]:
+    if is_followed(path) and session.control("PRAGMA journal_mode") == [("wal",)]:
         raise CantOpenError(
             f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
             f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'

@@ -24,7 +24,7 @@ from .file_identity import Identity
 from .session import Verbs
 from .stats import Account
 
-__all__ = ["CHECKPOINTS", "BeginBusyError", "Channel"]
+__all__ = ["CHECKPOINTS", "BeginBusyError", "EngineSession"]
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class BeginBusyError(BusyError):
     """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
 
 
-class Channel(Verbs):
+class EngineSession(Verbs):
     """A connection, on its own thread. Lives as long as its connection."""
 
     __slots__ = (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import Deadline
-from abt_db.connection.transaction import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, EngineSession
 from abt_db.database import Database
 from abt_db.errors import MaintenanceError
 from abt_db.housekeeping import Health, examine, gather_statistics
@@ -23,27 +23,27 @@ async def optimize(db: Database) -> None:
     its next statement on. From SQLite 3.46 only tables that have changed much are looked at.
     Rows of locks that nobody holds are removed, see `clear_locks`.
     """
-    await _written(db, "optimize", lambda channel: gather_statistics(channel, full=False))
+    await _written(db, "optimize", lambda session: gather_statistics(session, full=False))
     await clear_locks(db)
 
 
 async def analyze(db: Database) -> None:
     """As `optimize`, of all tables and from all rows: seconds for a gigabyte, while writes wait."""
-    await _written(db, "analyze", lambda channel: gather_statistics(channel, full=True))
+    await _written(db, "analyze", lambda session: gather_statistics(session, full=True))
 
 
 async def reindex(db: Database, name: str | None = None) -> None:
     """Build all indexes anew, or one, or all of one table, while writes wait: for indexes that
     `check(full=True)` finds wrong. `MaintenanceError` for a name that is not there."""
 
-    def run(channel: Channel) -> None:
-        with channel.transaction("IMMEDIATE"):
-            names = [row[0] for row in channel.control("SELECT name FROM sqlite_schema")]
+    def run(session: EngineSession) -> None:
+        with session.transaction("IMMEDIATE"):
+            names = [row[0] for row in session.control("SELECT name FROM sqlite_schema")]
             if name is not None and name not in names:
                 raise MaintenanceError(f"{db.path} has no table or index of that name to reindex")
             # Without "main" a table that is called "binary" would be taken for the collation.
             what = "" if name is None else f" main.{quoted(name)}"
-            channel.run_sql(f"REINDEX{what}", doing="REINDEX", privileged=True)
+            session.run_sql(f"REINDEX{what}", doing="REINDEX", privileged=True)
 
     await _written(db, "reindex", run)
 
@@ -66,7 +66,7 @@ async def check(db: Database, *, full: bool = False) -> Health:
     return await db.read(examine, full=full)
 
 
-async def _written(db: Database, label: str, function: Callable[[Channel], None]) -> None:
+async def _written(db: Database, label: str, function: Callable[[EngineSession], None]) -> None:
     async with db.writer(label=label) as loan:
         limit = Deadline.after(db.config.busy_timeout)
         await while_busy(lambda: loan.run(function, Deadline()), limit, kind=BeginBusyError)

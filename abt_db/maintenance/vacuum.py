@@ -15,7 +15,7 @@ from abt_db.config import Config
 from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import Deadline, finish
 from abt_db.connection.settings import MEMORY
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, BusyError, MaintenanceError
 from abt_db.files.copying import Tell, check_room
@@ -63,9 +63,9 @@ class _Pages:
     journal: str
 
     @classmethod
-    def of(cls, channel: Channel) -> _Pages:
+    def of(cls, session: EngineSession) -> _Pages:
         names = ("page_size", "page_count", "freelist_count", "auto_vacuum", "journal_mode")
-        return cls(*(channel.control(f"PRAGMA {name}")[0][0] for name in names))
+        return cls(*(session.control(f"PRAGMA {name}")[0][0] for name in names))
 
 
 async def vacuum(
@@ -157,16 +157,16 @@ async def vacuum_step_by_step(
     """
     began = monotonic()
 
-    def step(channel: Channel, most: int) -> tuple[_Pages, _Pages]:
-        with channel.transaction("IMMEDIATE"):
-            before = _Pages.of(channel)
+    def step(session: EngineSession, most: int) -> tuple[_Pages, _Pages]:
+        with session.transaction("IMMEDIATE"):
+            before = _Pages.of(session)
             if most:
-                channel.control(f"PRAGMA incremental_vacuum({most})")
-            return before, _Pages.of(channel)
+                session.control(f"PRAGMA incremental_vacuum({most})")
+            return before, _Pages.of(session)
 
     async def run(most: int) -> tuple[_Pages, _Pages]:
         async with db.writer(label="vacuum, step by step") as loan:
-            return await _when_free(db, loan, lambda channel: step(channel, most), None)
+            return await _when_free(db, loan, lambda session: step(session, most), None)
 
     first, last = await run(0)
     if not first.auto_vacuum:
@@ -204,11 +204,11 @@ async def _vacuum(
         before = await loan.run(_Pages.of, Deadline())
         _check_room(db, before)
 
-        def run(channel: Channel) -> None:
-            with _in_files(channel, db.config.temp_store):
+        def run(session: EngineSession) -> None:
+            with _in_files(session, db.config.temp_store):
                 if first is not None:
-                    channel.control(first)
-                channel.run_sql("VACUUM", doing="VACUUM", privileged=True)
+                    session.control(first)
+                session.run_sql("VACUUM", doing="VACUUM", privileged=True)
 
         async with _told(db, tell, 2 * _needed(before)):
             await _when_free(db, loan, run, timeout)
@@ -226,7 +226,7 @@ def _undisturbed(db: Database) -> AbstractAsyncContextManager[Loan]:
 
 
 async def _when_free(
-    db: Database, loan: Loan, function: Callable[[Channel], T], timeout: float | None
+    db: Database, loan: Loan, function: Callable[[EngineSession], T], timeout: float | None
 ) -> T:
     """Run a function, again while another process's lock is in the way."""
     deadline = Deadline.after(timeout)
@@ -307,14 +307,14 @@ def _temporary() -> Path:
 
 
 @contextmanager
-def _in_files(channel: Channel, store: str) -> Iterator[None]:
+def _in_files(session: EngineSession, store: str) -> Iterator[None]:
     """A block in which what is temporary is on disk: a second database need not fit in memory."""
-    [(tables,)] = channel.control("SELECT count(*) FROM sqlite_temp_schema")
+    [(tables,)] = session.control("SELECT count(*) FROM sqlite_temp_schema")
     if tables:
         yield  # to change it would drop them
         return
-    channel.control("PRAGMA temp_store = file")
+    session.control("PRAGMA temp_store = file")
     try:
         yield
     finally:
-        channel.control(f"PRAGMA temp_store = {store}")
+        session.control(f"PRAGMA temp_store = {store}")

@@ -14,7 +14,7 @@ from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.lock_owners import who_holds
 from abt_db.connection.session import Session
-from abt_db.connection.transaction import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, EngineSession
 from abt_db.database import Database
 from abt_db.errors import (
     AbtDbError,
@@ -234,9 +234,9 @@ class Engine:
         )
 
     async def _run(self, loan: Loan, step: Step) -> Record | None:
-        def run(channel: Channel) -> Record | None:
+        def run(session: EngineSession) -> Record | None:
             try:
-                return step.run(channel)
+                return step.run(session)
             except BeginBusyError:
                 self._tell(Progress(step.migration.version, "waiting", 0, 0))
                 raise
@@ -266,7 +266,7 @@ class Engine:
         limit = Deadline.after(self.db.config.busy_timeout)
         try:
             await self._when_free(
-                loan, lambda channel: step.note_failure(channel, failure), limit, Deadline
+                loan, lambda session: step.note_failure(session, failure), limit, Deadline
             )
         except AbtDbError as error:
             # The first error wins (invariant 10).
@@ -275,7 +275,7 @@ class Engine:
     async def _when_free(
         self,
         loan: Loan,
-        function: Callable[[Channel], T],
+        function: Callable[[EngineSession], T],
         limit: Deadline,
         deadline: Callable[[], Deadline],
     ) -> T:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abt_db.connection.transaction import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, EngineSession
 from abt_db.errors import AbtDbError, BusyError, MigrationFailedError
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words
@@ -118,7 +118,9 @@ def refusal(sql: str, *, transactional: bool, inside: bool = False) -> str | Non
     return None
 
 
-def run(channel: Channel, unit: Unit, origin: str, tell: Callable[[ScriptStatement], None]) -> None:
+def run(
+    session: EngineSession, unit: Unit, origin: str, tell: Callable[[ScriptStatement], None]
+) -> None:
     """Run the statements of a unit; `tell` is called before each.
 
     Raises `MigrationFailedError` with file and line; `BeginBusyError` if it runs outside of
@@ -130,7 +132,7 @@ def run(channel: Channel, unit: Unit, origin: str, tell: Callable[[ScriptStateme
         # One between BEGIN and COMMIT does nothing, as it does in any SQLite shell.
         privileged = unit.outside or pragma_name(statement.text) == "foreign_keys"
         try:
-            channel.run_sql(statement.text, doing=where, privileged=privileged)
+            session.run_sql(statement.text, doing=where, privileged=privileged)
         except AbtDbError as error:
             if isinstance(error, BusyError) and unit.outside:
                 # Nothing of it has been done, so it is waited for as if it were a BEGIN.

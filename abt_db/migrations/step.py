@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from abt_db.connection.deadline import Deadline
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import MigrationChangedError, MigrationFailedError
 
 from . import guard, history, runner, schema
@@ -69,80 +69,82 @@ class Step:
         self._since = monotonic()
         self._guarding = 0.0  # seconds, since the last note
 
-    def run(self, channel: Channel) -> Record | None:
+    def run(self, session: EngineSession) -> Record | None:
         """Do what is still to be done; return the record, or None if another process did it."""
         self._since = monotonic()
         self._units = runner.units(
             self._script, self._origin, transactional=self.migration.transactional
         )
         record: Record | None = None
-        with channel.foreign_keys_off():
+        with session.foreign_keys_off():
             for unit in self._units:
-                record = (self._outside if unit.outside else self._inside)(channel, unit)
+                record = (self._outside if unit.outside else self._inside)(session, unit)
                 if record is None:
                     break
         return record
 
-    def note_failure(self, channel: Channel, error: MigrationFailedError) -> None:
+    def note_failure(self, session: EngineSession, error: MigrationFailedError) -> None:
         """Write to the history that a try failed, unless another process has succeeded."""
-        with channel.transaction("IMMEDIATE"):
-            for record in history.read(channel):
+        with session.transaction("IMMEDIATE"):
+            for record in history.read(session):
                 if record.version == self.migration.version:
                     if record.success:
                         return
                     if record.statements_done:
-                        history.put(channel, replace(record, error_message=str(error)))
+                        history.put(session, replace(record, error_message=str(error)))
                         return
             spent = round((monotonic() - self._since) * 1000, 3)
             failed = replace(self._fresh(), execution_time_ms=spent, error_message=str(error))
-            history.put(channel, failed)
+            history.put(session, failed)
 
     # -- one unit --------------------------------------------------------------------------------
 
-    def _inside(self, channel: Channel, unit: runner.Unit) -> Record | None:
+    def _inside(self, session: EngineSession, unit: runner.Unit) -> Record | None:
         known = guard.Known()
         while True:
             try:
-                with channel.transaction("IMMEDIATE"):
-                    record = self._standing(channel)
+                with session.transaction("IMMEDIATE"):
+                    record = self._standing(session)
                     if record is None or 0 < unit.end <= record.statements_done:
                         return record
-                    self._guarded(channel, unit, known)
-                    return self._note(channel, record, unit)
+                    self._guarded(session, unit, known)
+                    return self._note(session, record, unit)
             except guard.AgainError as again:
                 known = again.known
 
-    def _outside(self, channel: Channel, unit: runner.Unit) -> Record | None:
-        record = self._standing(channel)
+    def _outside(self, session: EngineSession, unit: runner.Unit) -> Record | None:
+        record = self._standing(session)
         if record is None:
             return None
         if unit.setting or record.statements_done < unit.end:
-            self._run(channel, unit)
+            self._run(session, unit)
         if unit.setting and unit is not self._units[-1]:
             return record  # of no effect but on what comes behind it
-        with channel.transaction("IMMEDIATE"):
-            record = self._standing(channel)
+        with session.transaction("IMMEDIATE"):
+            record = self._standing(session)
             if record is None or record.statements_done >= unit.end:
                 return record
-            return self._note(channel, record, unit)
+            return self._note(session, record, unit)
 
-    def _guarded(self, channel: Channel, unit: runner.Unit, known: guard.Known) -> None:
+    def _guarded(self, session: EngineSession, unit: runner.Unit, known: guard.Known) -> None:
         """Run a unit between two looks at rows and foreign keys."""
         if all(map(_harmless, unit.statements)):
-            self._run(channel, unit)
+            self._run(session, unit)
             return
         began = monotonic()
-        before = guard.take_census(channel, violations=known.violations)
+        before = guard.take_census(session, violations=known.violations)
         self._guarding += monotonic() - began
         watch = guard.Watch(before, known, counts=self.down and not self._allow_data_loss)
-        self._run(channel, unit, watch)
+        self._run(session, unit, watch)
         began = monotonic()
-        after = guard.take_census(channel)
-        guard.require_sound(channel, self._origin, before, after, watch.names, known)
+        after = guard.take_census(session)
+        guard.require_sound(session, self._origin, before, after, watch.names, known)
         watch.require_no_loss(self._origin, after)
         self._guarding += monotonic() - began
 
-    def _run(self, channel: Channel, unit: runner.Unit, watch: guard.Watch | None = None) -> None:
+    def _run(
+        self, session: EngineSession, unit: runner.Unit, watch: guard.Watch | None = None
+    ) -> None:
         done = unit.end - len(unit.statements)
         way = "down" if self.down else "up"
 
@@ -152,16 +154,16 @@ class Step:
             self._tell(Progress(self.migration.version, way, done, total, statement.line))
             done += 1
             if watch is not None:
-                watch.see(channel, statement.text)
+                watch.see(session, statement.text)
 
-        runner.run(channel, unit, self._origin, tell)
+        runner.run(session, unit, self._origin, tell)
 
     # -- the history -----------------------------------------------------------------------------
 
-    def _standing(self, channel: Channel) -> Record | None:
+    def _standing(self, session: EngineSession) -> Record | None:
         """Return the step's record as it is now; None if there is nothing to do any more (M2)."""
         migration = self.migration
-        records = history.read(channel)
+        records = history.read(session)
         status = self._chain.compare(records)
         own = next((r for r in records if r.version == migration.version), None)
         if self.down:
@@ -207,16 +209,16 @@ class Step:
             schema_fingerprint=None,
         )
 
-    def _note(self, channel: Channel, record: Record, unit: runner.Unit) -> Record:
+    def _note(self, session: EngineSession, record: Record, unit: runner.Unit) -> Record:
         """Write that a unit is done, in the transaction that did it (M1)."""
         now = monotonic()
         self.limit.at = now + self._patience
         last = unit is self._units[-1]
         if self.down:
             if last:
-                history.forget(channel, record.version)
+                history.forget(session, record.version)
             else:
-                history.put(channel, replace(record, statements_done=unit.end))
+                history.put(session, replace(record, statements_done=unit.end))
             return replace(record, statements_done=unit.end)
         record = replace(
             record,
@@ -229,12 +231,12 @@ class Step:
             error_message=(
                 None if last else f"stopped behind statement {unit.end} of {self._units[-1].end}"
             ),
-            schema_fingerprint=schema.fingerprint(channel) if last else None,
+            schema_fingerprint=schema.fingerprint(session) if last else None,
             statements_done=0 if last else unit.end,
             reversibility=self._reversibility if last else None,
         )
         self._since, self._guarding = now, 0.0
-        return history.put(channel, record)
+        return history.put(session, record)
 
 
 def _harmless(statement: ScriptStatement) -> bool:

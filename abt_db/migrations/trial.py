@@ -14,7 +14,7 @@ from time import monotonic
 from abt_db.config import Config
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.session import Session
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, MigrationError
 
@@ -72,26 +72,26 @@ async def _in_memory(
 ) -> AsyncIterator[Database]:
     """A database for one experiment: empty tables, and a history that says what made them."""
     async with Database(":memory:", config=Config(cache_size=4 * 1024 * 1024)) as db:
-        await _transact(db, lambda channel: _make(channel, start, applied))
+        await _transact(db, lambda session: _make(session, start, applied))
         yield db
 
 
-async def _transact(db: Database, function: Callable[[Channel], None]) -> None:
+async def _transact(db: Database, function: Callable[[EngineSession], None]) -> None:
     """Run a function that may run any SQL, in a transaction."""
 
-    def run(channel: Channel) -> None:
-        with channel.transaction("IMMEDIATE"):
-            function(channel)
+    def run(session: EngineSession) -> None:
+        with session.transaction("IMMEDIATE"):
+            function(session)
 
     async with db.barrier() as loan:
         await loan.run(run, Deadline())
 
 
-def _make(channel: Channel, start: Schema, applied: Sequence[Record]) -> None:
+def _make(session: EngineSession, start: Schema, applied: Sequence[Record]) -> None:
     for statement in split(schema.dump(start)):
-        channel.run_sql(statement.text, doing="the schema as it is")
+        session.run_sql(statement.text, doing="the schema as it is")
     for record in applied:
-        history.put(channel, record)
+        history.put(session, record)
 
 
 async def replay(migrations: Sequence[Migration]) -> Replay:
@@ -296,14 +296,14 @@ async def _as_others_do(db: Database, migration: Migration) -> list[Finding]:
         message = f"run in a transaction with foreign keys on, as other tools do, it {problem}"
         return [Finding(Level.NOTE, "foreign-keys", migration.origin, message)]
 
-    def run(channel: Channel) -> None:
+    def run(session: EngineSession) -> None:
         names = read_names(migration.up)
-        before = guard.take_census(channel)
+        before = guard.take_census(session)
         try:
             for statement in split(migration.up):
                 if not runner.refusal(statement.text, transactional=True):
-                    channel.run_sql(statement.text, doing=f"line {statement.line}")
-            after = guard.take_census(channel)
+                    session.run_sql(statement.text, doing=f"line {statement.line}")
+            after = guard.take_census(session)
         except AbtDbError as error:
             raise _UndoneError(found(f"fails: {error}")) from None
         lost = [

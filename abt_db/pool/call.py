@@ -14,7 +14,7 @@ from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline
 from abt_db.connection.driver import Connection, RaisedError
 from abt_db.connection.lock_owners import Holding
 from abt_db.connection.session import StoppedError
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     AbtDbError,
     CommitUnknownError,
@@ -79,7 +79,7 @@ class Call(Deadline, Generic[T]):
         self.what = what
         """The query that it runs, or the name of what it does."""
         self.function = function
-        """Called as ``function(channel, *arguments)``."""
+        """Called as ``function(session, *arguments)``."""
         self.arguments = arguments
         self.since = since = monotonic()
         # As a `Deadline`, which could do all this, if it cost nothing to call it.
@@ -244,7 +244,7 @@ class Loan:
             self.future.set_result(None)
 
     async def run(
-        self, function: Callable[[Channel], T], deadline: Deadline, doing: str | None = None
+        self, function: Callable[[EngineSession], T], deadline: Deadline, doing: str | None = None
     ) -> T:
         """Run `function` on the lent connection, in one hop; `doing` is what it is called.
 

@@ -29,7 +29,7 @@ from abt_db.connection.busy import backoff
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline, finish
 from abt_db.connection.session import StoppedError
 from abt_db.connection.stats import Account, Costs, QueryStats, Tally
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     PoolClosedError,
     PoolSaturatedError,
@@ -361,9 +361,9 @@ class Lane:
         assert connection is not None
         busy = False
 
-        def hop(channel: Channel) -> None:
+        def hop(session: EngineSession) -> None:
             nonlocal busy
-            busy = alone(channel, call, limits)
+            busy = alone(session, call, limits)
 
         self._begin(slot, call, call.shares)
         pauses = None
@@ -392,7 +392,7 @@ class Lane:
         while True:
             self._tally.hops += 1
             batch.busy = False
-            await connection.hop(lambda channel: together(channel, batch, limits), Deadline())
+            await connection.hop(lambda session: together(session, batch, limits), Deadline())
             if not batch.busy:
                 return
             self._deliver(batch)  # who has given up

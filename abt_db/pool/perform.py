@@ -19,7 +19,7 @@ from time import monotonic
 from typing import Any
 
 from abt_db.connection.busy import gave_up
-from abt_db.connection.transaction import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, EngineSession
 from abt_db.errors import BusyError, QueryError
 
 from .call import Call, Limits
@@ -68,47 +68,47 @@ class Batch:
         self.todo.extendleft(reversed([*calls]))
 
 
-def alone(channel: Channel, call: Call[Any], limits: Limits) -> bool:
+def alone(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
     """Do one call by itself; return whether it is to be tried again: another process's lock was in
     the way."""
     if not call.begins(limits):
         return False
     if not call.writes:
-        return _read(channel, call, limits)
+        return _read(session, call, limits)
     try:
-        channel.begin("IMMEDIATE")
+        session.begin("IMMEDIATE")
     except BeginBusyError as error:
         return _waits(call, error, limits)
     except Exception as error:
         _fail(call, error)
         return False
-    if not _do(channel, call):
-        _roll_back(channel, call.error)
+    if not _do(session, call):
+        _roll_back(session, call.error)
         return False
     try:
-        channel.commit()
+        session.commit()
     except BaseException as error:
-        _roll_back(channel, error)
+        _roll_back(session, error)
         _fail(call, error)
     return False
 
 
-def together(channel: Channel, batch: Batch, limits: Limits) -> None:
+def together(session: EngineSession, batch: Batch, limits: Limits) -> None:
     """Do the calls of a batch, all of which write or none, for as long as the limits say."""
     if batch.writes:
         # More than one transaction only if somebody spoils the first.
-        while batch.todo and not batch.busy and channel.settled and monotonic() < batch.end:
-            _transaction(channel, batch, limits)
+        while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
+            _transaction(session, batch, limits)
         return
     batch.end = monotonic() + limits.batch
     if len(batch.calls) == 1:
-        _read_together(channel, batch, limits)
+        _read_together(session, batch, limits)
         return
     # All of them came before the hop began, so one view of the database serves them all (invariant
     # 6), and to open it anew for each would take longer than most of them.
     try:
-        with channel.view():
-            _read_together(channel, batch, limits)
+        with session.view():
+            _read_together(session, batch, limits)
     except Exception as error:
         # The view could not be opened or closed.
         while (call := batch.next(limits)) is not None:
@@ -116,9 +116,9 @@ def together(channel: Channel, batch: Batch, limits: Limits) -> None:
             batch.done.append(call)
 
 
-def _read_together(channel: Channel, batch: Batch, limits: Limits) -> None:
+def _read_together(session: EngineSession, batch: Batch, limits: Limits) -> None:
     while (call := batch.next(limits)) is not None:
-        if _read(channel, call, limits):
+        if _read(session, call, limits):
             batch.put_back([call])
             batch.busy = True
             return
@@ -127,17 +127,17 @@ def _read_together(channel: Channel, batch: Batch, limits: Limits) -> None:
             return
 
 
-def _read(channel: Channel, call: Call[Any], limits: Limits) -> bool:
+def _read(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
     """Do a call that does not write; as `alone`."""
     # A read has no effects, so it may meet the lock anywhere, and begin again.
     return (
-        not _do(channel, call)
+        not _do(session, call)
         and isinstance(call.error, BusyError)
         and _waits(call, call.error, limits)
     )
 
 
-def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
+def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
     """Do calls in one transaction and commit it.
 
     If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
@@ -147,16 +147,16 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
     if call is None:
         return
     try:
-        channel.begin("IMMEDIATE")
+        session.begin("IMMEDIATE")
         # Who breaks a deferred foreign key could be saved by another's row, or be the undoing of
         # all, and there would be no telling who it was.
-        shared = bool(batch.todo) and call.shares and not channel.has_deferred_keys()
+        shared = bool(batch.todo) and call.shares and not session.has_deferred_keys()
     except BeginBusyError as error:
         batch.put_back([call])
         _wait_together(batch, error, limits)
         return
     except Exception as error:
-        _roll_back(channel, error)
+        _roll_back(session, error)
         _fail(call, error)
         batch.done.append(call)
         return
@@ -167,14 +167,14 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
     calls: list[Call[Any]] = []
     while call is not None:
         calls.append(call)
-        before = channel.changes
-        if not _do(channel, call):
+        before = session.changes
+        if not _do(session, call):
             # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
             # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
             # statement behind, and a row that can't be mapped all of it.
-            undone = channel.in_transaction and (call.savepoint or channel.changes == before)
+            undone = session.in_transaction and (call.savepoint or session.changes == before)
             if not undone or not call.shares:
-                _roll_back(channel, call.error)
+                _roll_back(session, call.error)
                 _put_apart(batch, calls, call)
                 return
         if not shared or call.ended >= batch.end or not (batch.todo and batch.todo[0].shares):
@@ -183,16 +183,16 @@ def _transaction(channel: Channel, batch: Batch, limits: Limits) -> None:
 
     try:
         if all(call.error is not None for call in calls):
-            channel.rollback()  # there is nothing to commit, nor anybody to have been in the way
+            session.rollback()  # there is nothing to commit, nor anybody to have been in the way
         elif late := [call for call in calls if not call.may_commit()]:
             # Their callers have been told that nothing was written.
-            _roll_back(channel, None)
+            _roll_back(session, None)
             _put_apart(batch, calls, late[0])
             return
         else:
-            channel.commit()
+            session.commit()
     except BaseException as error:
-        _roll_back(channel, error)
+        _roll_back(session, error)
         for call in calls:
             _fail(call, error)
     batch.done.extend(calls)
@@ -210,11 +210,11 @@ def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None
     batch.put_back(calls)
 
 
-def _do(channel: Channel, call: Call[Any]) -> bool:
+def _do(session: EngineSession, call: Call[Any]) -> bool:
     """Run one call; return whether it went well."""
-    channel.deadline = call
+    session.deadline = call
     try:
-        call.result = call.function(channel, *call.arguments)
+        call.result = call.function(session, *call.arguments)
     except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
         call.error = error
         call.ended = monotonic()
@@ -223,12 +223,12 @@ def _do(channel: Channel, call: Call[Any]) -> bool:
     return True
 
 
-def _roll_back(channel: Channel, first: BaseException | None) -> None:
+def _roll_back(session: EngineSession, first: BaseException | None) -> None:
     """Undo the transaction. What that raises is noted on the first error (invariant 10); the
     connection, which is still in the transaction, is replaced then."""
     try:
-        channel.close_cursors()
-        channel.rollback()
+        session.close_cursors()
+        session.rollback()
     except Exception as error:
         if first is not None:
             first.add_note(f"The rollback failed as well: {error}")

@@ -24,7 +24,7 @@ from abt_db.connection.file_identity import Identity
 from abt_db.connection.lock_owners import Holding, enlist, strike_off, who_holds
 from abt_db.connection.settings import MEMORY, Role, require_path
 from abt_db.connection.stats import Account, Costs, Outcome, QueryStats, Transacting
-from abt_db.connection.transaction import CHECKPOINTS, Channel
+from abt_db.connection.transaction import CHECKPOINTS, EngineSession
 from abt_db.errors import AbtDbError, ReadOnlyError, TransactionAbortedError, TransactionStateError
 from abt_db.events import Checkpointed, Committed, Listeners
 from abt_db.log import LOG
@@ -224,7 +224,7 @@ class Pool:
         timeout: float | None = None,
         priority: int = 0,
     ) -> Coroutine[Any, Any, T]:
-        """Run ``function(channel, *arguments)`` on a reader, in one hop.
+        """Run ``function(session, *arguments)`` on a reader, in one hop.
 
         If it is one query, and known to be quick, others may share the hop.
         """
@@ -245,7 +245,7 @@ class Pool:
         shares: bool = False,
         savepoint: bool = False,
     ) -> Coroutine[Any, Any, T]:
-        """Run ``function(channel, *arguments)`` on the writer, in a transaction and in one hop.
+        """Run ``function(session, *arguments)`` on the writer, in a transaction and in one hop.
 
         If it `shares`, others may be in that transaction, and it may be run twice, the first time
         without effect. `savepoint` says that it undoes its own work before it raises an error.
@@ -287,7 +287,7 @@ class Pool:
         """Whether another process has committed since this was last asked, or may have."""
         # On the writer, for to a reader our own writer is another. A follower has none.
         lane = self.writer or self.readers
-        ask = Channel.others_committed
+        ask = EngineSession.others_committed
         return await lane.run(Call("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Loan:
@@ -327,7 +327,7 @@ class Pool:
     # -- the write-ahead log -----------------------------------------------------------------------
 
     async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
-        """Move pages out of the log, see `Channel.checkpoint`; say who is in the way."""
+        """Move pages out of the log, see `EngineSession.checkpoint`; say who is in the way."""
         if mode not in CHECKPOINTS:
             raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
         if not wait >= 0:
@@ -336,7 +336,7 @@ class Pool:
         began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
         try:
             while True:
-                done = await loan.run(lambda channel: channel.checkpoint(mode, wait), Deadline())
+                done = await loan.run(lambda session: session.checkpoint(mode, wait), Deadline())
                 # For another connection's checkpoint SQLite does not wait.
                 if not (done.busy and done.pages < 0) or limit.passed():
                     break
@@ -361,7 +361,7 @@ class Pool:
     async def _move_log(self) -> None:
         assert self.writer is not None
         with suppress(AbtDbError):  # then a commit will do it
-            await self.writer.run(Call("a checkpoint", Channel.move_log, ()))
+            await self.writer.run(Call("a checkpoint", EngineSession.move_log, ()))
 
     def _tell_busy(self, event: Checkpointed) -> None:
         """Name, once, each reader that keeps the log from being emptied."""
@@ -388,11 +388,11 @@ class Pool:
         }
         return found | {pid: f"process {pid}" for pid in processes_reading(self.path)}
 
-    def reading(self, function: Callable[[Channel], T]) -> Callable[[Channel], T]:
+    def reading(self, function: Callable[[EngineSession], T]) -> Callable[[EngineSession], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""
         if self.readers is not self.writer:
             return function
-        return lambda channel: _without_writing(channel, function, ())
+        return lambda session: _without_writing(session, function, ())
 
     @property
     def waiting(self) -> int:
@@ -425,9 +425,11 @@ class Pool:
         )
 
 
-def _without_writing(channel: Channel, function: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    channel.writable = False
+def _without_writing(
+    session: EngineSession, function: Callable[..., T], arguments: tuple[Any, ...]
+) -> T:
+    session.writable = False
     try:
-        return function(channel, *arguments)
+        return function(session, *arguments)
     finally:
-        channel.writable = True
+        session.writable = True

@@ -26,7 +26,7 @@ from time import monotonic
 from typing import Any, Literal
 
 from abt_db.connection.session import CoroutineError, Session, StoppedError
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     AbtDbError,
     QueryError,
@@ -273,8 +273,8 @@ class _Attempt:
         return self.tried == len(self.operations) or bool(self.failures and self.how.stops)
 
     async def _in_one_hop(self, pool: Pool) -> None:
-        def run(channel: Channel) -> None:
-            self._run(channel)
+        def run(session: EngineSession) -> None:
+            self._run(session)
             if self.awaited:
                 raise _AwaitedError
 
@@ -306,21 +306,21 @@ class _Attempt:
                     return
                 await self._await_next(tx)
 
-    def _run(self, channel: Channel) -> None:
+    def _run(self, session: EngineSession) -> None:
         """Run the next operations up to one that is awaited, on the connection's thread."""
         while not self._over and self.tried not in self.awaited:
             place, operation = self.tried, self.operations[self.tried]
             self.tried = place + 1
-            before = channel.changes
+            before = session.changes
             try:
                 if isinstance(operation, Statement):
-                    result: object = channel.execute(operation)
+                    result: object = session.execute(operation)
                 else:
                     function: Any = operation
                     name_of(function)
-                    with channel.atomic():
-                        result = channel.call(function)
-                channel.require_transaction()
+                    with session.atomic():
+                        result = session.call(function)
+                session.require_transaction()
                 self.results[place] = result
             except StoppedError:
                 raise  # by the limit of an interactive transaction, which says so
@@ -332,11 +332,11 @@ class _Attempt:
                 # SQLite undoes a statement that fails, but OR FAIL leaves half of it behind, and
                 # some errors end the whole transaction (invariant 8). Who ran into the time limit
                 # of all has none of his own left.
-                left = isinstance(operation, Statement) and channel.changes != before
-                if left or not channel.in_transaction or channel.deadline.passed():
+                left = isinstance(operation, Statement) and session.changes != before
+                if left or not session.in_transaction or session.deadline.passed():
                     raise _SpoiltError(place) from None
             if place % MANY == MANY - 1:
-                channel.give_way()
+                session.give_way()
 
     async def _await_next(self, tx: Transaction) -> None:
         """Run a coroutine function in a savepoint, which it is given: a task that it leaves behind

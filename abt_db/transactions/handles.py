@@ -27,7 +27,7 @@ from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline
 from abt_db.connection.session import Block, Reading, Result, Session
 from abt_db.connection.stats import Outcome
-from abt_db.connection.transaction import BeginBusyError, Channel
+from abt_db.connection.transaction import BeginBusyError, EngineSession
 from abt_db.errors import (
     CommitUnknownError,
     StatementTimeoutError,
@@ -59,7 +59,7 @@ class _Scope:
         its limit, and may be running still."""
         self.ending = False
         """Whether no further call may come: behind the COMMIT it would be in no transaction."""
-        self.steps: deque[Callable[[Channel], object]] = deque()
+        self.steps: deque[Callable[[EngineSession], object]] = deque()
         """What the next call does first, in its own hop: savepoints cost none of their own. Taken
         out on the connection's thread, so that a call that never ran loses none."""
         self.savepoints: list[Savepoint] = []
@@ -104,13 +104,13 @@ class _Handle:
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
         """Return the first row, or None when there is none."""
         return await self._run(
-            query_of(statement).name, lambda channel: channel.fetch_one(statement), timeout
+            query_of(statement).name, lambda session: session.fetch_one(statement), timeout
         )
 
     async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
         """Return all rows."""
         return await self._run(
-            query_of(statement).name, lambda channel: channel.fetch_all(statement), timeout
+            query_of(statement).name, lambda session: session.fetch_all(statement), timeout
         )
 
     def stream(
@@ -124,16 +124,20 @@ class _Handle:
     ) -> T:
         """Run a synchronous function on the connection; see `Database.read`."""
         return await self._run(
-            name_of(function), lambda channel: channel.call(function, *args, **kwargs)
+            name_of(function), lambda session: session.call(function, *args, **kwargs)
         )
 
     async def _run(
-        self, doing: str, function: Callable[[Channel], T], timeout: float | None = None
+        self, doing: str, function: Callable[[EngineSession], T], timeout: float | None = None
     ) -> T:
         return await self._run_in(self._entered(), doing, function, timeout)
 
     async def _run_in(
-        self, scope: _Scope, doing: str, function: Callable[[Channel], T], timeout: float | None
+        self,
+        scope: _Scope,
+        doing: str,
+        function: Callable[[EngineSession], T],
+        timeout: float | None,
     ) -> T:
         """Run one call when its turn has come."""
         deadline = Deadline.after(timeout)
@@ -152,7 +156,7 @@ class _Handle:
             deadline.limited(self._pool.config.statement_timeout)
             scope.answered = False
             result = await scope.loan.run(
-                lambda channel: self._call(channel, scope, function), deadline, doing
+                lambda session: self._call(session, scope, function), deadline, doing
             )
             scope.answered = True
             return result
@@ -162,16 +166,18 @@ class _Handle:
         finally:
             scope.turn.release()
 
-    def _call(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
+    def _call(
+        self, session: EngineSession, scope: _Scope, function: Callable[[EngineSession], T]
+    ) -> T:
         """What is run on the connection's thread."""
         try:
-            channel.require_transaction()
+            session.require_transaction()
             while scope.steps:
-                scope.steps.popleft()(channel)
-            channel.require_transaction()
+                scope.steps.popleft()(session)
+            session.require_transaction()
         except TransactionAbortedError as error:
             raise TransactionAbortedError(f"{self._label}: {error}") from None
-        return function(channel)
+        return function(session)
 
     def _entered(self) -> _Scope:
         """Return what the handle works with, if it may be used here and now."""
@@ -187,9 +193,9 @@ class _Handle:
     async def _enter(self, loan: Loan, mode: str, until: float | None = None) -> None:
         """Begin, waiting in the event loop for another process's lock."""
 
-        def begin(channel: Channel) -> None:
-            channel.begin(mode)
-            self._first(channel)
+        def begin(session: EngineSession) -> None:
+            session.begin(mode)
+            self._first(session)
 
         async def attempt() -> None:
             try:
@@ -218,7 +224,7 @@ class _Handle:
         if self._scope is not None or self._ended:
             raise TransactionStateError(f"{self._label} can be entered only once")
 
-    def _first(self, channel: Channel) -> None:
+    def _first(self, session: EngineSession) -> None:
         """What is done in the transaction, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
@@ -266,8 +272,10 @@ class Snapshot(_Handle):
         if elsewhere is not None:
             raise elsewhere
 
-    def _call(self, channel: Channel, scope: _Scope, function: Callable[[Channel], T]) -> T:
-        return super()._call(channel, scope, self._pool.reading(function))
+    def _call(
+        self, session: EngineSession, scope: _Scope, function: Callable[[EngineSession], T]
+    ) -> T:
+        return super()._call(session, scope, self._pool.reading(function))
 
 
 class _Writing(_Handle):
@@ -276,7 +284,7 @@ class _Writing(_Handle):
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
         """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
         return await self._run(
-            query_of(statement).name, lambda channel: channel.execute(statement), timeout
+            query_of(statement).name, lambda session: session.execute(statement), timeout
         )
 
     async def execute_batch(
@@ -286,7 +294,7 @@ class _Writing(_Handle):
         batch = list(series(statements, "execute_batch", "statements"))
         return await self._run(
             query_of(batch[0]).name if batch else "an empty batch",
-            lambda channel: channel.execute_batch(batch),
+            lambda session: session.execute_batch(batch),
             timeout,
         )
 
@@ -296,7 +304,7 @@ class _Writing(_Handle):
         """Run one statement for each of `rows`, all or none; return how many rows changed."""
         require_many(query, rows)
         return await self._run(
-            query.name, lambda channel: channel.execute_many(query, rows), timeout
+            query.name, lambda session: session.execute_many(query, rows), timeout
         )
 
     async def write(
@@ -304,9 +312,9 @@ class _Writing(_Handle):
     ) -> T:
         """Run a synchronous function; if it raises, what it wrote is undone."""
 
-        def run(channel: Channel) -> T:
-            with channel.atomic():
-                return channel.call(function, *args, **kwargs)
+        def run(session: EngineSession) -> T:
+            with session.atomic():
+                return session.call(function, *args, **kwargs)
 
         return await self._run(name_of(function), run)
 
@@ -370,11 +378,11 @@ class Transaction(_Writing):
         not begun."""
         return None if self._ends is None else max(0.0, self._ends - monotonic())
 
-    def _first(self, channel: Channel) -> None:
-        channel.require_files()  # the COMMIT does so as well, after all the work
-        self._tables_written = channel.tables_written
+    def _first(self, session: EngineSession) -> None:
+        session.require_files()  # the COMMIT does so as well, after all the work
+        self._tables_written = session.tables_written
         if self._fence is not None:
-            self._fence(channel)
+            self._fence(session)
 
     async def __aexit__(
         self,
@@ -391,7 +399,7 @@ class Transaction(_Writing):
                 scope.ending = True
                 if opened is not None:
                     opened.committing = True
-                await self._run_in(scope, "COMMIT", Channel.commit, None)
+                await self._run_in(scope, "COMMIT", EngineSession.commit, None)
                 committed = True
         except BaseException as failure:
             error = failure
@@ -430,7 +438,7 @@ class Savepoint(_Writing):
         scope = self._outer._entered()
         self._scope, self._task = scope, asyncio.current_task()
         scope.savepoints.append(self)
-        scope.steps.append(lambda channel: channel.open_block(self._block))
+        scope.steps.append(lambda session: session.open_block(self._block))
         return self
 
     async def __aexit__(
@@ -455,7 +463,7 @@ class Savepoint(_Writing):
                 " left first"
             )
         if not self._undone:
-            scope.steps.append(lambda channel: channel.close_block(self._block, undo=undo))
+            scope.steps.append(lambda session: session.close_block(self._block, undo=undo))
         if elsewhere is not None:
             raise elsewhere
 
@@ -524,18 +532,18 @@ class Stream(Generic[T]):
     def _name(self) -> str:
         return f"stream of {self._statement.query.name}"
 
-    async def _run(self, step: Callable[[Channel], list[T]]) -> list[T]:
+    async def _run(self, step: Callable[[EngineSession], list[T]]) -> list[T]:
         return await self._handle._run(self._statement.query.name, step, self._timeout)
 
     # On the connection's thread. What was begun is known there even if the caller was cancelled
     # before it was told.
 
-    def _begin(self, channel: Channel) -> list[T]:
-        with channel.hiding(self._hidden):
-            self._reading = channel.reading(self._statement, self._size)
+    def _begin(self, session: EngineSession) -> list[T]:
+        with session.hiding(self._hidden):
+            self._reading = session.reading(self._statement, self._size)
         return self._reading.next()
 
-    def _end(self, _channel: Channel) -> None:
+    def _end(self, _session: EngineSession) -> None:
         if self._reading is not None:
             self._reading.close()
 
@@ -555,7 +563,7 @@ class Stream(Generic[T]):
                     return
                 self._rows = iter(more)
 
-    def _next(self, _channel: Channel) -> list[T]:
+    def _next(self, _session: EngineSession) -> list[T]:
         if self._interrupted:
             raise TransactionStateError(
                 f"{self._name} was stopped while it read; rows would be missing"

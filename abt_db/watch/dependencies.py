@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
 from abt_db.connection.access import Used, folded
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import QueryError
 from abt_db.sql.query import Query, Statement
 from abt_db.sql.scan import TELLING_PRAGMAS, tokens
@@ -78,13 +78,13 @@ class Schema(NamedTuple):
     """Functions of the application that may answer differently each time."""
 
 
-def look_at_schema(channel: Channel, known: Schema | None) -> Schema:
+def look_at_schema(session: EngineSession, known: Schema | None) -> Schema:
     """Return the schema as it is; that is `known` if nothing has changed."""
-    version = tuple(channel.control(pragma)[0][0] for pragma in _VERSIONS)
+    version = tuple(session.control(pragma)[0][0] for pragma in _VERSIONS)
     if known is not None and known.version == version:
         return known
     found: dict[str, dict[str, str]] = {}
-    for kind, name, sql in channel.control(_SCHEMA):
+    for kind, name, sql in session.control(_SCHEMA):
         if kind == "table" and sql is not None and sql[:14].upper() == "CREATE VIRTUAL":
             kind = "virtual"
         found.setdefault(kind, {})[folded(name)] = sql or ""

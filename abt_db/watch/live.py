@@ -35,7 +35,7 @@ from typing import Any, Generic, Self, TypeVar
 from weakref import ref
 
 from abt_db.connection.access import folded
-from abt_db.connection.transaction import Channel
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import BusyError, PoolClosedError, PoolSaturatedError, PoolTimeoutError
 from abt_db.events import Committed
 from abt_db.pool.pool import Pool
@@ -442,12 +442,12 @@ class Watching:
         """Take out one after the other, on a reader's thread, what has to run again."""
         return (live for live in self._stale() if self._idle.pop(live, None))
 
-    def find(self, channel: Channel, live: _Live[T]) -> _Ran[T]:
+    def find(self, session: EngineSession, live: _Live[T]) -> _Ran[T]:
         """Run a statement, on a reader's thread."""
         number = live.begun
         live.marked.begin()
-        rows, used = channel.fetch_known(live.statement)
-        self._schema = schema = look_at_schema(channel, self._schema)
+        rows, used = session.fetch_known(live.statement)
+        self._schema = schema = look_at_schema(session, self._schema)
         return _Ran(number, rows, live.marked.mark(), depends_on(live.statement, used, schema))
 
     def _deliver(self, live: _Live[T], found: _Ran[T]) -> None:
@@ -481,12 +481,12 @@ class _Trip:
         """What is being run."""
         self._due: Iterator[_Live[Any]] | None = None
 
-    def run(self, channel: Channel) -> None:
+    def run(self, session: EngineSession) -> None:
         """Run what is stale, until `Config.batch_time` has passed; the rest is for the next trip.
 
         Called again if another process's lock was in the way.
         """
-        watching, deadline = self._watching, channel.deadline
+        watching, deadline = self._watching, session.deadline
         end = monotonic() + watching.config.batch_time
         self._due = due = self._due or watching.due()
         while (live := self.current or next(due, None)) is not None:
@@ -496,7 +496,7 @@ class _Trip:
             found: _Ran[Any] | Exception
             try:
                 live.begin(watching.commits)
-                found = watching.find(channel, live)
+                found = watching.find(session, live)
             except BusyError:
                 raise
             except Exception as error:
