@@ -1,6 +1,6 @@
 """Named SQL: a `Query` is a constant, a `Statement` is a query with its parameters bound.
 
-What can be known from the text alone is checked when the query is made, at import (`outline`), and
+What can be known from the text alone is checked when the query is made, at import (`scan`), and
 what can be known from the values when it is bound. Nothing but the text of a `Query` ever reaches
 SQLite as SQL.
 """
@@ -16,7 +16,7 @@ from typing import Any, Generic, NoReturn, TypeAlias, TypeVar, overload
 from abt_db.errors import MappingError, ParameterError, QueryError
 
 from .rows import MapRows, field_encoders, mapper
-from .scan import outline
+from .scan import scan
 from .values import SQLiteValue, encode, encode_all
 
 __all__ = ["Query", "Statement", "Values", "query_of", "require_many", "series"]
@@ -144,7 +144,7 @@ class Query(Generic[T_co]):
     @overload
     def __init__(self: Query[Any], name: str, sql: str, row: Any) -> None: ...
     def __init__(self, name: str, sql: str, row: Any = tuple) -> None:
-        found = outline(name, sql)
+        found = scan(name, sql)
         self.name = name
         self.sql = sql
         self.row = row
@@ -161,11 +161,11 @@ class Query(Generic[T_co]):
         self.counted = found.text[:4].upper() != "WITH" and not found.returns
         """Whether sqlite3 counts the rows that it changes by itself."""
         self.text = found.text
-        """The SQL as SQLite gets it, with `?` for each parameter: see `outline`."""
+        """The SQL as SQLite gets it, with `?` for each parameter: see `scan`."""
         self.table = found.table
         """The table to which rows can be added together, several by one statement, or None."""
         self.texts = found.texts
-        """See `Outline.texts`."""
+        """See `Scan.texts`."""
         self.mapper = mapper(row)
         self._bound: tuple[object, MapRows[Any] | None] = (None, None)  # replaced as a whole
         self._positional = found.positional

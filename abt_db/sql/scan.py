@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from abt_db.errors import QueryDefinitionError
 
-__all__ = ["TELLING_PRAGMAS", "Outline", "outline", "quoted", "tokens"]
+__all__ = ["TELLING_PRAGMAS", "Scan", "scan", "quoted", "tokens"]
 
 # SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
 # ASCII space is space to it, and every character beyond ASCII can stand in a name.
@@ -59,7 +59,7 @@ _REFUSED = {
 }
 
 
-class Outline(NamedTuple):
+class Scan(NamedTuple):
     """What the text of one statement tells."""
 
     verb: str
@@ -81,7 +81,7 @@ class Outline(NamedTuple):
     """By how many rows they add the texts that do so, the most first; the last one is `text`."""
 
 
-def outline(name: str, sql: str) -> Outline:
+def scan(name: str, sql: str) -> Scan:
     """Read one statement, or raise QueryDefinitionError saying why it can't be a query.
 
     Its text for SQLite begins with its first word, ends with its last, and has `?` in place of each
@@ -158,7 +158,7 @@ def outline(name: str, sql: str) -> Outline:
     returns = "RETURNING" in words
     table, texts = (None, ((1, text),)) if returns else _together(text, len(names))
     alters = writes and verb not in _WRITING
-    return Outline(verb, writes, alters, returns, names, text, once, table, texts)
+    return Scan(verb, writes, alters, returns, names, text, once, table, texts)
 
 
 def tokens(sql: str) -> Iterator[tuple[str, str]]:
@@ -197,7 +197,7 @@ _MAX_VARIABLES = 999
 
 
 def _together(text: str, width: int) -> tuple[str | None, tuple[tuple[int, str], ...]]:
-    """Return `Outline.table` and `Outline.texts` of what has so many parameters."""
+    """Return `Scan.table` and `Scan.texts` of what has so many parameters."""
     found = _ADDS_A_ROW.fullmatch(text)
     if found is None:
         return None, ((1, text),)

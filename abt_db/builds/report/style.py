@@ -43,7 +43,7 @@ h2{font-size:1.2rem;letter-spacing:-.01em;font-weight:650}
 h3{font-size:1rem;font-weight:600;overflow-wrap:anywhere}
 a{color:inherit;text-decoration-color:var(--line);text-underline-offset:.2em}
 a:hover{color:var(--ok);text-decoration-color:currentColor}
-:focus-visible{outline:2px solid var(--ok);outline-offset:2px;border-radius:2px}
+:focus-visible{scan:2px solid var(--ok);scan-offset:2px;border-radius:2px}
 header{padding-block:2.5rem 1rem}
 header p,.note{color:var(--soft)}
 .note{max-width:85ch;margin-top:.25rem;font-size:.9rem}
