@@ -30,7 +30,7 @@ from abt_db.errors import AbtDbError, BusyError, CantOpenError, QueryError, Read
 from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .checkpoint import Wal
 from .deadline import COMMIT_GRACE, GRACE, NEVER, Deadline
-from .file_identity import Identity
+from .file_identity import FileIdentity
 from .lock_owners import who_holds
 from .session import StoppedError
 from .settings import (
@@ -182,7 +182,7 @@ class Connection:
         self.name = account.name
         self.role = role
         self.wal: Wal | None = None
-        self.identity: Identity | None = None
+        self.identity: FileIdentity | None = None
 
     @classmethod
     async def open(
@@ -194,7 +194,7 @@ class Connection:
         role: Role,
         connect: Connect | None,
         limit: Deadline,
-        identity: Identity | None = None,
+        identity: FileIdentity | None = None,
     ) -> Connection:
         """Open the file `path` (or `MEMORY`) and set everything that `config` says.
 

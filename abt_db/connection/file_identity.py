@@ -15,10 +15,10 @@ from contextlib import suppress
 
 from abt_db.errors import CorruptError
 
-__all__ = ["Identity"]
+__all__ = ["FileIdentity"]
 
 
-class Identity:
+class FileIdentity:
     """The files behind a path, as they were when the connections of one pool opened them.
 
     Noted in the event loop, looked at on the writer's thread. A look is three system calls, some

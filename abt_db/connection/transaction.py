@@ -20,7 +20,7 @@ from abt_db.sql.query import Statement
 from .access import ANYTHING, Used
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .checkpoint import Wal
-from .file_identity import Identity
+from .file_identity import FileIdentity
 from .session import Verbs
 from .stats import Account
 
@@ -62,7 +62,7 @@ class EngineSession(Verbs):
         writable: bool,
         busy_timeout: float,
         wal: Wal | None = None,
-        identity: Identity | None = None,
+        identity: FileIdentity | None = None,
     ) -> None:
         super().__init__(raw, account, writable=writable)
         self._busy_timeout = busy_timeout

@@ -20,7 +20,7 @@ from abt_db.connection.busy import LONGEST_PAUSE, backoff
 from abt_db.connection.checkpoint import processes_reading
 from abt_db.connection.deadline import Deadline, finish
 from abt_db.connection.driver import Connect, Connection
-from abt_db.connection.file_identity import Identity
+from abt_db.connection.file_identity import FileIdentity
 from abt_db.connection.lock_owners import Holding, enlist, strike_off, who_holds
 from abt_db.connection.settings import MEMORY, Role, require_path
 from abt_db.connection.stats import Account, Costs, Outcome, QueryStats, Transacting
@@ -109,7 +109,7 @@ class Pool:
         self.who = partial(who_holds, path)
         """Says who holds the write lock of the file."""
         # A follower is for files that others may put in place anew.
-        identity = None if read_only or path == MEMORY else Identity(path)
+        identity = None if read_only or path == MEMORY else FileIdentity(path)
         waits = Waits()
         self._costs = Costs()
 
