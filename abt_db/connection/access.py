@@ -54,7 +54,7 @@ class Used:
         self.pragmas: set[str] = set()
 
     def note(self, action: int, first: str | None, second: str | None) -> None:
-        """Take into account one question."""
+        """Take into stats one question."""
         if action == sqlite3.SQLITE_READ and first is not None:
             self.reads.add(folded(first))
         elif action in _WRITES and first is not None:
@@ -87,7 +87,7 @@ class Tables:
         self._expire = expire
 
     def note(self, text: str, action: int, first: str | None, second: str | None) -> None:
-        """Take into account what the authorizer is asked while `text` is prepared."""
+        """Take into stats what the authorizer is asked while `text` is prepared."""
         used = self._known.get(text)
         if used is None:
             if len(self._known) >= MAX_TEXTS:

@@ -44,7 +44,7 @@ from .settings import (
     unreadable,
     uri,
 )
-from .stats import Account
+from .stats import ConnectionStats
 from .transaction import EngineSession
 
 __all__ = ["Connect", "Connection", "LostError", "RaisedError"]
@@ -93,7 +93,7 @@ class _Driver(sqlite3.Connection):
         owner = self.owner
         return EngineSession(
             self,
-            owner.account,
+            owner.stats,
             writable=owner.role == "writer",
             busy_timeout=owner.config.busy_timeout,
             wal=owner.wal,
@@ -154,17 +154,17 @@ class Connection:
         "_loop",
         "_settled",
         "_waiting",
-        "account",
         "config",
         "identity",
         "name",
         "role",
+        "stats",
         "thread",
         "wal",
     )
 
     def __init__(
-        self, aio: aiosqlite.Connection, config: Config, account: Account, role: Role
+        self, aio: aiosqlite.Connection, config: Config, stats: ConnectionStats, role: Role
     ) -> None:
         self._aio = aio
         self.thread: threading.Thread | None = None
@@ -178,8 +178,8 @@ class Connection:
         self._waiting: dict[Deadline, asyncio.Task[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self.config = config
-        self.account = account
-        self.name = account.name
+        self.stats = stats
+        self.name = stats.name
         self.role = role
         self.wal: Wal | None = None
         self.identity: FileIdentity | None = None
@@ -190,7 +190,7 @@ class Connection:
         path: str,
         config: Config,
         *,
-        account: Account,
+        stats: ConnectionStats,
         role: Role,
         connect: Connect | None,
         limit: Deadline,
@@ -212,7 +212,7 @@ class Connection:
             pass
 
         aio = _daemonic(connect or aiosqlite.connect, path, config, role, Driver)
-        Driver.owner = self = cls(aio, config, account, role)
+        Driver.owner = self = cls(aio, config, stats, role)
         self.identity = identity
         if role == "writer" and path != MEMORY and config.journal_mode == "wal":
             self.wal = Wal(path, config.wal_limit) if config.wal_limit else None
@@ -344,8 +344,8 @@ class Connection:
                 raise deadline.given_up from None
         finally:
             del self._waiting[deadline]
-        if self.account.events:
-            self.account.tell()
+        if self.stats.events:
+            self.stats.tell()
 
     def free_late(self, deadline: Deadline, what: str) -> None:
         """As `free`; a COMMIT that is under way has some time more."""

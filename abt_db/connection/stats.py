@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 from abt_db.events import Checkpointed, Committed, Listeners, Ran
 
 __all__ = [
-    "Account",
+    "ConnectionStats",
     "Costs",
     "Durations",
     "Histogram",
     "Outcome",
     "QueryStats",
-    "Tally",
+    "LaneStats",
     "Transacting",
 ]
 
@@ -176,7 +176,7 @@ class Costs:
         self._means: dict[str, float] = {}
 
     def record(self, name: str, thousands: int) -> None:
-        """Take into account one run."""
+        """Take into stats one run."""
         means = self._means
         mean = means.get(name)
         if mean is not None:
@@ -190,7 +190,7 @@ class Costs:
         return mean is not None and mean < QUICK
 
 
-class Account:
+class ConnectionStats:
     """What one connection does: written on its thread, read by the event loop."""
 
     __slots__ = (
@@ -297,7 +297,7 @@ class Transacting(Durations):
         }
 
 
-class Tally:
+class LaneStats:
     """What a lane has done since it was opened. Written and read by the event loop."""
 
     __slots__ = (
@@ -328,14 +328,14 @@ class Tally:
         most = 1 << (calls - 1).bit_length()
         self.batches[most] = self.batches.get(most, 0) + 1
 
-    def include(self, account: Account) -> None:
+    def include(self, stats: ConnectionStats) -> None:
         """Keep what a connection has counted that is given up."""
         for name in self._past:
-            self._past[name] += getattr(account, name)
-        self.queries.include(account.queries)
+            self._past[name] += getattr(stats, name)
+        self.queries.include(stats.queries)
 
-    def as_dict(self, accounts: Iterable[Account]) -> dict[str, Any]:
-        """Return all figures; `accounts` are those of the connections that there are."""
+    def as_dict(self, connections: Iterable[ConnectionStats]) -> dict[str, Any]:
+        """Return all figures; `connections` are those that there are."""
         figures: dict[str, Any] = {
             "calls": self.response.count,
             "hops": self.hops,
@@ -347,7 +347,7 @@ class Tally:
             "batches": {size: self.batches[size] for size in sorted(self.batches)},
             **self._past,
         }
-        for account in accounts:
+        for each in connections:
             for name in self._past:
-                figures[name] += getattr(account, name)
+                figures[name] += getattr(each, name)
         return figures

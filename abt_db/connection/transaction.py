@@ -22,7 +22,7 @@ from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .checkpoint import Wal
 from .file_identity import FileIdentity
 from .session import Verbs
-from .stats import Account
+from .stats import ConnectionStats
 
 __all__ = ["CHECKPOINTS", "BeginBusyError", "EngineSession"]
 
@@ -57,14 +57,14 @@ class EngineSession(Verbs):
     def __init__(
         self,
         raw: sqlite3.Connection,
-        account: Account,
+        stats: ConnectionStats,
         *,
         writable: bool,
         busy_timeout: float,
         wal: Wal | None = None,
         identity: FileIdentity | None = None,
     ) -> None:
-        super().__init__(raw, account, writable=writable)
+        super().__init__(raw, stats, writable=writable)
         self._busy_timeout = busy_timeout
         self._wal = wal  # None: it is left alone
         self._identity = identity
@@ -189,7 +189,7 @@ class EngineSession(Verbs):
             now = monotonic()
             held = now - self._since
             self._free = now + min(held / 5, LONGEST_PAUSE) if held > 0.005 else 0.0
-        self._account.committed(self.tables_written)
+        self._stats.committed(self.tables_written)
         if self._wal is not None and self._wal.is_long(monotonic()):
             self._shorten("truncate", self._wal)
 
@@ -329,7 +329,7 @@ class EngineSession(Verbs):
             wal.in_use(monotonic())
         elif mode == "truncate":
             wal.emptied()
-        self._account.events.append(done)
+        self._stats.events.append(done)
 
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
@@ -368,7 +368,7 @@ class EngineSession(Verbs):
 
     def give_way(self) -> None:
         """Between the pieces of long work: let others run Python, if there are any."""
-        self._account.give_way()
+        self._stats.give_way()
 
     @property
     def changes(self) -> int:

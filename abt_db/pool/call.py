@@ -237,7 +237,7 @@ class Loan:
     def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
         """Hand the connection over."""
         self._connection = connection
-        self._ran_before = connection.account.queries.runs()
+        self._ran_before = connection.stats.queries.runs()
         self.began = monotonic()
         self.on_return = on_return
         if self.future is not None:
@@ -288,7 +288,7 @@ class Loan:
             self.label,
             None if self.task is None else self.task.get_name(),
             monotonic() - self.began,
-            0 if connection is None else connection.account.queries.runs() - self._ran_before,
+            0 if connection is None else connection.stats.queries.runs() - self._ran_before,
             "waiting" if self.blocked else "idle" if doing is None else "running",
             doing,
         )

@@ -28,7 +28,7 @@ from abt_db.config import Config
 from abt_db.connection.busy import backoff
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline, finish
 from abt_db.connection.session import StoppedError
-from abt_db.connection.stats import Account, Costs, QueryStats, Tally
+from abt_db.connection.stats import ConnectionStats, Costs, LaneStats, QueryStats
 from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     PoolClosedError,
@@ -103,7 +103,7 @@ class Lane:
         self.slots = Slots(
             name,
             lambda title, reason: Slot(
-                Account(title, costs, listeners, crowded), open, lifetime, reason
+                ConnectionStats(title, costs, listeners, crowded), open, lifetime, reason
             ),
             self._sit,
         )
@@ -118,7 +118,7 @@ class Lane:
         # One timer for everything here that has to happen at some time; see `_tick`.
         self._timer: asyncio.TimerHandle | None = None
         self._timer_span = inf  # the time it was set for, or less
-        self._tally = Tally()
+        self._stats = LaneStats()
         self.behind: Lane | None = None
         """A lane whose quick hops are let end before one of this lane begins: two threads that run
         Python at once hinder each other, and meanwhile more work comes to share the hop."""
@@ -260,7 +260,7 @@ class Lane:
             self._refuse(work)
         future = work.future = self._loop.create_future()
         self._queue.add(work)
-        self._tally.waits += 1
+        self._stats.waits += 1
         if waits.held:
             waits[work.task] = Wait(self, lent=isinstance(work, Loan), future=future)
 
@@ -283,8 +283,8 @@ class Lane:
         if self._waits:
             self._waits.pop(work.task, None)
         waited = (work.began or monotonic()) - work.since
-        if waited > self._tally.longest_wait:
-            self._tally.longest_wait = waited
+        if waited > self._stats.longest_wait:
+            self._stats.longest_wait = waited
         if Waited in self._listeners.wanted:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
@@ -369,7 +369,7 @@ class Lane:
         pauses = None
         try:
             while True:
-                self._tally.hops += 1
+                self._stats.hops += 1
                 await connection.hop(hop, call)
                 if not busy:
                     return
@@ -387,10 +387,10 @@ class Lane:
         """Have a batch done, waiting in the event loop for another process's lock."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
-        self._tally.shared(len(batch.calls))
+        self._stats.shared(len(batch.calls))
         pauses = None
         while True:
-            self._tally.hops += 1
+            self._stats.hops += 1
             batch.busy = False
             await connection.hop(lambda session: together(session, batch, limits), Deadline())
             if not batch.busy:
@@ -415,8 +415,8 @@ class Lane:
         work, slot.work = slot.work, None
         slot.idle_since = monotonic()
         self._idle.append(slot)
-        if slot.account.events:
-            slot.account.tell()  # of a commit whose caller was cancelled
+        if slot.stats.events:
+            slot.stats.tell()  # of a commit whose caller was cancelled
         if isinstance(work, Loan):
             work.on_settled()
         self._tell_drained()
@@ -431,7 +431,7 @@ class Lane:
         slot.work = loan
         self._waits.held += 1
         self._lent += 1
-        self._tally.loans += 1
+        self._stats.loans += 1
         loan.lend(slot.connection, returned)
         self._wake_in(self._look)
 
@@ -471,7 +471,7 @@ class Lane:
             await slot.leave()
             if isinstance(slot.work, Loan):
                 slot.work.on_settled()  # with the connection, what was open on it is gone
-            slot.account.tell()
+            slot.stats.tell()
             if not self._closed:
                 self._forget(slot)
                 self._stir()  # those who were to travel with this one
@@ -642,7 +642,7 @@ class Lane:
 
     def _grown(self, opened: bool) -> None:
         if opened:
-            self._tally.overflows += 1
+            self._stats.overflows += 1
         else:
             self._next_growth = monotonic() + PAUSE
 
@@ -754,7 +754,7 @@ class Lane:
 
     def _note(self, call: Call[Any]) -> None:
         """Count a call that is done, and say so if it was slow."""
-        self._tally.response.add(monotonic() - call.since)
+        self._stats.response.add(monotonic() - call.since)
         if self._slow is None or not call.began:
             return
         # Its caller may have been freed before its end.
@@ -770,7 +770,7 @@ class Lane:
     def _forget(self, slot: Slot) -> None:
         """Take out a slot that was given up; what it has counted stays."""
         self.slots.remove(slot)
-        self._tally.include(slot.account)
+        self._stats.include(slot.stats)
 
     def stats(self) -> dict[str, Any]:
         """Return the lane's figures, as a plain dict."""
@@ -780,14 +780,14 @@ class Lane:
             "idle": len(self._idle),
             "busy": self.slots.busy,
             "waiting": self.waiting,
-            **self._tally.as_dict(slot.account for slot in self.slots),
+            **self._stats.as_dict(slot.stats for slot in self.slots),
         }
 
     def add_queries_to(self, stats: QueryStats) -> None:
         """Add what the connections have counted of each query."""
-        stats.include(self._tally.queries)
+        stats.include(self._stats.queries)
         for slot in self.slots:
-            stats.include(slot.account.queries)
+            stats.include(slot.stats.queries)
 
     @property
     def waiting(self) -> int:

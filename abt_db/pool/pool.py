@@ -23,7 +23,7 @@ from abt_db.connection.driver import Connect, Connection
 from abt_db.connection.file_identity import FileIdentity
 from abt_db.connection.lock_owners import Holding, enlist, strike_off, who_holds
 from abt_db.connection.settings import MEMORY, Role, require_path
-from abt_db.connection.stats import Account, Costs, Outcome, QueryStats, Transacting
+from abt_db.connection.stats import ConnectionStats, Costs, Outcome, QueryStats, Transacting
 from abt_db.connection.transaction import CHECKPOINTS, EngineSession
 from abt_db.errors import AbtDbError, ReadOnlyError, TransactionAbortedError, TransactionStateError
 from abt_db.events import Checkpointed, Committed, Listeners
@@ -114,11 +114,11 @@ class Pool:
         self._costs = Costs()
 
         def lane(name: Role, size: int) -> Lane:
-            async def open_one(account: Account, limit: Deadline) -> Connection:
+            async def open_one(stats: ConnectionStats, limit: Deadline) -> Connection:
                 return await Connection.open(
                     path,
                     config,
-                    account=account,
+                    stats=stats,
                     role=name,
                     connect=connect,
                     limit=limit,

@@ -1,6 +1,6 @@
 """A slot: one connection's place in a lane, and the care for that connection.
 
-The connection may be lost and opened again; the slot, its number and its account stay.
+The connection may be lost and opened again; the slot, its number and its stats stay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from abt_db.connection.deadline import Deadline, finish
 from abt_db.connection.driver import Connection
 from abt_db.connection.lock_owners import Holding
-from abt_db.connection.stats import Account
+from abt_db.connection.stats import ConnectionStats
 from abt_db.errors import PoolClosedError
 from abt_db.events import Closed, Opened, Reason
 from abt_db.log import LOG
@@ -24,7 +24,7 @@ from .perform import Batch
 
 __all__ = ["Open", "Slot", "closed", "warn_of_long"]
 
-Open = Callable[[Account, Deadline], Awaitable[Connection]]
+Open = Callable[[ConnectionStats, Deadline], Awaitable[Connection]]
 """Waits for another process's lock until the deadline at most."""
 
 
@@ -40,7 +40,6 @@ class Slot:
         "_open",
         "_opening",
         "_reason",
-        "account",
         "blocked",
         "connection",
         "idle_since",
@@ -49,17 +48,18 @@ class Slot:
         "seen",
         "seen_deserted",
         "shares",
+        "stats",
         "task",
         "work",
     )
 
     def __init__(
-        self, account: Account, open: Open, lifetime: float | None, reason: Reason
+        self, stats: ConnectionStats, open: Open, lifetime: float | None, reason: Reason
     ) -> None:
         self._open = open
         self._lifetime = lifetime
         self._expires: float | None = None
-        self.account = account
+        self.stats = stats
         self._reason = reason  # of the next opening or closing
         self._opening = Deadline()
         self.connection: Connection | None = None  # None: lost, to be opened again
@@ -146,9 +146,9 @@ class Slot:
     async def _occupy(self) -> None:
         if not self.leaving:
             self._opening = Deadline()
-        self.connection = await self._open(self.account, self._opening)
-        self.account.opened += 1
-        self.account.listeners.tell(Opened(self.account.name, self._reason))
+        self.connection = await self._open(self.stats, self._opening)
+        self.stats.opened += 1
+        self.stats.listeners.tell(Opened(self.stats.name, self._reason))
         if not self.leaving:
             self._reason = "replace"  # the next opening is in place of this connection
         if self._lifetime is not None:
@@ -185,13 +185,13 @@ class Slot:
                 LOG.warning("abt_db: the %s is old and stays: %s", old.name, error)
             self._expires = monotonic() + 1.0
         else:
-            self.account.replaced += 1
+            self.stats.replaced += 1
             await self._close(old, "replace")
 
     async def give_up(self) -> None:
         """Close the connection; the next work gets a new one."""
         connection, self.connection = self.connection, None
-        self.account.replaced += 1
+        self.stats.replaced += 1
         if connection is not None:
             await self._close(connection, "replace")
 
@@ -203,7 +203,7 @@ class Slot:
 
     async def _close(self, connection: Connection, reason: Reason) -> None:
         await finish(connection.close())
-        self.account.listeners.tell(Closed(self.account.name, reason))
+        self.stats.listeners.tell(Closed(self.stats.name, reason))
 
     def abandon(self) -> None:
         """From anywhere, with nobody to wait: have the thread stop what it runs, close the
@@ -258,12 +258,12 @@ def warn_of_long(slot: Slot, limit: float) -> None:
         LOG.warning(
             "abt_db: %s has held %s for %.1f s (%d statements, now %s); %s",
             holding,
-            slot.account.name,
+            slot.stats.name,
             holding.age,
             holding.statements,
             " ".join(filter(None, [holding.state, holding.query])),
             "other writes wait for it"
-            if slot.account.name.startswith("writer")
+            if slot.stats.name.startswith("writer")
             else "the write-ahead log can't be reset before its end",
         )
 
