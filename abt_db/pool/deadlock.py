@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Held", "Wait", "Waits", "waits_for_ever"]
+__all__ = ["Held", "Wait", "WaitGraph", "would_deadlock"]
 
 
 class Held(Protocol):
@@ -36,7 +36,7 @@ class Wait:
         return self.lane.holders(for_all=self.for_all, lent=self.lent)
 
 
-class Waits(dict["asyncio.Task[Any] | None", Wait]):
+class WaitGraph(dict["asyncio.Task[Any] | None", Wait]):
     """What the tasks wait for that hold something themselves; for all lanes of a pool."""
 
     __slots__ = ("held",)
@@ -51,7 +51,7 @@ class Waits(dict["asyncio.Task[Any] | None", Wait]):
         return wait if wait is None or wait.future is None or not wait.future.done() else None
 
 
-def waits_for_ever(task: asyncio.Task[Any] | None, wait: Wait, waits: Waits) -> bool:
+def would_deadlock(task: asyncio.Task[Any] | None, wait: Wait, waits: WaitGraph) -> bool:
     """Whether what `task` is to wait for comes free only by those who wait for each other then."""
     stuck = {task: wait}
     found = [wait]

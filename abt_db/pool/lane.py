@@ -41,7 +41,7 @@ from abt_db.log import LOG
 from abt_db.sql.query import Query
 
 from .call import Call, Limits, Loan, Work
-from .deadlock import Wait, Waits, waits_for_ever
+from .deadlock import Wait, WaitGraph, would_deadlock
 from .perform import Batch, alone, together
 from .queue import Queue, require_priority
 from .slot import Open, Slot, closed, warn_of_long
@@ -73,7 +73,7 @@ class Lane:
         *,
         open: Open,
         lifetime: float | None,
-        waits: Waits,
+        waits: WaitGraph,
         costs: Costs | None,
         listeners: Listeners,
         crowded: Callable[[], bool],
@@ -290,7 +290,7 @@ class Lane:
 
     def _refuse(self, work: Work) -> None:
         """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
-        if waits_for_ever(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
+        if would_deadlock(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
                 " use the handle that is held already, or end it first"
@@ -713,7 +713,7 @@ class Lane:
         waits for this task.
         """
         task = asyncio.current_task()
-        if waits_for_ever(task, Wait(self, for_all=True), self._waits):
+        if would_deadlock(task, Wait(self, for_all=True), self._waits):
             raise TransactionStateError(
                 f"the barrier would wait for ever: {self._holder()}, and that is this task or waits"
                 " for it"

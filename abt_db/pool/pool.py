@@ -31,7 +31,7 @@ from abt_db.log import LOG
 from abt_db.sql.query import Query
 
 from .call import Call, Loan
-from .deadlock import Waits
+from .deadlock import WaitGraph
 from .lane import Lane
 
 __all__ = ["OpenTransaction", "Pool"]
@@ -110,7 +110,7 @@ class Pool:
         """Says who holds the write lock of the file."""
         # A follower is for files that others may put in place anew.
         identity = None if read_only or path == MEMORY else FileIdentity(path)
-        waits = Waits()
+        waits = WaitGraph()
         self._costs = Costs()
 
         def lane(name: Role, size: int) -> Lane:
