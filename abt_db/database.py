@@ -34,7 +34,7 @@ from .connection.settings import MEMORY, in_memory
 from .connection.transaction import EngineSession
 from .errors import ConfigError, PoolClosedError, QueryError
 from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
-from .housekeeping import Upkeep
+from .housekeeping import Housekeeping
 from .locks.lease import Leases, LockLease
 from .locks.table import LockInfo
 from .pool.call import Loan, name_of, take_priority
@@ -95,7 +95,7 @@ class Database:
         self._pool: Pool | None = None
         # Of the pool, and as old:
         self._watching: Watching
-        self._upkeep: Upkeep
+        self._housekeeping: Housekeeping
         self._leases: Leases
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
@@ -162,9 +162,9 @@ class Database:
             listeners=self._listeners,
         )
         await pool.open()
-        self._pool, self._upkeep = pool, Upkeep(pool)
+        self._pool, self._housekeeping = pool, Housekeeping(pool)
         self._watching, self._leases = Watching(pool), Leases(pool)
-        self._upkeep.start()
+        self._housekeeping.start()
         # Unlike __del__ it also runs for what is still there when the program ends.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
 
@@ -175,7 +175,7 @@ class Database:
                 pool = self._pool
             if pool is not None and pool is self._pool:
                 await self._watching.close()
-                await self._upkeep.close()
+                await self._housekeeping.close()
                 await pool.close()
                 await self._leases.close()  # also those that were granted meanwhile
                 self._pool, self._closing = None, False

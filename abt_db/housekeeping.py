@@ -20,7 +20,7 @@ from .log import LOG
 from .pool.pool import Pool
 from .sql.query import Query
 
-__all__ = ["Health", "Upkeep", "examine", "gather_statistics"]
+__all__ = ["Health", "Housekeeping", "examine", "gather_statistics"]
 
 SAMPLE = 1_000
 """Rows of each index that are looked at: enough to plan by, and milliseconds for any table."""
@@ -89,7 +89,7 @@ def _clear_locks(session: EngineSession) -> int:
     return session.call(clear_locks)
 
 
-class Upkeep:
+class Housekeeping:
     """The schedule of an open database, `Config.optimize_interval` and `Config.check_interval`."""
 
     def __init__(self, pool: Pool) -> None:
