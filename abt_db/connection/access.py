@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase, ascii_uppercase
 
-__all__ = ["ANYTHING", "Tables", "Used", "folded"]
+__all__ = ["ANYTHING", "Tables", "TablesUsed", "folded"]
 
 MAX_TEXTS = 1_000
 
@@ -39,7 +39,7 @@ def folded(name: str) -> str:
     return name.translate(_FOLD)
 
 
-class Used:
+class TablesUsed:
     """What the authorizer was asked about one text."""
 
     __slots__ = ("functions", "pragmas", "reads", "writes")
@@ -82,7 +82,7 @@ class Tables:
     __slots__ = ("_expire", "_full", "_known")
 
     def __init__(self, expire: Callable[[], object]) -> None:
-        self._known: dict[str, Used] = {}
+        self._known: dict[str, TablesUsed] = {}
         self._full = False
         self._expire = expire
 
@@ -93,7 +93,7 @@ class Tables:
             if len(self._known) >= MAX_TEXTS:
                 self._full = True
                 return
-            used = self._known[text] = Used()
+            used = self._known[text] = TablesUsed()
         used.note(action, first, second)
 
     def make_room(self) -> None:
@@ -103,7 +103,7 @@ class Tables:
             self._full = False
             self._expire()
 
-    def used_by(self, text: str) -> Used | None:
+    def used_by(self, text: str) -> TablesUsed | None:
         """Return what a statement uses; None: it is not known."""
         return self._known.get(text)
 

@@ -17,7 +17,7 @@ from abt_db.events import Checkpointed
 from abt_db.log import LOG
 from abt_db.sql.query import Statement
 
-from .access import ANYTHING, Used
+from .access import ANYTHING, TablesUsed
 from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
 from .checkpoint import Wal
 from .file_identity import FileIdentity
@@ -361,7 +361,7 @@ class EngineSession(Verbs):
         before, self._version = self._version, version
         return bool(version != before)
 
-    def fetch_known(self, statement: Statement[T]) -> tuple[list[T], Used | None]:
+    def fetch_known(self, statement: Statement[T]) -> tuple[list[T], TablesUsed | None]:
         """Return all rows, and what the statement uses; None: it is not known."""
         self._tables.make_room()
         return self.fetch_all(statement), self._tables.used_by(statement.query.text)

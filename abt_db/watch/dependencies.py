@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple, NoReturn
 
-from abt_db.connection.access import Used, folded
+from abt_db.connection.access import TablesUsed, folded
 from abt_db.connection.transaction import EngineSession
 from abt_db.errors import QueryError
 from abt_db.sql.query import Query, Statement
@@ -99,7 +99,7 @@ def look_at_schema(session: EngineSession, known: Schema | None) -> Schema:
 
 
 def depends_on(
-    statement: Statement[Any], used: Used | None, schema: Schema
+    statement: Statement[Any], used: TablesUsed | None, schema: Schema
 ) -> frozenset[str] | None:
     """Return the tables, `folded`, to which a commit may change what a statement returns; None:
     any commit may.
