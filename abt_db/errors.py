@@ -16,8 +16,11 @@ from .exhausted import no_descriptors, no_growth
 
 __all__ = [
     "AbtDbError",
+    "BeginBusyError",
+    "BuildEndedError",
     "BusyError",
     "CantOpenError",
+    "CommandError",
     "CommitUnknownError",
     "ConfigError",
     "CorruptError",
@@ -28,12 +31,16 @@ __all__ = [
     "LockLostError",
     "LockStateError",
     "LockTimeoutError",
+    "LostError",
     "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
     "MigrationError",
     "MigrationFailedError",
+    "MigrationFileError",
     "MigrationIrreversibleError",
+    "MigrationLossError",
+    "MigrationOrderError",
     "MigrationUnknownError",
     "ParameterError",
     "PoolClosedError",
@@ -42,8 +49,10 @@ __all__ = [
     "QueryDefinitionError",
     "QueryError",
     "ReadOnlyError",
+    "ScriptError",
     "StatementError",
     "StatementTimeoutError",
+    "StoppedError",
     "TooBigError",
     "TransactionAbortedError",
     "TransactionStateError",
@@ -220,6 +229,59 @@ class MigrationFailedError(MigrationError):
 
 class MigrationIrreversibleError(MigrationError):
     """A step that can't be taken back, for it has no down script."""
+
+
+class MigrationFileError(MigrationError):
+    """A migration that can't be understood; the message begins with its file, where it has one."""
+
+
+class MigrationOrderError(MigrationError):
+    """Migrations that don't fit together: a version twice, an unknown dependency, a cycle."""
+
+
+class ScriptError(MigrationError):
+    """A script that can't be split: something in it never ends, or SQLite could not read it.
+
+    `line` is the line at fault, from 1; of something that never ends, where its statement starts.
+    """
+
+    def __init__(self, message: str, line: int = 1) -> None:
+        super().__init__(message)  # alone, so that a copy is made of it
+        self.line = line
+
+
+class MigrationLossError(MigrationFailedError):
+    """Rows or values would be lost, so the step was stopped before its commit."""
+
+
+class BuildEndedError(AbtDbError):
+    """A build that has ended was given another status."""
+
+
+class CommandError(AbtDbError):
+    """A command that can't be started, or whose end can't be told.
+
+    `exit_code` is what a shell makes of it: 127 for a program that is not there, 126 otherwise.
+    """
+
+    def __init__(self, message: str, exit_code: int = 126) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+# -- inside the library: no caller sees these ----------------------------------------------------
+
+
+class BeginBusyError(BusyError):
+    """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
+
+
+class StoppedError(AbtDbError):
+    """The call was cancelled. Its caller has gone, so nobody sees this."""
+
+
+class LostError(AbtDbError):
+    """The connection's thread has died, and whatever it was doing with it."""
 
 
 # -- translation ---------------------------------------------------------------------------------

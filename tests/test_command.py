@@ -21,10 +21,11 @@ from conftest import SOON, Clock, eventually
 from running import python, recording, run, sh
 
 from abt_db.builds import command, pump, usage
-from abt_db.builds.command import Command, CommandError, StopReason
+from abt_db.builds.command import Command, StopReason
 from abt_db.builds.output import Line, Splitter, Stream, to_bytes
 from abt_db.builds.spool import Spool
 from abt_db.builds.usage import processes
+from abt_db.errors import CommandError
 
 pytestmark = pytest.mark.usefixtures("no_leaks", "no_children")
 

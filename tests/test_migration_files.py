@@ -18,10 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from abt_db import Database
-from abt_db.errors import MigrationFailedError
+from abt_db.errors import MigrationFailedError, MigrationFileError, MigrationOrderError
 from abt_db.migrations import Migrator
 from abt_db.migrations.loader import load_migrations
-from abt_db.migrations.model import Migration, MigrationFileError, MigrationOrderError, in_order
+from abt_db.migrations.model import Migration, in_order
 from abt_db.migrations.scaffold import new_migration
 
 

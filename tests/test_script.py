@@ -8,13 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from abt_db.migrations.script import (
-    ScriptError,
-    first_keyword,
-    leading_comments,
-    pragma_name,
-    split,
-)
+from abt_db.errors import ScriptError
+from abt_db.migrations.script import first_keyword, leading_comments, pragma_name, split
 
 
 def texts(sql: str) -> list[str]:

@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING
 from abt_db.lazy import lazily
 
 if TYPE_CHECKING:
-    from .builds import BuildEndedError
+    from abt_db.errors import BuildEndedError, CommandError
+
     from .classify import Level
-    from .command import CommandError, Outcome, StopReason
+    from .command import Outcome, StopReason
     from .exporter import ExportReport
     from .importer import BadLine, ImportReport
     from .models import (

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any, TypedDict
 
 from abt_db.connection.session import Session
-from abt_db.errors import AbtDbError, ParameterError
+from abt_db.errors import BuildEndedError, ParameterError
 from abt_db.protocols import Readable
 from abt_db.repository import Repository
 
@@ -23,11 +23,7 @@ from .models import (
     now,
 )
 
-__all__ = ["BuildEndedError", "Builds"]
-
-
-class BuildEndedError(AbtDbError):
-    """A build that has ended was given another status."""
+__all__ = ["Builds"]
 
 
 class Builds(Repository[Build]):

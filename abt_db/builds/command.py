@@ -26,31 +26,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from abt_db.errors import AbtDbError
+from abt_db.errors import CommandError
 
 from .output import Stream
 from .pump import Ending, Pump, echoes_of
 from .spool import Spool
 from .usage import Sampler, Usage, processes
 
-__all__ = ["Command", "CommandError", "Outcome", "StopReason"]
+__all__ = ["Command", "Outcome", "StopReason"]
 
 # After SIGKILL, how many seconds to wait for a process group to be gone: a process that hangs in a
 # dead network mount does not even die of that.
 _KILLED = 5.0
 # Seconds between two looks, where the end of a process does not wake us up.
 _LOOK = 0.02
-
-
-class CommandError(AbtDbError):
-    """A command that can't be started, or whose end can't be told.
-
-    `exit_code` is what a shell makes of it: 127 for a program that is not there, 126 otherwise.
-    """
-
-    def __init__(self, message: str, exit_code: int = 126) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
 
 
 class StopReason(StrEnum):

@@ -18,13 +18,20 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from abt_db.connection.deadline import finish
-from abt_db.errors import AbtDbError, BusyError, DiskIOError, FullError, PoolTimeoutError
+from abt_db.errors import (
+    AbtDbError,
+    BuildEndedError,
+    BusyError,
+    CommandError,
+    DiskIOError,
+    FullError,
+    PoolTimeoutError,
+)
 from abt_db.files.parts import new_file
 from abt_db.log import LOG
 
-from .builds import BuildEndedError
 from .classify import Classifier
-from .command import Command, CommandError, Outcome, StopReason
+from .command import Command, Outcome, StopReason
 from .holder import Holder
 from .models import Build, BuildStatus, Project
 from .output import Line, Splitter, Stream, to_bytes

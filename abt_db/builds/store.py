@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Self
 
 from abt_db.config import Config
 from abt_db.database import Database
-from abt_db.errors import MigrationUnknownError, StatementError
+from abt_db.errors import BuildEndedError, MigrationUnknownError, StatementError
 from abt_db.migrations.engine import Engine
 from abt_db.migrations.loader import load_migrations
 from abt_db.migrations.model import Migration
 from abt_db.schema import APPLICATION_ID
 from abt_db.sql.query import Query
 
-from .builds import BuildEndedError, Builds
+from .builds import Builds
 from .holder import Holder
 from .logs import Logs
 from .metrics import Metrics

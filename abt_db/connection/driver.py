@@ -25,14 +25,21 @@ from typing import Any, TypeVar
 import aiosqlite
 
 from abt_db.config import Config
-from abt_db.errors import AbtDbError, BusyError, CantOpenError, QueryError, ReadOnlyError, translate
+from abt_db.errors import (
+    BusyError,
+    CantOpenError,
+    LostError,
+    QueryError,
+    ReadOnlyError,
+    StoppedError,
+    translate,
+)
 
 from .busy import SQLITE_BUSY_TIMEOUT, while_busy
 from .checkpoint import Wal
 from .deadline import COMMIT_GRACE, GRACE, NEVER, Deadline
 from .file_identity import FileIdentity
 from .lock_owners import who_holds
-from .session import StoppedError
 from .settings import (
     MEMORY,
     Role,
@@ -47,7 +54,7 @@ from .settings import (
 from .stats import ConnectionStats
 from .transaction import EngineSession
 
-__all__ = ["Connect", "Connection", "LostError", "RaisedError"]
+__all__ = ["Connect", "Connection", "RaisedError"]
 
 T = TypeVar("T")
 
@@ -137,10 +144,6 @@ class RaisedError(Exception):
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
-
-
-class LostError(AbtDbError):
-    """The connection's thread has died, and whatever it was doing with it."""
 
 
 class Connection:

@@ -26,6 +26,7 @@ from abt_db.errors import (
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
+    StoppedError,
     TransactionAbortedError,
     TransactionStateError,
     translate,
@@ -37,7 +38,7 @@ from .authorizer import GUARDED, WriterOnly, denial
 from .deadline import NEVER, Deadline
 from .stats import ConnectionStats
 
-__all__ = ["Block", "CoroutineError", "Reading", "Result", "Session", "StoppedError", "Verbs"]
+__all__ = ["Block", "CoroutineError", "Reading", "Result", "Session", "Verbs"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -99,10 +100,6 @@ class Result:
 
     rowcount: int
     lastrowid: int | None
-
-
-class StoppedError(AbtDbError):
-    """The call was cancelled. Its caller has gone, so nobody sees this."""
 
 
 class CoroutineError(TypeError):

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from time import monotonic, sleep
 from typing import TypeVar
 
-from abt_db.errors import AbtDbError, BusyError, TransactionStateError
+from abt_db.errors import AbtDbError, BeginBusyError, BusyError, TransactionStateError
 from abt_db.events import Checkpointed
 from abt_db.log import LOG
 from abt_db.sql.query import Statement
@@ -24,7 +24,7 @@ from .file_identity import FileIdentity
 from .session import Verbs
 from .stats import ConnectionStats
 
-__all__ = ["CHECKPOINTS", "BeginBusyError", "EngineSession"]
+__all__ = ["CHECKPOINTS", "EngineSession"]
 
 T = TypeVar("T")
 
@@ -33,10 +33,6 @@ SHORT_WAIT = 0.02
 
 CONTENDED = 5.0
 """Seconds after which a lock that was in the way is forgotten."""
-
-
-class BeginBusyError(BusyError):
-    """BEGIN met another process's lock: nothing has been done yet, so it can be tried again."""
 
 
 class EngineSession(Verbs):

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import Deadline
-from abt_db.connection.transaction import BeginBusyError, EngineSession
+from abt_db.connection.transaction import EngineSession
 from abt_db.database import Database
-from abt_db.errors import MaintenanceError
+from abt_db.errors import BeginBusyError, MaintenanceError
 from abt_db.housekeeping import Health, examine, gather_statistics
 from abt_db.locks.table import clear_locks as clear
 from abt_db.sql.scan import quoted

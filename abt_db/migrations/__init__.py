@@ -26,19 +26,25 @@ from typing import TYPE_CHECKING
 from abt_db.lazy import lazily
 
 if TYPE_CHECKING:
+    from abt_db.errors import (
+        MigrationFileError,
+        MigrationLossError,
+        MigrationOrderError,
+        ScriptError,
+    )
+
     from .chain import Status
-    from .guard import Loss, MigrationLossError
+    from .guard import Loss
     from .history import Record, Reversibility
     from .lint import Finding, Level
     from .loader import load_migrations
     from .migrator import Drift, Migrator
-    from .model import Migration, MigrationFileError, MigrationOrderError
+    from .model import Migration
     from .planner import Plan, PlannedStep, Validation
     from .progress import Progress
     from .rehearsal import Rehearsal
     from .scaffold import new_migration
     from .schema import Difference, Likeness
-    from .script import ScriptError
     from .seed import Seeded
     from .trial import Trial
 else:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from abt_db.errors import MigrationChangedError, MigrationUnknownError
+from abt_db.errors import MigrationChangedError, MigrationOrderError, MigrationUnknownError
 
 from .history import Record
-from .model import Migration, MigrationOrderError, in_order
+from .model import Migration, in_order
 
 __all__ = ["Chain", "Status"]
 

@@ -14,14 +14,16 @@ from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.lock_owners import who_holds
 from abt_db.connection.session import Session
-from abt_db.connection.transaction import BeginBusyError, EngineSession
+from abt_db.connection.transaction import EngineSession
 from abt_db.database import Database
 from abt_db.errors import (
     AbtDbError,
+    BeginBusyError,
     CommitUnknownError,
     MigrationError,
     MigrationFailedError,
     MigrationIrreversibleError,
+    MigrationLossError,
     MigrationUnknownError,
     StatementTimeoutError,
 )
@@ -30,7 +32,7 @@ from abt_db.pool.call import Loan
 
 from . import history, schema
 from .chain import Chain, Status
-from .guard import MigrationLossError, dropped
+from .guard import dropped
 from .history import Record, Reversibility
 from .model import Migration
 from .progress import Progress, Tell

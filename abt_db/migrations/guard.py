@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from abt_db.connection.session import Session
-from abt_db.errors import MigrationFailedError, StatementError
+from abt_db.errors import MigrationFailedError, MigrationLossError, StatementError
 from abt_db.sql.query import Query
 from abt_db.sql.scan import quoted
 
@@ -24,7 +24,6 @@ __all__ = [
     "Census",
     "Known",
     "Loss",
-    "MigrationLossError",
     "Names",
     "Watch",
     "dropped",
@@ -32,10 +31,6 @@ __all__ = [
     "require_sound",
     "take_census",
 ]
-
-
-class MigrationLossError(MigrationFailedError):
-    """Rows or values would be lost, so the step was stopped before its commit."""
 
 
 @dataclass(frozen=True, slots=True)

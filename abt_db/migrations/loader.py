@@ -15,7 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .model import Migration, MigrationFileError, in_order
+from abt_db.errors import MigrationFileError
+
+from .model import Migration, in_order
 from .script import leading_comments
 
 if TYPE_CHECKING:

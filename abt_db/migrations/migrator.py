@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from abt_db.connection.session import Session
-from abt_db.errors import MigrationError, QueryError
+from abt_db.errors import MigrationError, MigrationOrderError, QueryError
 
 from . import history, planner, rehearsal, schema, trial
 from .chain import Status
 from .engine import Engine
 from .history import Record, Reversibility
 from .lint import Finding, Level, lint
-from .model import MigrationOrderError
 from .planner import Plan, PlannedStep, Validation
 from .rehearsal import Rehearsal
 from .schema import Difference, Likeness

@@ -9,21 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 
-from abt_db.errors import MigrationError
+from abt_db.errors import MigrationFileError, MigrationOrderError, ScriptError
 
-from .script import ScriptError, split
+from .script import split
 
-__all__ = ["Migration", "MigrationFileError", "MigrationOrderError", "in_order"]
+__all__ = ["Migration", "in_order"]
 
 _LARGEST_VERSION = 2**63 - 1  # an SQLite integer
-
-
-class MigrationFileError(MigrationError):
-    """A migration that can't be understood; the message begins with its file, where it has one."""
-
-
-class MigrationOrderError(MigrationError):
-    """Migrations that don't fit together: a version twice, an unknown dependency, a cycle."""
 
 
 @dataclass(frozen=True, slots=True)

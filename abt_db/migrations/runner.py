@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from abt_db.connection.transaction import BeginBusyError, EngineSession
-from abt_db.errors import AbtDbError, BusyError, MigrationFailedError
+from abt_db.connection.transaction import EngineSession
+from abt_db.errors import AbtDbError, BeginBusyError, BusyError, MigrationFailedError
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words
 

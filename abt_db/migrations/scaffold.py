@@ -7,8 +7,9 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from abt_db.errors import MigrationFileError
+
 from .loader import load_migrations
-from .model import MigrationFileError
 
 __all__ = ["new_migration"]
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from string import ascii_lowercase, ascii_uppercase
 
-from abt_db.errors import MigrationError
+from abt_db.errors import ScriptError
 
 __all__ = [
-    "ScriptError",
     "ScriptStatement",
     "brackets",
     "first_keyword",
@@ -27,17 +26,6 @@ __all__ = [
     "split",
     "words",
 ]
-
-
-class ScriptError(MigrationError):
-    """A script that can't be split: something in it never ends, or SQLite could not read it.
-
-    `line` is the line at fault, from 1; of something that never ends, where its statement starts.
-    """
-
-    def __init__(self, line: int, problem: str) -> None:
-        super().__init__(f"line {line}: {problem}")
-        self.line = line
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +182,10 @@ def _end_of_statement(sql: str, start: int, line: int) -> int:
             after = part.end()
         elif part[0] in _OPENED:
             opened = sql.count("\n", 0, part.start()) + 1
-            raise ScriptError(line, f"the {_OPENED[part[0]]} opened on line {opened} never ends")
+            raise _at(line, f"the {_OPENED[part[0]]} opened on line {opened} never ends")
     if sqlite3.complete_statement(f"{sql[start:]}\n;"):
         return len(sql)
-    raise ScriptError(line, "the trigger that starts here never ends; close its body with END;")
+    raise _at(line, "the trigger that starts here never ends; close its body with END;")
 
 
 def _after_gap(sql: str, position: int) -> int:
@@ -208,9 +196,13 @@ def _after_gap(sql: str, position: int) -> int:
 def _require_text(sql: str) -> None:
     if (nul := sql.find("\0")) >= 0:
         line = sql.count("\n", 0, nul) + 1
-        raise ScriptError(line, "it holds a NUL character, where SQLite would stop reading")
+        raise _at(line, "it holds a NUL character, where SQLite would stop reading")
     try:
         sql.encode()
     except UnicodeEncodeError as error:
         line = sql.count("\n", 0, error.start) + 1
-        raise ScriptError(line, "it holds half a surrogate pair, which is no character") from None
+        raise _at(line, "it holds half a surrogate pair, which is no character") from None
+
+
+def _at(line: int, problem: str) -> ScriptError:
+    return ScriptError(f"line {line}: {problem}", line)

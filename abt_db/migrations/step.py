@@ -13,12 +13,12 @@ from time import monotonic
 
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.transaction import EngineSession
-from abt_db.errors import MigrationChangedError, MigrationFailedError
+from abt_db.errors import MigrationChangedError, MigrationFailedError, MigrationOrderError
 
 from . import guard, history, runner, schema
 from .chain import Chain
 from .history import Record, Reversibility
-from .model import Migration, MigrationOrderError
+from .model import Migration
 from .progress import Progress, Tell
 from .script import ScriptStatement, split, words
 

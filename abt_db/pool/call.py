@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline
 from abt_db.connection.driver import Connection, RaisedError
 from abt_db.connection.lock_owners import Holding
-from abt_db.connection.session import StoppedError
 from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     AbtDbError,
     CommitUnknownError,
     StatementTimeoutError,
+    StoppedError,
     TransactionStateError,
 )
 from abt_db.sql.query import Query

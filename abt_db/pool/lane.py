@@ -27,13 +27,13 @@ from typing import Any, TypeVar, cast
 from abt_db.config import Config
 from abt_db.connection.busy import backoff
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline, finish
-from abt_db.connection.session import StoppedError
 from abt_db.connection.stats import ConnectionStats, Costs, LaneStats, QueryStats
 from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     PoolClosedError,
     PoolSaturatedError,
     PoolTimeoutError,
+    StoppedError,
     TransactionStateError,
 )
 from abt_db.events import Listeners, Reason, Waited

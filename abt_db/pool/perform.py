@@ -19,8 +19,8 @@ from time import monotonic
 from typing import Any
 
 from abt_db.connection.busy import gave_up
-from abt_db.connection.transaction import BeginBusyError, EngineSession
-from abt_db.errors import BusyError, QueryError
+from abt_db.connection.transaction import EngineSession
+from abt_db.errors import BeginBusyError, BusyError, QueryError
 
 from .call import Call, Limits
 

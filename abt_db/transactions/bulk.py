@@ -25,13 +25,14 @@ from itertools import chain, islice
 from time import monotonic
 from typing import Any, Literal
 
-from abt_db.connection.session import CoroutineError, Session, StoppedError
+from abt_db.connection.session import CoroutineError, Session
 from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
     AbtDbError,
     QueryError,
     ReadOnlyError,
     StatementTimeoutError,
+    StoppedError,
     TransactionAbortedError,
     TransactionStateError,
     TransactionTimeoutError,

@@ -27,8 +27,9 @@ from abt_db.connection.busy import while_busy
 from abt_db.connection.deadline import COMMIT_GRACE, GRACE, Deadline
 from abt_db.connection.session import Block, Reading, Result, Session
 from abt_db.connection.stats import Outcome
-from abt_db.connection.transaction import BeginBusyError, EngineSession
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import (
+    BeginBusyError,
     CommitUnknownError,
     StatementTimeoutError,
     TransactionAbortedError,
