@@ -37,7 +37,8 @@ from .events import KINDS, Checkpointed, Committed, Event, Listener, Listeners
 from .housekeeping import Housekeeping
 from .locks.lease import Leases, LockLease
 from .locks.table import LockInfo
-from .pool.call import Loan, name_of, take_priority
+from .pool.call import name_of, take_priority
+from .pool.loan import Loan
 from .pool.pool import Pool
 from .sql.query import Query, Statement, query_of, require_many, series
 from .transactions.bulk import Batching, BatchReport, Operation, run_operations

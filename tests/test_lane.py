@@ -43,7 +43,7 @@ from abt_db import (
     PoolTimeoutError,
     TransactionStateError,
 )
-from abt_db.pool.call import Work
+from abt_db.pool.loan import Work
 from abt_db.pool.queue import AGEING, Queue
 
 

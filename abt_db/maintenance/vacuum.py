@@ -19,7 +19,7 @@ from abt_db.connection.transaction import EngineSession
 from abt_db.database import Database
 from abt_db.errors import AbtDbError, BusyError, MaintenanceError
 from abt_db.files.copying import Tell, check_room
-from abt_db.pool.call import Loan
+from abt_db.pool.loan import Loan
 from abt_db.sql.query import Query
 
 from .processes import processes_with

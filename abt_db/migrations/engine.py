@@ -28,7 +28,7 @@ from abt_db.errors import (
     StatementTimeoutError,
 )
 from abt_db.files.copying import copy_database
-from abt_db.pool.call import Loan
+from abt_db.pool.loan import Loan
 
 from . import history, schema
 from .chain import Chain, Status

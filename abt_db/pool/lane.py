@@ -40,8 +40,9 @@ from abt_db.events import Listeners, Reason, Waited
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Call, Limits, Loan, Work
+from .call import Call, Limits
 from .deadlock import Wait, WaitGraph, would_deadlock
+from .loan import Loan, Work
 from .perform import Batch, alone, together
 from .queue import Queue, require_priority
 from .slot import Open, Slot, closed, warn_of_long

@@ -30,9 +30,10 @@ from abt_db.events import Checkpointed, Committed, Listeners
 from abt_db.log import LOG
 from abt_db.sql.query import Query
 
-from .call import Call, Loan
+from .call import Call
 from .deadlock import WaitGraph
 from .lane import Lane
+from .loan import Loan
 
 __all__ = ["OpenTransaction", "Pool"]
 

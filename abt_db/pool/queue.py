@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from math import inf
 from typing import Any
 
-from .call import Call, Loan, Work
+from .call import Call
+from .loan import Loan, Work
 
 __all__ = ["Queue", "require_priority"]
 

@@ -19,7 +19,8 @@ from abt_db.errors import PoolClosedError
 from abt_db.events import Closed, Opened, Reason
 from abt_db.log import LOG
 
-from .call import Call, Loan
+from .call import Call
+from .loan import Loan
 from .perform import Batch
 
 __all__ = ["Open", "Slot", "closed", "warn_of_long"]

@@ -12,7 +12,7 @@ from abt_db.connection.lock_owners import Holding
 from abt_db.events import Reason
 from abt_db.log import LOG
 
-from .call import Loan
+from .loan import Loan
 from .slot import Slot
 
 __all__ = ["Slots"]

@@ -37,7 +37,8 @@ from abt_db.errors import (
     TransactionTimeoutError,
 )
 from abt_db.events import Transacted
-from abt_db.pool.call import Loan, name_of
+from abt_db.pool.call import name_of
+from abt_db.pool.loan import Loan
 from abt_db.pool.pool import OpenTransaction, Pool
 from abt_db.sql.query import Query, Statement, query_of, require_many, series
 
