@@ -8,8 +8,6 @@ from typing import Any, Literal, Self
 
 from .errors import ConfigError
 
-__all__ = ["Config"]
-
 MIB = 1024 * 1024
 
 

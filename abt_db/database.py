@@ -46,8 +46,6 @@ from .transactions.handles import Snapshot, Stream, Transaction
 from .transactions.retry import run_with_retries
 from .watch.live import Watch, Watching
 
-__all__ = ["Database"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

@@ -16,7 +16,6 @@ from .exhausted import no_descriptors, no_growth
 
 __all__ = [
     "AbtDbError",
-    "BeginBusyError",
     "BuildEndedError",
     "BusyError",
     "CantOpenError",
@@ -31,7 +30,6 @@ __all__ = [
     "LockLostError",
     "LockStateError",
     "LockTimeoutError",
-    "LostError",
     "MaintenanceError",
     "MappingError",
     "MigrationChangedError",
@@ -52,7 +50,6 @@ __all__ = [
     "ScriptError",
     "StatementError",
     "StatementTimeoutError",
-    "StoppedError",
     "TooBigError",
     "TransactionAbortedError",
     "TransactionStateError",

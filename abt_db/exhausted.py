@@ -17,8 +17,6 @@ try:
 except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
-__all__ = ["largest_file", "no_descriptors", "no_growth"]
-
 REACH = 65_536 + 24
 """Bytes of the largest page and of what stands before it in the log: a file is at its limit if it
 could not take so much more."""

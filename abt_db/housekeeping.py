@@ -20,8 +20,6 @@ from .log import LOG
 from .pool.pool import Pool
 from .sql.query import Query
 
-__all__ = ["Health", "Housekeeping", "examine", "gather_statistics"]
-
 SAMPLE = 1_000
 """Rows of each index that are looked at: enough to plan by, and milliseconds for any table."""
 

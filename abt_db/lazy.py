@@ -11,13 +11,10 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-__all__ = ["lazily"]
-
 
 def lazily(package: str, *modules: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
     """Return `__getattr__` and `__dir__` of a package (https://peps.python.org/pep-0562/) for the
-    names of its `__all__`: the first that is asked for imports these `modules`, in whose `__all__`
-    they are.
+    names of its `__all__`: the first that is asked for imports these `modules`, which have them.
 
     Modules inside a package that has one import from each other, and not from the package.
     """
@@ -30,7 +27,7 @@ def lazily(package: str, *modules: str) -> tuple[Callable[[str], object], Callab
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         for module in modules:
             found = import_module(f"{package}.{module}")
-            offered = set(found.__all__) & set(there["__all__"])
+            offered = [each for each in there["__all__"] if hasattr(found, each)]
             there.update({each: getattr(found, each) for each in offered})
         return there[name]
 

@@ -14,8 +14,6 @@ import sys
 import traceback
 from contextlib import suppress
 
-__all__ = ["LOG"]
-
 _CALLER = 3
 """Frames between a record and the line of the library that it names: `log`, `_log`, `warning`."""
 

@@ -14,8 +14,6 @@ from .connection.session import Result, Session
 from .sql.query import Query, Statement
 from .transactions.handles import Stream
 
-__all__ = ["Readable", "Writable"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

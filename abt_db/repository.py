@@ -24,8 +24,6 @@ from .protocols import Readable, Writable
 from .sql.query import Statement
 from .sql.table import Table
 
-__all__ = ["Repository"]
-
 T = TypeVar("T")
 
 

@@ -13,8 +13,6 @@ from abt_db.database import Database
 from abt_db.sql.query import Query
 from abt_db.tools.cli import CliError, is_there
 
-__all__ = ["CONFIG", "find", "has_log", "megabytes", "opened", "read_only"]
-
 CONFIG = Config(readers=1, cache_size=16 * 1024 * 1024)
 """A command is one caller: one reader is enough, and little memory beside a build that needs it."""
 

@@ -16,20 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
-__all__ = [
-    "CliError",
-    "NumberOrFile",
-    "UsageError",
-    "add_database",
-    "add_file",
-    "is_there",
-    "main",
-    "name",
-    "positive",
-    "run_tool",
-    "seconds",
-]
-
 DEFAULT_DATABASE = "android_build_tool.db"
 
 # In the order of `abt-db --help`, which prints these lines: the first of the docstring of each

@@ -9,8 +9,6 @@ from time import monotonic
 
 from abt_db.migrations.progress import Progress
 
-__all__ = ["Meter"]
-
 INTERVAL = 1.0
 """Seconds between two lines."""
 

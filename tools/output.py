@@ -19,19 +19,6 @@ from typing import Any, TextIO
 
 from abt_db.builds.classify import inert_json, without_escapes
 
-__all__ = [
-    "age",
-    "colour",
-    "duration",
-    "for_terminal",
-    "local",
-    "log_to_terminal",
-    "logged",
-    "print_json",
-    "print_table",
-    "printable",
-]
-
 _COLOURS = {"red": 31, "green": 32, "yellow": 33, "dim": 2}
 _SETS_COLOUR = re.compile(r"(\x1b\[[\d;:]*m)")
 

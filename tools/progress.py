@@ -8,8 +8,6 @@ from time import monotonic
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Bar"]
-
 INTERVAL = 0.1
 WIDTH = 20
 

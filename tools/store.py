@@ -10,8 +10,6 @@ from abt_db.builds.store import BuildStore
 from abt_db.tools.care import CONFIG
 from abt_db.tools.cli import CliError, is_there
 
-__all__ = ["find_build", "find_project", "open_store"]
-
 
 async def open_store(
     database: str, *, create: bool = False, busy_timeout: float = CONFIG.busy_timeout

@@ -23,8 +23,6 @@ from .models import (
     now,
 )
 
-__all__ = ["Builds"]
-
 
 class Builds(Repository[Build]):
     """The table `builds`.

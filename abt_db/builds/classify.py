@@ -7,8 +7,6 @@ import re
 
 from .named import Named
 
-__all__ = ["Classifier", "Level", "as_shown", "inert_json", "without_escapes"]
-
 
 class Level(Named):
     """How serious a line is, from the least to the most."""

@@ -33,8 +33,6 @@ from .pump import Ending, Pump, echoes_of
 from .spool import Spool
 from .usage import Sampler, Usage, processes
 
-__all__ = ["Command", "Outcome", "StopReason"]
-
 # After SIGKILL, how many seconds to wait for a process group to be gone: a process that hangs in a
 # dead network mount does not even die of that.
 _KILLED = 5.0

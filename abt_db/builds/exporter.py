@@ -30,8 +30,6 @@ from .history import BuildRecord, ProjectRecord
 from .models import Build, LogLine
 from .output import Stream
 
-__all__ = ["ExportReport", "export_file"]
-
 _File: TypeAlias = BufferedWriter | gzip.GzipFile | lzma.LZMAFile
 
 PORTION = 1024 * 1024

@@ -8,8 +8,6 @@ from typing import Generic, TypeVar
 
 from abt_db.sql.query import Query, Statement
 
-__all__ = ["Family"]
-
 T = TypeVar("T")
 
 

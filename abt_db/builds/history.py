@@ -40,17 +40,6 @@ from .classify import Level
 from .models import Build, BuildStatus, as_notes
 from .output import Stream
 
-__all__ = [
-    "BuildRecord",
-    "LineRecord",
-    "ProjectRecord",
-    "identified",
-    "identity",
-    "read_build",
-    "read_line",
-    "read_project",
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectRecord:

@@ -17,8 +17,6 @@ from abt_db.sql.values import json_reader
 from .models import as_notes
 from .usage import processes
 
-__all__ = ["Holder"]
-
 
 @dataclass(frozen=True, slots=True)
 class Holder:

@@ -44,8 +44,6 @@ from .history import (
 from .models import Project, as_notes
 from .output import Stream
 
-__all__ = ["MAX_LINE", "BadLine", "ImportReport", "import_file"]
-
 _File: TypeAlias = BufferedReader | gzip.GzipFile | lzma.LZMAFile
 
 MIB = 1024 * 1024

@@ -22,8 +22,6 @@ from .models import LogLine, LogMatch, Pruned
 from .output import Line
 from .words import fold, groups, has_all, split_words
 
-__all__ = ["Logs"]
-
 STEP = {"lines": 1_000, "bytes": 1024 * 1024}
 """How much is indexed or removed in one transaction, which takes about 10 or 20 ms."""
 

@@ -11,8 +11,6 @@ from abt_db.repository import Repository
 from . import queries
 from .models import Metric, MetricPeriod, Sample
 
-__all__ = ["Metrics"]
-
 
 class Metrics(Repository[Metric]):
     """The table `system_metrics`."""

@@ -12,26 +12,6 @@ from .classify import Level
 from .named import Named
 from .output import Stream
 
-__all__ = [
-    "Build",
-    "BuildPeriod",
-    "BuildStatistics",
-    "BuildStatus",
-    "BuildSummary",
-    "FlakyCommit",
-    "LogLine",
-    "LogMatch",
-    "Metric",
-    "MetricPeriod",
-    "Progress",
-    "Project",
-    "ProjectSummary",
-    "Pruned",
-    "Sample",
-    "as_notes",
-    "now",
-]
-
 
 def now() -> datetime:
     """Return the time as the database keeps it, in whole milliseconds."""

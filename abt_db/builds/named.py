@@ -7,8 +7,6 @@ from typing import Self
 
 from abt_db.errors import ParameterError
 
-__all__ = ["Named"]
-
 
 class Named(StrEnum):
     """Choices that are stored by their names in small letters; ``Level("INFO")`` is one, too."""

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import IntEnum
 
-__all__ = ["MAX_LINE", "Chunk", "Line", "Splitter", "Stream", "to_bytes"]
-
 MAX_LINE = 1024 * 1024
 """Bytes of a line, without its "\\n", that are kept together; what is longer comes in pieces."""
 

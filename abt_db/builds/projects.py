@@ -9,8 +9,6 @@ from abt_db.repository import Repository
 from . import queries
 from .models import Project, ProjectSummary
 
-__all__ = ["Projects"]
-
 
 class Projects(Repository[Project]):
     """The table `projects`."""

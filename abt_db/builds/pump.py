@@ -18,8 +18,6 @@ from typing import IO
 from .output import Chunk, Stream
 from .spool import Spool
 
-__all__ = ["Echo", "Ending", "Pump", "echoes_of"]
-
 # Bytes that are read at once: what a pipe holds.
 _CHUNK = 64 * 1024
 # How often a thread that waits for a pipe or a terminal looks whether it still should; seconds.

@@ -27,8 +27,6 @@ from .models import (
     Pruned,
 )
 
-__all__: list[str] = []
-
 PERIODS = {
     "minute": "strftime('%Y-%m-%dT%H:%M:00.000+00:00', {})",
     "hour": "strftime('%Y-%m-%dT%H:00:00.000+00:00', {})",

@@ -19,8 +19,6 @@ from abt_db.sql.values import json_reader
 from .history import BuildRecord, ProjectRecord, identified
 from .models import BuildStatus
 
-__all__ = ["PROJECT_TYPE", "read_build", "read_project"]
-
 PROJECT_TYPE = "android"
 """What all of its projects are."""
 

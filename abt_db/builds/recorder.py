@@ -40,8 +40,6 @@ from .spool import Spool
 if TYPE_CHECKING:
     from .store import BuildStore
 
-__all__ = ["Recorder"]
-
 T = TypeVar("T")
 
 

@@ -16,8 +16,6 @@ from typing import IO, Self
 
 from .output import Chunk, Stream
 
-__all__ = ["Spool"]
-
 MIB = 1024 * 1024
 
 # What a chunk takes in memory besides its bytes: a flood of tiny chunks must be bounded, too.

@@ -32,8 +32,6 @@ if TYPE_CHECKING:  # what takes long to import, and is imported where it is need
     from .importer import ImportReport
     from .recorder import Recorder
 
-__all__ = ["BuildStore"]
-
 SCHEMA = "abt_db.schema"
 
 

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Process", "Sampler", "Usage", "processes"]
-
 # Seconds between two samples: more often at first, for short commands; and never so often that it
 # takes more than a twentieth of one processor, where there are thousands of processes to look at.
 _FIRST_INTERVAL = 0.01

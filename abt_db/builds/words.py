@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from string import ascii_lowercase, ascii_uppercase
 
-__all__ = ["fold", "groups", "has_all", "pattern", "split_words"]
-
 MOST = 32
 """Groups that are looked up; a long text is told from others by these as well."""
 

@@ -13,8 +13,6 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from string import ascii_lowercase, ascii_uppercase
 
-__all__ = ["ANYTHING", "Tables", "TablesUsed", "folded"]
-
 MAX_TEXTS = 1_000
 
 ANYTHING = "\0"

@@ -11,8 +11,6 @@ import sqlite3
 
 from abt_db.sql.scan import TELLING_PRAGMAS
 
-__all__ = ["GUARDED", "WriterOnly", "denial"]
-
 GUARDED = frozenset(
     {
         sqlite3.SQLITE_ATTACH,

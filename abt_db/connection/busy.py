@@ -14,8 +14,6 @@ from abt_db.errors import BusyError
 
 from .deadline import Deadline
 
-__all__ = ["LONGEST_PAUSE", "SQLITE_BUSY_TIMEOUT", "backoff", "gave_up", "while_busy"]
-
 T = TypeVar("T")
 
 SQLITE_BUSY_TIMEOUT = 0.01

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from .file_locks import READ_MARKS, locks_on
 
-__all__ = ["Wal", "processes_reading"]
-
 LOOK = 0.002
 """Seconds between two looks at the size: in that time a disk takes a megabyte."""
 

@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 
 from abt_db.errors import AbtDbError, CommitUnknownError, StatementTimeoutError
 
-__all__ = ["COMMIT_GRACE", "GRACE", "NEVER", "Deadline", "finish"]
-
 T = TypeVar("T")
 
 GRACE = 0.05

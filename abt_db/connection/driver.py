@@ -54,8 +54,6 @@ from .settings import (
 from .stats import ConnectionStats
 from .transaction import EngineSession
 
-__all__ = ["Connect", "Connection", "RaisedError"]
-
 T = TypeVar("T")
 
 LOOK = 0.05

@@ -15,8 +15,6 @@ from contextlib import suppress
 
 from abt_db.errors import CorruptError
 
-__all__ = ["FileIdentity"]
-
 
 class FileIdentity:
     """The files behind a path, as they were when the connections of one pool opened them.

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["READ_MARKS", "WRITE_LOCK", "FileLock", "locks_on"]
-
 _LOCKS = Path("/proc/locks")
 
 # Bytes of the -shm file: https://www.sqlite.org/walformat.html#wal_locks.

@@ -13,8 +13,6 @@ from typing import Literal
 
 from .file_locks import WRITE_LOCK, locks_on
 
-__all__ = ["Holding", "Writing", "enlist", "strike_off", "who_holds"]
-
 
 @dataclass(frozen=True, slots=True)
 class Holding:

@@ -38,8 +38,6 @@ from .authorizer import GUARDED, WriterOnly, denial
 from .deadline import NEVER, Deadline
 from .stats import ConnectionStats
 
-__all__ = ["Block", "CoroutineError", "Reading", "Result", "Session", "Verbs"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

@@ -19,21 +19,6 @@ from abt_db.errors import CantOpenError, CorruptError, QueryError
 from .busy import SQLITE_BUSY_TIMEOUT
 from .transaction import EngineSession
 
-__all__ = [
-    "MEMORY",
-    "Role",
-    "check_path",
-    "in_memory",
-    "is_followed",
-    "pragmas",
-    "require_let_go",
-    "require_path",
-    "set_journal",
-    "set_page_size",
-    "unreadable",
-    "uri",
-]
-
 MEMORY: Final = ":memory:"
 
 Role = Literal["writer", "reader", "follower"]

@@ -14,17 +14,6 @@ from typing import Any, Literal, get_args
 
 from abt_db.events import Checkpointed, Committed, Listeners, Ran
 
-__all__ = [
-    "ConnectionStats",
-    "Costs",
-    "Durations",
-    "Histogram",
-    "Outcome",
-    "QueryStats",
-    "LaneStats",
-    "Transacting",
-]
-
 MAX_NAMES = 1_000
 OTHERS = "(others)"
 MAX_EVENTS = 100_000

@@ -24,8 +24,6 @@ from .file_identity import FileIdentity
 from .session import Verbs
 from .stats import ConnectionStats
 
-__all__ = ["CHECKPOINTS", "EngineSession"]
-
 T = TypeVar("T")
 
 SHORT_WAIT = 0.02

@@ -36,21 +36,6 @@ from abt_db.exhausted import largest_file
 
 from .parts import BESIDE, part_of, put_in_place
 
-__all__ = [
-    "Look",
-    "Tell",
-    "check_file",
-    "check_room",
-    "connected",
-    "copy_database",
-    "copy_pages",
-    "explained",
-    "in_thread",
-    "is_part_of",
-    "length_of",
-    "vacuum_into",
-]
-
 T = TypeVar("T")
 
 Tell = Callable[[int, int], None]

@@ -24,16 +24,6 @@ from abt_db.errors import MaintenanceError
 if sys.platform != "win32":
     import fcntl
 
-__all__ = [
-    "BESIDE",
-    "WorkingDirectory",
-    "machine",
-    "new_file",
-    "part_of",
-    "put_in_place",
-    "replacing",
-]
-
 BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite keeps beside a database; read with another one, it would destroy that."""
 

@@ -52,8 +52,6 @@ from abt_db.pool.pool import Pool
 from .local import LocalLocks
 from .table import LOCKS_TABLE, LockInfo, fence, find, grant, milliseconds, release, renew, want
 
-__all__ = ["Leases", "LockLease"]
-
 T = TypeVar("T")
 
 POLL = 0.02

@@ -15,8 +15,6 @@ from typing import Any, Self
 
 from abt_db.errors import LockStateError, LockTimeoutError
 
-__all__ = ["LocalLocks", "Permit"]
-
 
 class LocalLocks:
     """Locks and semaphores by name; a name that nobody uses takes no memory.

@@ -20,19 +20,6 @@ from abt_db.errors import LockLostError
 from abt_db.sql.query import Query
 from abt_db.sql.values import Json
 
-__all__ = [
-    "LOCKS_TABLE",
-    "LockInfo",
-    "clear_locks",
-    "fence",
-    "find",
-    "grant",
-    "milliseconds",
-    "release",
-    "renew",
-    "want",
-]
-
 LOCKS_TABLE = Query(
     "locks.create_table",
     """

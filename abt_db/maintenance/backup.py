@@ -29,8 +29,6 @@ from abt_db.files.parts import BESIDE, machine, part_of, put_in_place
 
 from .processes import processes_with
 
-__all__ = ["PACKED", "Backup", "backup", "blocks_of", "opened_packed"]
-
 BLOCK = 1024 * 1024
 """Bytes that are packed between two looks at whether to go on."""
 

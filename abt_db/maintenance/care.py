@@ -13,8 +13,6 @@ from abt_db.housekeeping import Health, examine, gather_statistics
 from abt_db.locks.table import clear_locks as clear
 from abt_db.sql.scan import quoted
 
-__all__ = ["analyze", "check", "clear_locks", "optimize", "reindex"]
-
 
 async def optimize(db: Database) -> None:
     """Bring the statistics up to date by which SQLite plans queries, from samples: milliseconds.

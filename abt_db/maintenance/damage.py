@@ -10,8 +10,6 @@ from abt_db.errors import CorruptError, MappingError, QueryError
 from abt_db.sql.query import Query
 from abt_db.sql.scan import quoted
 
-__all__ = ["Damage", "damaged_tables"]
-
 _TABLES = Query(
     "doctor.tables",
     "SELECT name FROM sqlite_schema WHERE type = 'table' AND rootpage > 0 ORDER BY name",

@@ -26,8 +26,6 @@ from .indexes import covered, indexes, plans, unindexed_keys, vague
 from .metrics import Metrics, analysed, metrics
 from .processes import Process, processes_of
 
-__all__ = ["Diagnosis", "diagnose"]
-
 LOOKS, PAUSE = 10, 0.05
 """How often to look who reads, and the seconds between two looks."""
 

@@ -20,8 +20,6 @@ from .findings import Finding, Severity
 from .metrics import Metrics, metrics
 from .processes import processes_of
 
-__all__ = ["examine", "measure"]
-
 T = TypeVar("T")
 
 Also = Callable[[Database], Awaitable[Sequence[Finding]]]

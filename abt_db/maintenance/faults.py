@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["Fault", "faults_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:

@@ -23,23 +23,6 @@ from .indexes import Index, Plan, create_index
 from .metrics import Metrics, readable
 from .processes import Process
 
-__all__ = [
-    "LARGE",
-    "Finding",
-    "Severity",
-    "command",
-    "of_damage",
-    "of_processes",
-    "of_settings",
-    "of_indexes",
-    "of_plans",
-    "of_replication",
-    "of_sizes",
-    "of_statistics",
-    "of_the_file",
-    "of_the_version",
-]
-
 MIB = 1024 * 1024
 
 LOG_LIMIT = Config().wal_limit

@@ -16,17 +16,6 @@ from abt_db.connection.session import Session
 from abt_db.sql.query import Query
 from abt_db.sql.scan import quoted
 
-__all__ = [
-    "Index",
-    "Plan",
-    "covered",
-    "create_index",
-    "indexes",
-    "plans",
-    "unindexed_keys",
-    "vague",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Index:

@@ -18,15 +18,6 @@ from abt_db.errors import StatementError
 from abt_db.sql.query import Query
 from abt_db.sql.scan import quoted
 
-__all__ = [
-    "IndexFigures",
-    "Metrics",
-    "TableFigures",
-    "analysed",
-    "metrics",
-    "readable",
-]
-
 SMALL = 64 * 1024 * 1024
 """Bytes up to which a database is measured page by page and row by row without being asked to."""
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from abt_db.connection.file_locks import READ_MARKS, WRITE_LOCK, locks_on
 
-__all__ = ["Process", "processes_of", "processes_with"]
-
 
 @dataclass(frozen=True, slots=True)
 class Process:

@@ -8,8 +8,6 @@ from typing import Any
 
 from .metrics import Metrics
 
-__all__ = ["prometheus"]
-
 Sample = tuple[Mapping[str, str], float | int | None]
 
 

@@ -31,8 +31,6 @@ from abt_db.files.parts import BESIDE, WorkingDirectory, part_of, put_in_place
 from .backup import PACKED, blocks_of, opened_packed
 from .processes import processes_with
 
-__all__ = ["Restored", "restore"]
-
 _OLD = ".replaced"
 
 

@@ -24,8 +24,6 @@ from abt_db.sql.query import Query
 
 from .processes import processes_with
 
-__all__ = ["Vacuumed", "change_page_size", "vacuum", "vacuum_step_by_step"]
-
 T = TypeVar("T")
 
 PAGES = 500

@@ -10,8 +10,6 @@ from abt_db.errors import MigrationChangedError, MigrationOrderError, MigrationU
 from .history import Record
 from .model import Migration, in_order
 
-__all__ = ["Chain", "Status"]
-
 
 @dataclass(frozen=True, slots=True)
 class Status:

@@ -38,8 +38,6 @@ from .model import Migration
 from .progress import Progress, Tell
 from .step import Step, require_whole
 
-__all__ = ["Engine"]
-
 T = TypeVar("T")
 
 _NOT_TO_BE_UNDONE = (Reversibility.LOSSY, Reversibility.IRREVERSIBLE)

@@ -19,19 +19,6 @@ from abt_db.sql.scan import quoted
 from . import schema
 from .script import folded, split, words
 
-__all__ = [
-    "AgainError",
-    "Census",
-    "Known",
-    "Loss",
-    "Names",
-    "Watch",
-    "dropped",
-    "read_names",
-    "require_sound",
-    "take_census",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Known:

@@ -14,8 +14,6 @@ from functools import cache
 from abt_db.connection.session import Session
 from abt_db.sql.query import Query
 
-__all__ = ["Record", "Reversibility", "forget", "put", "read"]
-
 
 class Reversibility(Enum):
     """What `down` leads back to, as it was found by running the step both ways."""

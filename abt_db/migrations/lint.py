@@ -14,8 +14,6 @@ from .model import Migration
 from .script import first_keyword, pragma_name, split, words
 from .step import down_origin
 
-__all__ = ["Finding", "Level", "lint", "minimum_sqlite"]
-
 
 class Level(Enum):
     """How much a finding matters."""

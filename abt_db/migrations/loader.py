@@ -23,8 +23,6 @@ from .script import leading_comments
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["load_migrations"]
-
 _NAME = re.compile(r"([0-9]+)_([A-Za-z0-9_.-]+)\.(up\.sql|down\.sql)")
 _IGNORED = re.compile(r"\..*|README.*|__init__\.py|__pycache__|schema\.sql", re.DOTALL)
 

@@ -19,8 +19,6 @@ from .rehearsal import Rehearsal
 from .schema import Difference, Likeness
 from .trial import Trial
 
-__all__ = ["Drift", "Migrator"]
-
 
 @dataclass(frozen=True, slots=True)
 class Drift:

@@ -13,8 +13,6 @@ from abt_db.errors import MigrationFileError, MigrationOrderError, ScriptError
 
 from .script import split
 
-__all__ = ["Migration", "in_order"]
-
 _LARGEST_VERSION = 2**63 - 1  # an SQLite integer
 
 

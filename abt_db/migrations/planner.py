@@ -14,8 +14,6 @@ from .script import split
 from .step import down_origin
 from .trial import Trial
 
-__all__ = ["Plan", "PlannedStep", "Validation", "gaps", "misnamed", "oldest_sqlite", "planned"]
-
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:

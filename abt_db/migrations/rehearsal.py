@@ -21,8 +21,6 @@ from .progress import Progress, Tell
 from .seed import Seeded
 from .trial import Trial, round_trip
 
-__all__ = ["Rehearsal", "rehearse"]
-
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:

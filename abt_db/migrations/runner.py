@@ -17,8 +17,6 @@ from abt_db.errors import AbtDbError, BeginBusyError, BusyError, MigrationFailed
 
 from .script import ScriptStatement, first_keyword, pragma_name, split, words
 
-__all__ = ["Unit", "refusal", "run", "units"]
-
 _TRANSACTION = frozenset(("BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE"))
 _OUTSIDE = frozenset(
     ("auto_vacuum", "foreign_keys", "incremental_vacuum", "optimize", "page_size", "wal_checkpoint")

@@ -11,8 +11,6 @@ from abt_db.errors import MigrationFileError
 
 from .loader import load_migrations
 
-__all__ = ["new_migration"]
-
 _UP = "-- description: {description}\n\n"
 _DOWN = "-- Takes back {up}: the schema and the rows as they were before it.\n\n"
 _TIMESTAMP = 10**13

@@ -20,20 +20,6 @@ from abt_db.sql.scan import quoted
 
 from .script import brackets, folded, words
 
-__all__ = [
-    "Content",
-    "Difference",
-    "Likeness",
-    "Schema",
-    "SchemaObject",
-    "compare",
-    "contents",
-    "dump",
-    "fingerprint",
-    "snapshot",
-    "tables",
-]
-
 
 class Likeness(Enum):
     """How much alike two schemas are, the most alike first."""

@@ -16,17 +16,6 @@ from string import ascii_lowercase, ascii_uppercase
 
 from abt_db.errors import ScriptError
 
-__all__ = [
-    "ScriptStatement",
-    "brackets",
-    "first_keyword",
-    "folded",
-    "leading_comments",
-    "pragma_name",
-    "split",
-    "words",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class ScriptStatement:

@@ -21,8 +21,6 @@ from abt_db.sql.scan import quoted
 from .schema import tables
 from .script import brackets, folded, words
 
-__all__ = ["Seeded", "seed"]
-
 TRIES = 200
 """How often a row is changed until all CHECKs of its table hold."""
 

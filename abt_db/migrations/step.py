@@ -22,8 +22,6 @@ from .model import Migration
 from .progress import Progress, Tell
 from .script import ScriptStatement, split, words
 
-__all__ = ["Step", "down_origin", "require_whole"]
-
 
 def down_origin(migration: Migration) -> str:
     """Return what the down script of a migration is called in messages."""

@@ -27,9 +27,6 @@ from .model import Migration
 from .schema import Content, Difference, Likeness, Schema, SchemaObject
 from .script import folded, split, words
 
-__all__ = ["Replay", "Trial", "replay", "round_trip", "try_out"]
-
-
 _EMPTY = Schema(())
 
 

@@ -18,8 +18,6 @@ from abt_db.errors import (
 )
 from abt_db.sql.query import Query
 
-__all__ = ["Call", "Limits", "name_of", "take_priority"]
-
 T = TypeVar("T")
 
 

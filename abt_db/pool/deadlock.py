@@ -6,8 +6,6 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Held", "Wait", "WaitGraph", "would_deadlock"]
-
 
 class Held(Protocol):
     """A lane, as far as it matters to those who wait."""

@@ -48,8 +48,6 @@ from .queue import Queue, require_priority
 from .slot import Open, Slot, closed, warn_of_long
 from .slots import Slots
 
-__all__ = ["Lane"]
-
 T = TypeVar("T")
 
 WATCH = 1.0

@@ -20,8 +20,6 @@ from abt_db.errors import (
 
 from .call import Call
 
-__all__ = ["Loan", "Work"]
-
 T = TypeVar("T")
 
 

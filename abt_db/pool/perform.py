@@ -24,8 +24,6 @@ from abt_db.errors import BeginBusyError, BusyError, QueryError
 
 from .call import Call, Limits
 
-__all__ = ["Batch", "alone", "together"]
-
 
 class Batch:
     """Jobs of one hop.

@@ -35,8 +35,6 @@ from .deadlock import WaitGraph
 from .lane import Lane
 from .loan import Loan
 
-__all__ = ["OpenTransaction", "Pool"]
-
 T = TypeVar("T")
 
 LONG = 1.0

@@ -10,8 +10,6 @@ from typing import Any
 from .call import Call
 from .loan import Loan, Work
 
-__all__ = ["Queue", "require_priority"]
-
 AGEING = 1.0
 """Seconds of waiting that are worth one step of priority."""
 

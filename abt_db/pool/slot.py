@@ -23,8 +23,6 @@ from .call import Call
 from .loan import Loan
 from .perform import Batch
 
-__all__ = ["Open", "Slot", "closed", "warn_of_long"]
-
 Open = Callable[[ConnectionStats, Deadline], Awaitable[Connection]]
 """Waits for another process's lock until the deadline at most."""
 

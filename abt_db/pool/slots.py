@@ -15,8 +15,6 @@ from abt_db.log import LOG
 from .loan import Loan
 from .slot import Slot
 
-__all__ = ["Slots"]
-
 Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
 """What a slot's task does. It opens the connection first and sets the future, to None or to the
 error; it takes the slot out of the list when it ends, unless the lane is closed."""

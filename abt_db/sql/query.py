@@ -19,8 +19,6 @@ from .rows import MapRows, field_encoders, mapper
 from .scan import scan
 from .values import SQLiteValue, encode, encode_all
 
-__all__ = ["Query", "Statement", "Values", "query_of", "require_many", "series"]
-
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 

@@ -31,8 +31,6 @@ from .values import (
     type_name,
 )
 
-__all__ = ["MapRows", "Mapper", "field_encoders", "mapper"]
-
 T = TypeVar("T")
 Columns: TypeAlias = tuple[str, ...]
 Rows: TypeAlias = Sequence[tuple[Any, ...]]

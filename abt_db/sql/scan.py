@@ -13,8 +13,6 @@ from typing import NamedTuple
 
 from abt_db.errors import QueryDefinitionError
 
-__all__ = ["TELLING_PRAGMAS", "Scan", "scan", "quoted", "tokens"]
-
 # SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
 # ASCII space is space to it, and every character beyond ASCII can stand in a name.
 _TOKEN = re.compile(

@@ -19,8 +19,6 @@ from .query import Query, Statement
 from .rows import field_encoders
 from .values import SQLiteValue, field_types
 
-__all__ = ["Table"]
-
 T = TypeVar("T")
 
 _NOW = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"

@@ -44,8 +44,6 @@ from abt_db.sql.query import Statement, series
 
 from .handles import Savepoint, Transaction
 
-__all__ = ["BatchFailure", "BatchReport", "Batching", "Operation", "run_operations"]
-
 MAX_FAILURES = 1_000
 """So many are kept with their error; all are counted."""
 

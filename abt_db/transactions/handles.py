@@ -42,8 +42,6 @@ from abt_db.pool.loan import Loan
 from abt_db.pool.pool import OpenTransaction, Pool
 from abt_db.sql.query import Query, Statement, query_of, require_many, series
 
-__all__ = ["Savepoint", "Snapshot", "Stream", "Transaction"]
-
 T = TypeVar("T")
 P = ParamSpec("P")
 

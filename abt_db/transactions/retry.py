@@ -12,8 +12,6 @@ from abt_db.errors import BusyError
 
 from .handles import Transaction
 
-__all__ = ["is_transient", "run_with_retries"]
-
 T = TypeVar("T")
 
 LONGEST_PAUSE = 1.0

@@ -24,8 +24,6 @@ from abt_db.errors import QueryError
 from abt_db.sql.query import Query, Statement
 from abt_db.sql.scan import TELLING_PRAGMAS, tokens
 
-__all__ = ["Schema", "depends_on", "look_at_schema"]
-
 # What comes from their arguments alone.
 _PURE_MODULES = frozenset({"generate_series", "json_each", "json_tree", "jsonb_each", "jsonb_tree"})
 # What is read from the pages of the file.

@@ -43,8 +43,6 @@ from abt_db.sql.query import Query, Statement
 
 from .dependencies import Schema, depends_on, look_at_schema
 
-__all__ = ["Watch", "Watching"]
-
 T = TypeVar("T")
 
 PAUSE = 0.02

@@ -24,8 +24,6 @@ from pathlib import Path
 from abt_db.files.parts import replacing
 from abt_db.tools.cli import CliError, UsageError, positive, seconds
 
-__all__ = ["arguments", "run"]
-
 STDOUT = Path("-")
 
 

@@ -10,8 +10,6 @@ from .sample import SCAN, WrongWorkError, identifiers, metric
 from .systems import Imports
 from .trial import Measures, Trial, require_reads
 
-__all__ = ["during_import", "scans", "slow_among_quick"]
-
 
 async def scans(trial: Trial) -> Measures:
     """P8: two heavy scans, one after the other and at the same time; then the other way round."""

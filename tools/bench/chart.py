@@ -9,8 +9,6 @@ from .report import rounded
 from .rounds import Figures, Results
 from .systems import LIMIT, OWN
 
-__all__ = ["draw"]
-
 PANELS = ("P1", "P2", "P2 full", "P3 read", "P3 write", "P4")
 
 # In pixels. Two panels side by side, a bar a system.

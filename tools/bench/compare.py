@@ -36,8 +36,6 @@ from .rounds import steady
 from .sample import COUNT, PROJECTS, Ledger, WrongWorkError
 from .systems import PER_CALL, load
 
-__all__ = ["OPERATIONS", "WORKLOADS", "Comparison", "Figures", "compare"]
-
 OPERATIONS = 1_000
 """Of each workload, unless it is said how many or how long."""
 

@@ -8,8 +8,6 @@ from .measure import Outcome, tolerate
 from .sample import COUNT, PROJECTS, WrongWorkError, timeout_of
 from .trial import Measures, Trial
 
-__all__ = ["counts", "metrics", "mix"]
-
 
 async def counts(trial: Trial) -> Measures:
     """P12: COUNT on projects."""

@@ -19,8 +19,6 @@ from .sample import Tuned, WrongWorkError
 from .systems import LIMIT
 from .trial import Measures, SkippedError, Trial
 
-__all__ = ["load"]
-
 RBTLOG = Path(os.environ.get("ABT_DB_RBTLOG", "../shared/data/rbtlog"))
 BUILDS = 21
 """Builds that are imported for each of `Size.batches`: with 30 of them all 627."""

@@ -15,8 +15,6 @@ from .sample import Tuned, WrongWorkError
 from .systems import LIMIT
 from .trial import Measures, Trial
 
-__all__ = ["append"]
-
 BATCH = 1_000
 
 _START = datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)

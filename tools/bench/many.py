@@ -9,8 +9,6 @@ from .sample import BUILDS_ROWS, WrongWorkError, metric
 from .systems import Fetches, Imports
 from .trial import Measures, Trial
 
-__all__ = ["bulk", "fetch"]
-
 
 async def fetch(trial: Trial) -> Measures:
     """P5: 10,000 rows of ten columns."""

@@ -13,17 +13,6 @@ from time import perf_counter
 
 from .sample import WrongWorkError
 
-__all__ = [
-    "Durations",
-    "Outcome",
-    "Spread",
-    "Stopwatch",
-    "drive",
-    "percentile",
-    "sentence",
-    "tolerate",
-]
-
 
 async def drive(
     tasks: int, numbers: Iterable[int], operation: Callable[[int], Awaitable[int]]

@@ -12,8 +12,6 @@ from abt_db import Config, Database, Query
 from . import sample
 from .sample import metric
 
-__all__ = ["AbtDb"]
-
 TIMEOUT = 60.0
 
 

@@ -10,8 +10,6 @@ import aiosqlite
 
 from .sample import BUILDS, INSERT, READ, STREAM, UPDATE, metric, tuned
 
-__all__ = ["OneHop", "PerRequest", "Typical", "fetch_one", "import_rows", "read_builds", "save"]
-
 
 async def fetch_one(db: aiosqlite.Connection, sql: str, parameters: dict[str, int]) -> Any:
     async with db.execute(sql, parameters) as cursor:

@@ -12,8 +12,6 @@ from aiosqlitepool import SQLiteConnectionPool
 from .on_aiosqlite import fetch_one, import_rows, read_builds, save
 from .sample import INSERT, READ, UPDATE, metric, tuned
 
-__all__ = ["Pooled"]
-
 
 class Pooled:
     """``async with pool.connection() as db`` around each call."""

@@ -10,8 +10,6 @@ import apsw
 
 from .sample import BUILDS, INSERT, PRAGMAS, READ, STREAM, UPDATE, metric
 
-__all__ = ["Apsw"]
-
 if not hasattr(apsw.Connection, "as_async"):
     raise ImportError("this apsw has no asyncio mode")
 

@@ -10,8 +10,6 @@ from databases import Database
 
 from .sample import BUILDS, INSERT, READ, STREAM, UPDATE, metric, tuned
 
-__all__ = ["Databases"]
-
 
 class Databases:
     """``await database.fetch_one(query=…, values=…)``."""

@@ -13,8 +13,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from . import sample
 from .sample import metric, tuned
 
-__all__ = ["Core", "Orm"]
-
 READ, BUILDS, STREAM = text(sample.READ), text(sample.BUILDS), text(sample.STREAM)
 INSERT, UPDATE = text(sample.INSERT), text(sample.UPDATE)
 

@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from .sample import BUILDS, INSERT, READ, STREAM, UPDATE, metric, tuned
 
-__all__ = ["OneThread", "ThreadPool"]
-
 T = TypeVar("T")
 
 THREADS = 4

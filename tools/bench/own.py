@@ -27,8 +27,6 @@ from . import sample
 from .measure import sentence
 from .sample import metric
 
-__all__ = ["Factory", "FactoryError", "Given", "Target", "find"]
-
 Factory = Callable[[str], Any]
 
 

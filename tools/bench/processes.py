@@ -17,8 +17,6 @@ from .sample import BUILDS_ROWS, WrongWorkError
 from .systems import Streams, make
 from .trial import Measures, Trial
 
-__all__ = ["opening", "stream"]
-
 TRIES = 3
 
 _IMPORT = """

@@ -20,8 +20,6 @@ from .rounds import Figures, Results
 from .systems import OWN
 from .targets import Verdict, judge
 
-__all__ = ["Report", "environment", "note", "rounded"]
-
 PACKAGES = ("abt_db", "aiosqlite", "aiosqlitepool", "databases", "sqlalchemy", "greenlet", "apsw")
 
 

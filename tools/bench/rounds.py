@@ -19,8 +19,6 @@ from .systems import System
 from .trial import Measures, Size, SkippedError, Trial
 from .workloads import Workload
 
-__all__ = ["Figures", "Results", "measure", "steady"]
-
 LONGEST = 120.0
 """Seconds that one round of one system may take before it is given up."""
 

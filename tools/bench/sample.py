@@ -10,29 +10,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = [
-    "BUILDS",
-    "BUILDS_ROWS",
-    "COUNT",
-    "INSERT",
-    "PRAGMAS",
-    "PROJECTS",
-    "READ",
-    "SCAN",
-    "SETTINGS",
-    "STREAM",
-    "UPDATE",
-    "Ledger",
-    "Tuned",
-    "TunedFull",
-    "WrongWorkError",
-    "create",
-    "identifiers",
-    "metric",
-    "timeout_of",
-    "tuned",
-]
-
 PROJECTS = 1_000
 BUILDS_ROWS = 10_000
 REPEATS = 1_000

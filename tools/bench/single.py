@@ -8,8 +8,6 @@ from .measure import Stopwatch, drive
 from .sample import identifiers
 from .trial import Measures, Trial, require_reads
 
-__all__ = ["inserts", "mixed", "reads"]
-
 
 def reads(tasks: int) -> Callable[[Trial], Awaitable[Measures]]:
     """P1, P3: point reads by id."""

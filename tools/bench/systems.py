@@ -7,21 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = [
-    "LIMIT",
-    "ONE_HOP",
-    "ORM",
-    "OWN",
-    "PER_CALL",
-    "SHARING",
-    "Fetches",
-    "Imports",
-    "Streams",
-    "System",
-    "load",
-    "make",
-]
-
 LIMIT = "sqlite3, one thread"
 ONE_HOP = "aiosqlite, one hop"
 ORM = "SQLAlchemy ORM"

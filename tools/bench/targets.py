@@ -9,8 +9,6 @@ from statistics import median
 from .rounds import Figures, Results
 from .systems import LIMIT, ONE_HOP, ORM, OWN, SHARING
 
-__all__ = ["Verdict", "judge"]
-
 BEST = "the best peer"
 ALONE = "the best peer whose every write is a transaction of its own"
 

@@ -10,8 +10,6 @@ from .measure import drive
 from .sample import Ledger, WrongWorkError, identifiers, timeout_of
 from .systems import System
 
-__all__ = ["Measures", "Trial", "Size", "SkippedError", "require_reads"]
-
 Measures = dict[str, float]
 """The figures of one round; the first is the one that tables and charts show."""
 

@@ -9,8 +9,6 @@ from . import beside, guide, history, logs, many, processes, single
 from .systems import LIMIT, OWN, PER_CALL, Fetches, Imports, Streams, System
 from .trial import Measures, Size, Trial
 
-__all__ = ["ALL", "FULL", "QUICK", "Workload", "choose", "groups"]
-
 QUICK = Size(
     rounds=3,
     others=1,

@@ -11,8 +11,6 @@ from .figures import BuildMark, ProjectReport, SlowBuild
 from .marks import KINDS, swatch
 from .markup import Html, joined, tag
 
-__all__ = ["anchor", "legend", "link", "name", "number", "shortened", "state", "table", "time"]
-
 _SIGNS = {
     BuildStatus.SUCCESS: "✓",
     BuildStatus.FAILED: "✕",

@@ -8,20 +8,6 @@ from enum import StrEnum
 
 from abt_db.builds.models import BuildStatus
 
-__all__ = [
-    "BuildMark",
-    "ErrorLine",
-    "Figures",
-    "Flake",
-    "Problem",
-    "ProjectReport",
-    "Report",
-    "ReportedProject",
-    "SlowBuild",
-    "TableSize",
-    "Unit",
-]
-
 
 class Unit(StrEnum):
     """How long the parts are into which a report divides its time; they begin in UTC."""

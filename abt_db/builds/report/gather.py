@@ -16,8 +16,6 @@ from . import queries
 from .figures import BuildMark, Figures, ProjectReport, Report, Unit
 from .problems import count_problems
 
-__all__ = ["gather"]
-
 T = TypeVar("T", Figures, BuildMark)
 
 PROJECTS = 150

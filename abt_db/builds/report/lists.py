@@ -6,8 +6,6 @@ from . import elements, marks, wording
 from .figures import Report
 from .markup import Html, joined, tag
 
-__all__ = ["flaky", "problems", "projects", "slowest", "tables"]
-
 LENGTH = 300
 """Characters of an error line that are shown."""
 

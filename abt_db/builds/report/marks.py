@@ -10,8 +10,6 @@ from . import wording
 from .figures import BuildMark
 from .markup import Html, tag
 
-__all__ = ["KINDS", "at", "mark", "share", "strip", "swatch"]
-
 KINDS = {
     BuildStatus.SUCCESS: "ok",
     BuildStatus.FAILED: "bad",

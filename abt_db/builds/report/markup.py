@@ -12,8 +12,6 @@ from collections.abc import Iterable
 from hashlib import sha256
 from html import escape
 
-__all__ = ["Html", "document", "joined", "tag", "text"]
-
 
 class Html(str):
     """Markup. What is put together from it by other means than these functions is text again."""

@@ -10,8 +10,6 @@ from .markup import Html, document, joined, tag
 from .scale import Span
 from .style import SCRIPT, STYLE
 
-__all__ = ["render"]
-
 
 def render(report: Report) -> str:
     """Return the page as one HTML document, the same for the same report.

@@ -15,8 +15,6 @@ from .marks import at, mark
 from .markup import Html, joined, tag
 from .scale import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, Height, Span
 
-__all__ = ["counts", "durations", "history", "rates"]
-
 FOOT = HEIGHT - BOTTOM
 
 

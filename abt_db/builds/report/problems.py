@@ -9,8 +9,6 @@ from abt_db.builds.classify import as_shown
 
 from .figures import ErrorLine, Problem
 
-__all__ = ["count_problems", "pattern"]
-
 LENGTH = 300
 """Characters of a line that are looked at and shown."""
 

@@ -10,8 +10,6 @@ from abt_db.sql.query import Query
 
 from .figures import BuildMark, ErrorLine, Figures, Flake, ReportedProject, SlowBuild, TableSize
 
-__all__: list[str] = []
-
 _REPORTED = """WITH reported AS (
         SELECT builds.id, project_id, build_number, status, commit_hash,
                coalesce(started_at, builds.created_at) AS at, duration_seconds AS seconds

@@ -11,8 +11,6 @@ from math import ceil
 from . import wording
 from .figures import Figures, Unit
 
-__all__ = ["BOTTOM", "HEIGHT", "LEFT", "RIGHT", "TOP", "Height", "Span"]
-
 HEIGHT = 190
 LEFT, RIGHT = 42, 334
 TOP, BOTTOM = 10, HEIGHT - 24

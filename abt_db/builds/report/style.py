@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["DARK", "LIGHT", "SCRIPT", "STYLE"]
-
 # Blue and vermilion can be told apart by everyone, in colour and in grey
 # (https://jfly.uni-koeln.de/color/). A test holds the contrasts.
 LIGHT = {

@@ -17,17 +17,6 @@ from typing import (
     get_type_hints,
 )
 
-__all__ = [
-    "constructor_fields",
-    "field_types",
-    "is_native",
-    "marks",
-    "parts",
-    "type_name",
-    "unsupported",
-    "without_none",
-]
-
 
 def field_types(kind: type) -> dict[str, Any]:
     """Return the annotations of the fields of a dataclass, or of a TypedDict, as types.

@@ -30,8 +30,6 @@ from .annotations import (
 )
 from .encoding import JSON_NATIVES, Convert, Json, SQLiteValue, dump, encode, plain, same, within
 
-__all__ = ["decoder", "encoder", "json_reader", "native_check", "native_kinds"]
-
 
 def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
     """Return the function that stores the values of a column declared as `annotation`.

@@ -15,19 +15,6 @@ from types import NoneType
 from typing import Any, TypeAlias
 from uuid import UUID
 
-__all__ = [
-    "JSON_NATIVES",
-    "Convert",
-    "Json",
-    "SQLiteValue",
-    "dump",
-    "encode",
-    "encode_all",
-    "plain",
-    "same",
-    "within",
-]
-
 SQLiteValue: TypeAlias = int | float | str | bytes | None
 Convert: TypeAlias = Callable[[Any], Any]
 
