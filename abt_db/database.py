@@ -584,7 +584,7 @@ class Database:
         Who is in the way for longer is no error: the result says that the checkpoint was `busy`,
         how much it has `moved`, and who the `readers` are.
         """
-        return await self._opened().checkpoint(mode, wait)
+        return await self._opened().checkpoints.run(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
         """Have that many connections that read, from now on.

@@ -6,7 +6,7 @@ access         which tables a statement reads and writes, as SQLite's authorizer
 file_identity  which file a path leads to
 file_locks     the locks on a file, as Linux lists them
 lock_owners    which task holds a connection, which process a file's lock
-checkpoint     when the write-ahead log is to be emptied
+checkpoint     moving the write-ahead log into the database: how, and when it is due
 busy           waiting for another process's lock
 authorizer     what a caller's SQL may not do, and what only a write may ask
 session        the verbs, synchronous, on a connection's own thread

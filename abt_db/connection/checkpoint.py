@@ -1,4 +1,5 @@
-"""The write-ahead log of a file: when it is to be emptied, and who in other processes reads it.
+"""Checkpoints of a file's write-ahead log: how one is made, when one is due, and which other
+processes read the log.
 
 SQLite moves pages from the log into the database when a commit finds `Config.wal_autocheckpoint` of
 them in it, and starts the log anew once nobody reads what is in it. Where readers come and go
@@ -11,8 +12,28 @@ from __future__ import annotations
 import os
 from math import log2
 from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
 
+from abt_db.errors import AbtDbError
+from abt_db.events import Checkpointed
+from abt_db.log import LOG
+
+from .busy import SQLITE_BUSY_TIMEOUT
 from .file_locks import READ_MARKS, locks_on
+
+if TYPE_CHECKING:
+    from .transaction import EngineSession
+
+CHECKPOINTS = {
+    "passive": "PRAGMA wal_checkpoint(PASSIVE)",
+    "full": "PRAGMA wal_checkpoint(FULL)",
+    "restart": "PRAGMA wal_checkpoint(RESTART)",
+    "truncate": "PRAGMA wal_checkpoint(TRUNCATE)",
+}
+
+SHORT_WAIT = 0.02
+"""Seconds that SQLite waits in one try to move all pages of its log, see `checkpoint`."""
 
 LOOK = 0.002
 """Seconds between two looks at the size: in that time a disk takes a megabyte."""
@@ -44,6 +65,32 @@ class Wal:
         self.patience = SHORTEST
         """Seconds to wait for readers."""
         self._enough = self._first()
+
+    def keep_short(self, session: EngineSession) -> None:
+        """Behind a COMMIT, empty the log if it has become long. Raises nothing: what was committed
+        is so, whatever becomes of the log."""
+        if self.is_long(monotonic()):
+            self._shorten(session, "truncate")
+
+    def move(self, session: EngineSession) -> None:
+        """In a quiet moment, do the checkpoint that a commit would have to do otherwise. Raises
+        nothing."""
+        self._shorten(session, "truncate" if self.is_large() else "passive")
+
+    def _shorten(self, session: EngineSession, mode: str) -> None:
+        try:
+            done = checkpoint(session, mode, self.patience)
+        except AbtDbError as error:
+            LOG.warning("abt_db: pages of the write-ahead log could not be moved: %s", error)
+            self.in_use(monotonic())
+            return
+        if done.busy and done.pages < 0:
+            return  # another connection does it just now
+        if done.busy:
+            self.in_use(monotonic())
+        elif mode == "truncate":
+            self.emptied()
+        session.stats.events.append(done)
 
     def is_long(self, now: float) -> bool:
         """Whether to empty the log, at the moment `now` of `time.monotonic()`."""
@@ -83,6 +130,37 @@ class Wal:
         else:
             self.patience *= 2
             self._enough, self._again = self._size() + self._limit // 10, now + PAUSE
+
+
+def checkpoint(
+    session: EngineSession, mode: str, wait: float = SQLITE_BUSY_TIMEOUT
+) -> Checkpointed:
+    """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
+
+    Waits `wait` seconds for connections that read or write, and not for another connection's
+    checkpoint: it is `busy` then, with -1 pages. Only on the writer, and outside a transaction.
+    """
+    session.require_files()  # pages of a lost log could overwrite what came after them
+    began = monotonic()
+    # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
+    # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
+    # for ever. Many short ones look again each time.
+    session.control(f"PRAGMA busy_timeout = {int(min(wait, SHORT_WAIT) * 1000)}")
+    try:
+        while True:
+            [(busy, pages, moved)] = session.control(CHECKPOINTS[mode])
+            elsewhere = pages < 0
+            if not busy or elsewhere or monotonic() - began >= wait or session.deadline.passed():
+                break
+    finally:
+        session.control(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}")
+    return Checkpointed(mode, monotonic() - began, bool(busy), pages, moved)
+
+
+def move_log(session: EngineSession) -> None:
+    """See `Wal.move`; does nothing where the log is left to another program."""
+    if session.wal is not None:
+        session.wal.move(session)
 
 
 def processes_reading(path: str) -> list[int]:

@@ -206,7 +206,6 @@ class Verbs(Session):
         "_hidden",
         "_privileged",
         "_raw",
-        "_stats",
         "_suspect",
         "_tables",
         "_text",
@@ -215,6 +214,7 @@ class Verbs(Session):
         "_writer_only",
         "_written",
         "deadline",
+        "stats",
     )
 
     def __init__(
@@ -225,7 +225,7 @@ class Verbs(Session):
         writable: bool,
     ) -> None:
         self._raw = raw
-        self._stats = stats
+        self.stats = stats
         self.writable = writable
         self.deadline: Deadline = NEVER
         """That of the call which is running; the connection sets it for each call."""
@@ -290,14 +290,14 @@ class Verbs(Session):
                     for text, values in query.bind_many(chunk, together=together):
                         cursor.executemany(text, values)
                         count += cursor.rowcount
-                    self._stats.give_way()
+                    self.stats.give_way()
                     before, since = since, monotonic()
                     size = max(FEW, min(MANY, int(size * PIECE / (since - before + 1e-9))))
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._fail(error, query, began)
             finally:
                 cursor.close()  # unlike execute, executemany keeps its statement
-            self._stats.ran(query.name, monotonic() - began, count)
+            self.stats.ran(query.name, monotonic() - began, count)
             return count
 
     def _reading(self, statement: Statement[T], size: int) -> Reading[T]:
@@ -417,9 +417,9 @@ class Verbs(Session):
             self._fail(error, query, began)
         except BaseException as error:
             self._let_go()  # half-read, as above
-            self._stats.ran(query.name, monotonic() - began, 0, self._thousands, error)
+            self.stats.ran(query.name, monotonic() - began, 0, self._thousands, error)
             raise
-        self._stats.ran(query.name, monotonic() - began, len(rows), self._thousands)
+        self.stats.ran(query.name, monotonic() - began, len(rows), self._thousands)
         return rows
 
     def _write(self, query: Query[Any], values: Values) -> Result:
@@ -435,7 +435,7 @@ class Verbs(Session):
         if not query.counted:
             # sqlite3 goes by the first word, and does not count behind a WITH.
             [(rowcount,)] = self._control("SELECT changes()")
-        self._stats.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
+        self.stats.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
     def _adds_together(self, query: Query[Any]) -> bool:
@@ -489,7 +489,7 @@ class Verbs(Session):
         """Raise the library's error for one of sqlite3's, and count a run since `began`."""
         self._let_go()
         told = self._told(error, query)
-        self._stats.ran(query.name, monotonic() - began, 0, self._thousands, told)
+        self.stats.ran(query.name, monotonic() - began, 0, self._thousands, told)
         # What was left out of the message, for it may be a value, is not told as the cause either
         # (invariant 27).
         cause = error if str(error) in str(told) or isinstance(told, DeniedError) else None
@@ -650,7 +650,7 @@ class Verbs(Session):
 
     def _ran(self, query: Query[Any], seconds: float, rows: int) -> None:
         """Count what a `Reading` has read."""
-        self._stats.ran(query.name, seconds, rows, self._thousands)
+        self.stats.ran(query.name, seconds, rows, self._thousands)
 
     def _forget(self, cursor: sqlite3.Cursor) -> None:
         """Close a cursor that a `Reading` had open."""

@@ -13,21 +13,17 @@ from time import monotonic, sleep
 from typing import TypeVar
 
 from abt_db.errors import AbtDbError, BeginBusyError, BusyError, TransactionStateError
-from abt_db.events import Checkpointed
 from abt_db.log import LOG
 from abt_db.sql.query import Statement
 
 from .access import ANYTHING, TablesUsed
-from .busy import LONGEST_PAUSE, SQLITE_BUSY_TIMEOUT, gave_up
+from .busy import LONGEST_PAUSE, gave_up
 from .checkpoint import Wal
 from .file_identity import FileIdentity
 from .session import Verbs
 from .stats import ConnectionStats
 
 T = TypeVar("T")
-
-SHORT_WAIT = 0.02
-"""Seconds that SQLite waits in one try to move all pages of its log."""
 
 CONTENDED = 5.0
 """Seconds after which a lock that was in the way is forgotten."""
@@ -45,7 +41,7 @@ class EngineSession(Verbs):
         "_since",
         "_unfit",
         "_version",
-        "_wal",
+        "wal",
     )
 
     def __init__(
@@ -60,7 +56,7 @@ class EngineSession(Verbs):
     ) -> None:
         super().__init__(raw, stats, writable=writable)
         self._busy_timeout = busy_timeout
-        self._wal = wal  # None: it is left alone
+        self.wal = wal  # None: it is left alone
         self._identity = identity
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys
@@ -183,9 +179,9 @@ class EngineSession(Verbs):
             now = monotonic()
             held = now - self._since
             self._free = now + min(held / 5, LONGEST_PAUSE) if held > 0.005 else 0.0
-        self._stats.committed(self.tables_written)
-        if self._wal is not None and self._wal.is_long(monotonic()):
-            self._shorten("truncate", self._wal)
+        self.stats.committed(self.tables_written)
+        if self.wal is not None:
+            self.wal.keep_short(self)
 
     def require_files(self) -> None:
         """Raise `CorruptError` if the database, or its log, was deleted or replaced meanwhile."""
@@ -282,49 +278,6 @@ class EngineSession(Verbs):
         except AbtDbError:
             LOG.exception("abt_db: the foreign keys could not be put back, behind what is done")
 
-    def checkpoint(self, mode: str, wait: float = SQLITE_BUSY_TIMEOUT) -> Checkpointed:
-        """Move pages of the write-ahead log into the database; `mode` is one of `CHECKPOINTS`.
-
-        Waits `wait` seconds for those who read or write, and not for another connection's
-        checkpoint: it is `busy` then, with -1 pages. Only on the writer, and outside a transaction.
-        """
-        self.require_files()  # pages of a lost log could overwrite what came after them
-        began = monotonic()
-        # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
-        # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
-        # for ever. Many short ones look again each time.
-        self.control(f"PRAGMA busy_timeout = {int(min(wait, SHORT_WAIT) * 1000)}")
-        try:
-            while True:
-                [(busy, pages, moved)] = self.control(CHECKPOINTS[mode])
-                elsewhere = pages < 0
-                if not busy or elsewhere or monotonic() - began >= wait or self.deadline.passed():
-                    break
-        finally:
-            self.control(f"PRAGMA busy_timeout = {int(SQLITE_BUSY_TIMEOUT * 1000)}")
-        return Checkpointed(mode, monotonic() - began, bool(busy), pages, moved)
-
-    def move_log(self) -> None:
-        """In a quiet moment, do the checkpoint that a commit would have to do otherwise."""
-        if self._wal is not None:
-            self._shorten("truncate" if self._wal.is_large() else "passive", self._wal)
-
-    def _shorten(self, mode: str, wal: Wal) -> None:
-        """Raises nothing: what was committed is so, whatever becomes of the log."""
-        try:
-            done = self.checkpoint(mode, wal.patience)
-        except AbtDbError as error:
-            LOG.warning("abt_db: pages of the write-ahead log could not be moved: %s", error)
-            wal.in_use(monotonic())
-            return
-        if done.busy and done.pages < 0:
-            return  # another connection does it just now
-        if done.busy:
-            wal.in_use(monotonic())
-        elif mode == "truncate":
-            wal.emptied()
-        self._stats.events.append(done)
-
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
 
@@ -362,7 +315,7 @@ class EngineSession(Verbs):
 
     def give_way(self) -> None:
         """Between the pieces of long work: let others run Python, if there are any."""
-        self._stats.give_way()
+        self.stats.give_way()
 
     @property
     def changes(self) -> int:
@@ -374,13 +327,6 @@ class EngineSession(Verbs):
         self._raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value)
         self._raw.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, sql)
 
-
-CHECKPOINTS = {
-    "passive": "PRAGMA wal_checkpoint(PASSIVE)",
-    "full": "PRAGMA wal_checkpoint(FULL)",
-    "restart": "PRAGMA wal_checkpoint(RESTART)",
-    "truncate": "PRAGMA wal_checkpoint(TRUNCATE)",
-}
 
 _BEGIN = {
     "IMMEDIATE": "BEGIN IMMEDIATE",

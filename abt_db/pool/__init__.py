@@ -7,5 +7,6 @@ perform       what is done in one hop: reads that share it, writes that share a 
 deadlock      which wait could never end
 slot, slots   a connection's place in a lane with its task; all of them
 lane          a queue, and the connections that serve it
+checkpoints   those that are asked for, those of a quiet moment, who is in their way
 pool          the two lanes of one database
 """

@@ -8,43 +8,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
 
 from abt_db.config import Config
-from abt_db.connection.busy import LONGEST_PAUSE, backoff
-from abt_db.connection.checkpoint import processes_reading
+from abt_db.connection.busy import backoff
 from abt_db.connection.deadline import Deadline, finish
 from abt_db.connection.driver import Connect, Connection
 from abt_db.connection.file_identity import FileIdentity
 from abt_db.connection.lock_owners import Holding, enlist, strike_off, who_holds
 from abt_db.connection.settings import MEMORY, Role, require_path
 from abt_db.connection.stats import ConnectionStats, Costs, Outcome, QueryStats, Transacting
-from abt_db.connection.transaction import CHECKPOINTS, EngineSession
+from abt_db.connection.transaction import EngineSession
 from abt_db.errors import AbtDbError, ReadOnlyError, TransactionAbortedError, TransactionStateError
-from abt_db.events import Checkpointed, Committed, Listeners
-from abt_db.log import LOG
+from abt_db.events import Committed, Listeners
 from abt_db.sql.query import Query
 
 from .call import Call
+from .checkpoints import Checkpoints
 from .deadlock import WaitGraph
 from .lane import Lane
 from .loan import Loan
 
 T = TypeVar("T")
-
-LONG = 1.0
-"""Seconds after which a reader that is in the way of a checkpoint is worth a word in the log."""
-
-BUSY_MOMENTS = 60.0
-"""Seconds between two such words."""
-
-FEW = 100
-"""Commits for which no checkpoint of their own is made: each one costs the disk two syncs."""
 
 
 class OpenTransaction:
@@ -150,13 +140,11 @@ class Pool:
             self.readers = lane("follower" if read_only else "reader", config.readers)
             if self.writer is not None:
                 self.writer.behind = self.readers
-                self.writer.on_rest = self._rest
         self.open_transaction: OpenTransaction | None = None
         self.transacted = Transacting()
-        self._commits = 0  # when pages were moved out of the log last, in a quiet moment
-        self._moving: asyncio.Task[None] | None = None
-        self._accused: set[object] = set()  # the readers that were named in the log
-        self._accused_at = -BUSY_MOMENTS
+        self.checkpoints = Checkpoints(
+            path, self.writer, self.readers, lend=self.lend_writer, listeners=listeners
+        )
 
     async def open(self) -> None:
         """Open the writer, then the readers: a reader can't make the files it needs."""
@@ -170,21 +158,19 @@ class Pool:
                 raise
         if self.writer is not None:
             enlist(self.path, self._writing)
-
-        self.listeners.add(self._tell_busy, frozenset({Checkpointed}))
+        self.checkpoints.open()
 
     async def close(self) -> None:
         """Close the readers before the writer, whose last connection checkpoints the WAL."""
         self.refuse()
-        self.listeners.remove(self._tell_busy)
+        self.checkpoints.close()
         strike_off(self._writing)
         deadline = Deadline.after(self.config.close_timeout)
         if self.readers is not self.writer:
             await finish(self.readers.close(deadline))
         if self.writer is not None:
             await finish(self.writer.close(deadline))
-        if self._moving is not None:
-            await asyncio.wait([self._moving])
+        await self.checkpoints.ended()
 
     def refuse(self) -> None:
         """Take no more calls, and fail those that wait."""
@@ -194,7 +180,7 @@ class Pool:
     def abandon(self) -> None:
         """Let go of everything without waiting: nobody will close it any more."""
         strike_off(self._writing)
-        self.listeners.remove(self._tell_busy)
+        self.checkpoints.close()
         for lane in self._lanes():
             lane.abandon()
 
@@ -322,70 +308,6 @@ class Pool:
                 loan.on_settled = readers.resume
             loan.give_back()
             self.listeners.tell(Committed(None))  # whatever has become of the schema
-
-    # -- the write-ahead log -----------------------------------------------------------------------
-
-    async def checkpoint(self, mode: str, wait: float) -> Checkpointed:
-        """Move pages out of the log, see `EngineSession.checkpoint`; say who is in the way."""
-        if mode not in CHECKPOINTS:
-            raise ValueError(f"mode must be one of {', '.join(CHECKPOINTS)}, not {mode!r}")
-        if not wait >= 0:
-            raise ValueError(f"wait must be 0 seconds or more, not {wait!r}")
-        loan = await self.lend_writer(f"checkpoint {mode}")
-        began, limit = monotonic(), Deadline.after(0 if mode == "passive" else wait)
-        try:
-            while True:
-                done = await loan.run(lambda session: session.checkpoint(mode, wait), Deadline())
-                # For another connection's checkpoint SQLite does not wait.
-                if not (done.busy and done.pages < 0) or limit.passed():
-                    break
-                await asyncio.sleep(LONGEST_PAUSE)
-        finally:
-            loan.give_back()
-        done = replace(done, seconds=monotonic() - began)
-        if done.busy:
-            readers = self._in_the_way(0.0).values() if done.pages >= 0 else ["another checkpoint"]
-            done = replace(done, readers=(*readers,) or ("somebody",))
-        self.listeners.tell(done)
-        return done
-
-    def _rest(self) -> None:
-        """In a quiet moment, do the checkpoint that some commit would have to do otherwise."""
-        assert self.writer is not None
-        commits = self.writer.stats()["commits"]
-        if commits - self._commits >= FEW:
-            self._commits = commits
-            self._moving = asyncio.create_task(self._move_log(), name="abt_db checkpoint")
-
-    async def _move_log(self) -> None:
-        assert self.writer is not None
-        with suppress(AbtDbError):  # then a commit will do it
-            await self.writer.run(Call("a checkpoint", EngineSession.move_log, ()))
-
-    def _tell_busy(self, event: Checkpointed) -> None:
-        """Name, once, each reader that keeps the log from being emptied."""
-        if event.readers:
-            return  # who asked for the checkpoint is told
-        readers = self._in_the_way(LONG) if event.busy else {}
-        now = monotonic()
-        if readers.keys() <= self._accused or now < self._accused_at + BUSY_MOMENTS:
-            return
-        self._accused, self._accused_at = {*readers}, now
-        LOG.warning(
-            "abt_db: the write-ahead log of %s, of %d pages, can't be emptied: it is read by %s",
-            self.path,
-            event.pages,
-            "; ".join(readers.values()),
-        )
-
-    def _in_the_way(self, age: float) -> dict[object, str]:
-        """Those who have been reading for so many seconds, and other processes that read."""
-        holdings = [holding for holding in self.readers.slots.holdings() if holding.age >= age]
-        holdings.sort(key=lambda holding: -holding.age)
-        found: dict[object, str] = {
-            str(holding): f"{holding}, for {holding.age:.1f} s" for holding in holdings
-        }
-        return found | {pid: f"process {pid}" for pid in processes_reading(self.path)}
 
     def reading(self, function: Callable[[EngineSession], T]) -> Callable[[EngineSession], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""

@@ -272,8 +272,8 @@ class TestInTheWay:
     async def test_a_reader_that_never_ends_is_named_by_the_log_once(
         self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("abt_db.pool.pool.LONG", 0.05)
-        monkeypatch.setattr("abt_db.pool.pool.BUSY_MOMENTS", 0.0)
+        monkeypatch.setattr("abt_db.pool.checkpoints.LONG", 0.05)
+        monkeypatch.setattr("abt_db.pool.checkpoints.BUSY_MOMENTS", 0.0)
         monkeypatch.setattr("abt_db.connection.checkpoint.LONGEST", 0.1)
         monkeypatch.setattr("abt_db.connection.checkpoint.PAUSE", 0.05)
         tries: list[Checkpointed] = []
