@@ -629,14 +629,16 @@ class Lane:
         stuck = sum(slot.seen_deserted > STUCK for slot in slots)
         serving = sum(not slot.leaving for slot in slots) - stuck
         reason: Reason
+        bound = self._most + self._spare
         if serving < self._most:
             reason = "stuck" if stuck and len(slots) >= self._most else "overflow"
         elif queue.live > queue.lendings and self._lent >= serving < self._most + self._reserve:
             reason = "calls"
+            bound += self._reserve
         else:
             return
         opening = sum(slot.is_opening for slot in slots)
-        if opening < queue.live and len(slots) < self._most + self._reserve + self._spare:
+        if opening < queue.live and len(slots) < bound:
             slots.add_one(reason, self._grown)
 
     def _grown(self, opened: bool) -> None:

@@ -30,11 +30,13 @@ from support.engine import (
     Driver,
     Gate,
     Holder,
+    Reading,
     Turns,
     Witness,
     items,
     run_in_turns,
     until,
+    with_reserve,
 )
 from support.suite import descriptors, threads
 
@@ -187,10 +189,13 @@ async def as_task(verb: Verb, db: Database) -> None:
     await verb(db)
 
 
-async def hold_everyone(db: Database, work: AsyncExitStack) -> list[Holder]:
-    """Have the writer and all readers held by others, so that the next call must wait."""
-    blocks = [db.transaction(timeout=1e9), *(db.snapshot() for _ in range(db.config.readers))]
-    return [await work.enter_async_context(Holder(block)) for block in blocks]
+async def hold_everyone(db: Database, work: AsyncExitStack) -> list[Holder | Reading]:
+    """Have the writer and all readers at work for others, so that the next call must wait."""
+    blocks = [
+        Holder(db.transaction(timeout=1e9)),
+        *(Reading(db) for _ in range(db.config.readers)),
+    ]
+    return [await work.enter_async_context(block) for block in blocks]
 
 
 async def each_turn(
@@ -557,7 +562,10 @@ class TestUnderLoad:
         dice = random.Random(7)
 
         async def main(turns: Turns) -> None:
-            async with items(path, *"abcde") as db, Witness(db) as witness:
+            async with (
+                items(path, *"abcde", reader_idle_time=1e9) as db,
+                Witness(await with_reserve(db)) as witness,
+            ):
                 for _round in range(10):
                     before = witness.count()
                     chosen = dice.choices(list(VERBS.values()), k=40)

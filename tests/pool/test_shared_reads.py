@@ -23,6 +23,7 @@ from support.engine import (
     Driver,
     Gate,
     Holder,
+    Reading,
     Witness,
     items,
     passing,
@@ -56,7 +57,7 @@ class Behind:
 
     async def __aenter__(self) -> Behind:
         for _ in range(self.db.stats()["readers"]["size"]):
-            await self._stack.enter_async_context(Holder(self.db.snapshot()))
+            await self._stack.enter_async_context(Reading(self.db))
         self.tasks = [asyncio.create_task(call) for call in self._calls]
         for number, task in enumerate(self.tasks):
             task.add_done_callback(lambda _task, number=number: self.ended.append(number))  # type: ignore[misc]

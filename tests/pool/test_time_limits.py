@@ -249,7 +249,7 @@ class TestStuckReaders:
     async def test_the_pool_opens_one_more_and_gives_it_up_again(
         self, path: Path, steps: Steps
     ) -> None:
-        async with items(path, "a", readers=2, connect=steps.connect) as db:
+        async with items(path, "a", readers=2, reader_idle_time=0.0, connect=steps.connect) as db:
             stuck = [db.fetch_one(STEP(), timeout=0.05) for _ in range(2)]
             assert all(
                 isinstance(each, StatementTimeoutError)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.engine import ADD, COUNT, Holder, Witness, busy, items, until
+from support.engine import ADD, COUNT, Holder, Reading, Witness, busy, items, until
 
 from abt_db import Database, PoolClosedError, PoolSaturatedError, Query
 
@@ -48,8 +48,8 @@ async def wait_behind(db: Database, lane: str, call: Call, ended: list[int]) -> 
     return asyncio.gather(*tasks, return_exceptions=True)
 
 
-def holder(db: Database, lane: str) -> Holder:
-    return Holder(db.transaction() if lane == "writer" else db.snapshot())
+def holder(db: Database, lane: str) -> Holder | Reading:
+    return Holder(db.transaction()) if lane == "writer" else Reading(db)
 
 
 class TestTenThousandWait:
@@ -91,7 +91,7 @@ class TestTenThousandWait:
     async def test_all_are_told_of_the_close(self, path: Path, no_leaks: None) -> None:
         async with items(path, readers=1) as db:
             ended: list[int] = []
-            async with Holder(db.snapshot()):
+            async with Reading(db):
                 waiting = await wait_behind(db, "readers", EVERYONE["a query"][1], ended)
                 closing = asyncio.create_task(db.close())
                 results = await waiting
@@ -100,7 +100,7 @@ class TestTenThousandWait:
 
     async def test_one_more_than_may_wait_is_refused(self, path: Path) -> None:
         async with items(path, readers=1, max_pending=WAITING) as db:
-            async with Holder(db.snapshot()):
+            async with Reading(db):
                 waiting = await wait_behind(db, "readers", EVERYONE["a query"][1], [])
                 with pytest.raises(PoolSaturatedError):
                     await db.fetch_one(ONE(n=0))

@@ -14,7 +14,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ import pytest
 from support.clock import Clock
 from support.suite import ROOMS, SOON, descriptors, threads
 
-from abt_db import Config, Database, Query
+from abt_db import Config, Database, Query, Session
 from abt_db.connection.deadline import Deadline
 from abt_db.connection.driver import Connect
 from abt_db.connection.transaction import EngineSession
@@ -121,6 +121,43 @@ class Holder:
         await self.task
 
 
+class Reading:
+    """A call that keeps a reader at work until the end of the block. (A snapshot would have one
+    more reader opened for the calls that come.)"""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._began, self._over = threading.Event(), threading.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Reading:
+        self._task = asyncio.create_task(self._db.read(self._read))
+        await until(self._began.is_set)
+        return self
+
+    def _read(self, _cx: Session) -> None:
+        self._began.set()
+        self._over.wait(SOON)
+
+    def let_go(self) -> None:
+        self._over.set()
+
+    async def __aexit__(self, *_error: object) -> None:
+        assert self._task is not None
+        self._over.set()
+        await self._task
+
+
+async def with_reserve(db: Database) -> Database:
+    """Have the reader opened that is left to calls where all the others are lent, so that none is
+    opened later; it stays where `reader_idle_time` says so."""
+    async with AsyncExitStack() as stack:
+        for _ in range(db.config.readers):
+            await stack.enter_async_context(db.snapshot())
+        await db.fetch_one(COUNT())
+    return db
+
+
 # -- a pool held to its promises -------------------------------------------------------------------
 
 
@@ -173,13 +210,13 @@ class Witness:
         await until(lambda: not busy(self.db))
         stats = self.db.stats()
         for lane in stats["writer"], stats["readers"]:
-            assert (lane["opened"], lane["replaced"], lane["waiting"]) == (lane["size"], 0, 0)
+            assert (lane["opened"], lane["replaced"], lane["waiting"]) == (lane["size"], 0, 0), lane
         self.require_free()  # nobody has a write transaction open …
         assert not self.pinned()  # … and no reader one that keeps an old view
         await self.db.execute(TOUCH(id=1))
         size = stats["readers"]["size"]
         await asyncio.gather(*(self.db.fetch_one(COUNT()) for _ in range(size)))
-        assert threads() == self._before[0]
+        assert threads() == self._before[0], threads() ^ self._before[0]
         assert descriptors() == self._before[1]
 
 

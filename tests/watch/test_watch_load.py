@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from support.engine import ADD, COUNT, SOON, TOUCH, Driver, items, until
+from support.engine import ADD, COUNT, SOON, TOUCH, Driver, Reading, items, until
 
 from abt_db import Database, PoolTimeoutError, Query, StatementTimeoutError
 
@@ -119,7 +119,7 @@ class TestYielding:
         ):
             stop = Stop(driver)
             stop.go()
-            async with db.snapshot():  # the only reader
+            async with Reading(db):  # on the only reader
                 await db.execute(ADD(name="b"))
                 await until(lambda: db.stats()["readers"]["waiting"] == 1)
                 reading = [asyncio.create_task(db.fetch_one(read())) for _ in range(5)]
@@ -140,7 +140,7 @@ class TestYielding:
             watching(db, 100) as told,
         ):
             before = runs(db)
-            async with db.snapshot():
+            async with Reading(db):
                 for number in range(50):
                     await db.execute(ADD(name=str(number)))
                 assert runs(db) == before
@@ -195,7 +195,7 @@ class TestYielding:
             items(path, "a", readers=1, watch_interval=None, acquire_timeout=0.05) as db,
             watching(db, 5) as told,
         ):
-            async with db.snapshot():
+            async with Reading(db):
                 await db.execute(ADD(name="b"))
                 late = db.watch(Query("late", "SELECT 1", int)())
                 with pytest.raises(PoolTimeoutError):  # it is a call like any other

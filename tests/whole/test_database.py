@@ -273,6 +273,8 @@ class TestStatistics:
             await waiting
             after = db.stats()["writer"]
             assert sum(after.pop("batches").values()) == sum(before.pop("batches").values()) + 1
+            response = after.pop("response")["count"] - before.pop("response")["count"]
+            assert response == 1
             changes = {name: after[name] - before[name] for name in after}
             assert changes.pop("longest_wait") > 0
             assert changes == {
@@ -282,6 +284,8 @@ class TestStatistics:
                 "waiting": 0,
                 "opened": 0,
                 "replaced": 0,
+                "overflow": 0,
+                "overflows": 0,
                 "calls": 1,
                 "hops": 1,
                 "commits": 2,
