@@ -73,9 +73,20 @@ if typing.TYPE_CHECKING:
         TransactionStateError,
         TransactionTimeoutError,
     )
+    from .events import (
+        Checkpointed,
+        Closed,
+        Committed,
+        Event,
+        Opened,
+        Ran,
+        Transacted,
+        Waited,
+    )
     from .locks.lease import LockLease
     from .locks.local import LocalLocks
     from .locks.table import LOCKS_TABLE, LockInfo
+    from .pool.loan import Loan
     from .protocols import Readable, Writable
     from .repository import Repository
     from .sql.query import Query, Statement
@@ -92,9 +103,11 @@ else:
         "connection.session",
         "database",
         "errors",
+        "events",
         "locks.lease",
         "locks.local",
         "locks.table",
+        "pool.loan",
         "protocols",
         "repository",
         "sql.query",
@@ -111,18 +124,23 @@ __all__ = [
     "BatchReport",
     "BusyError",
     "CantOpenError",
+    "Checkpointed",
+    "Closed",
     "CommitUnknownError",
+    "Committed",
     "Config",
     "ConfigError",
     "CorruptError",
     "Database",
     "DeniedError",
     "DiskIOError",
+    "Event",
     "FullError",
     "Holding",
     "IntegrityError",
     "Json",
     "LOCKS_TABLE",
+    "Loan",
     "LocalLocks",
     "LockInfo",
     "LockLease",
@@ -136,6 +154,7 @@ __all__ = [
     "MigrationFailedError",
     "MigrationIrreversibleError",
     "MigrationUnknownError",
+    "Opened",
     "ParameterError",
     "PoolClosedError",
     "PoolSaturatedError",
@@ -143,6 +162,7 @@ __all__ = [
     "Query",
     "QueryDefinitionError",
     "QueryError",
+    "Ran",
     "ReadOnlyError",
     "Readable",
     "Repository",
@@ -156,10 +176,12 @@ __all__ = [
     "Stream",
     "Table",
     "TooBigError",
+    "Transacted",
     "Transaction",
     "TransactionAbortedError",
     "TransactionStateError",
     "TransactionTimeoutError",
+    "Waited",
     "Watch",
     "Writable",
 ]

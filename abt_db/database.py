@@ -603,7 +603,7 @@ class Database:
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Loan]:
         """Return the writer's connection while nobody reads or writes: for changes of the schema.
 
-        ``async with db.barrier() as loan: await loan.run(function, deadline)``. New calls wait
+        ``async with db.barrier() as loan: await loan.run(function)``. New calls wait
         until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
         """
         return self._opened().barrier(label or "a barrier")

@@ -100,10 +100,16 @@ class Loan:
             self.future.set_result(None)
 
     async def run(
-        self, function: Callable[[EngineSession], T], deadline: Deadline, doing: str | None = None
+        self,
+        function: Callable[[EngineSession], T],
+        deadline: Deadline | None = None,
+        doing: str | None = None,
     ) -> T:
-        """Run `function` on the lent connection, in one hop; `doing` is what it is called.
+        """Run ``function(session)`` on the lent connection, in one hop, until `deadline` where one
+        is given; `doing` is what it is called in errors.
 
+        The session has the verbs of a `Session`, and what else the engine does on a connection:
+        ``control(sql)`` for a PRAGMA, ``transaction("IMMEDIATE")`` for a block that is committed.
         Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
         after the loan was given back, and the reason given to `revoke` after that.
         """
@@ -111,7 +117,7 @@ class Loan:
             raise self.error
         if self._connection is None:
             raise TransactionStateError(f"{self.label} has ended; it can't be used any more")
-        self._deadline = deadline
+        self._deadline = deadline = deadline or Deadline()
         self._doing = doing or self.label
         try:
             what = f"{self._doing} in {self.label}"
