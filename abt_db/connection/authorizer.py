@@ -50,7 +50,7 @@ def denial(action: int, first: str | None, second: str | None) -> str | None:
 
 _MAX_KEPT = 1_000
 
-_IN_A_WRITE = "ask in db.transaction() or in a function of db.write()"
+_IN_A_WRITE = "run it in db.transaction() or in a function of db.write()"
 _FUNCTIONS = {
     "last_insert_rowid": f"use Result.lastrowid or RETURNING, or {_IN_A_WRITE}",
     "changes": f"use Result.rowcount, or {_IN_A_WRITE}",
@@ -93,18 +93,18 @@ class WriterOnly:
         name = (first or "").lower()
         if action == sqlite3.SQLITE_FUNCTION:
             if second in _FUNCTIONS:
-                return f"{second}() tells of the connection that wrote; {_FUNCTIONS[second]}"
+                return f"{second}() depends on the connection that wrote; {_FUNCTIONS[second]}"
         elif action == sqlite3.SQLITE_PRAGMA:
             # FTS5 itself runs PRAGMA data_version during a search, which is not the caller's.
             if name in _PRAGMAS and text[:6].upper() == "PRAGMA":
-                return f"PRAGMA {name} tells of one connection alone; {_PRAGMAS[name]}"
+                return f"PRAGMA {name} answers for one connection only; {_PRAGMAS[name]}"
         elif action == sqlite3.SQLITE_READ and name in _TABLES:
-            return f"{name} is another one on each connection; {_TABLES[name]}"
+            return f"{name} differs between connections; {_TABLES[name]}"
         # If no column of a table is read, as in count(*), SQLite does not report its database.
         if database == "temp" or (
             database is None and action == sqlite3.SQLITE_READ and name in self._temporary
         ):
-            return f"what is temporary is on the connection that writes alone; {_IN_A_WRITE}"
+            return f"temporary tables and views exist only where they were made; {_IN_A_WRITE}"
         return None
 
     def note(self, text: str, reason: str) -> None:

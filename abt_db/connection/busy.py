@@ -66,7 +66,7 @@ def backoff() -> Iterator[float]:
 
 def gave_up(error: BusyError, seconds: float, who: str) -> BusyError:
     """Return the error for a caller that could not get the lock within `seconds`. `error` is the
-    last one that SQLite raised, `who` says who holds the lock."""
+    last one that SQLite raised, `who` the sentence that says who holds the lock."""
     told = BusyError(
         f"{who}; gave up after {seconds:.1f} s ({error})",
         query=error.query,

@@ -358,8 +358,8 @@ class Connection:
 
     def free(self, deadline: Deadline, what: str) -> None:
         """End the wait of a task whose call still runs after its deadline: the task gets an error
-        that names `what`. The thread goes on with the call until the call sees that its deadline
-        has passed."""
+        that names `what`. The thread goes on with the call until its statement ends or is
+        stopped."""
         task = self._waiting.get(deadline)
         if task is not None and deadline.given_up is None:
             deadline.give_up(what)

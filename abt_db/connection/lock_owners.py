@@ -1,8 +1,8 @@
 """Which task holds a connection, and which process a file's write lock: for errors, warnings and
 statistics.
 
-All of this is looked up only when a call has waited too long or statistics are read, and never on
-the path of a call that succeeds.
+All of this is looked up only when a call has waited too long or statistics are read, and never
+while calls are served in time.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def who_holds(path: str) -> str:
     if others := sorted(processes - {here}):
         return f"another process holds the lock (pid {', '.join(map(str, others))})"
     if processes:
-        return "another connection of this process, of no open Database, holds the lock"
+        return "another connection of this process, outside every open Database, holds the lock"
     return "another process holds the lock"
 
 

@@ -59,8 +59,8 @@ takes Python's global lock, so statements that run at the same time would wait f
 checks were more frequent."""
 
 CHUNK = 200
-"""Rows that are fetched and mapped at a time. So few are still in the processor's cache when they
-are mapped."""
+"""Rows that are fetched and mapped at a time: so few that they are still in the processor's cache
+when they are mapped."""
 
 FEW, MANY, PIECE = 8, 256, 0.05
 """Rows that `execute_many` takes, binds and writes at a time: from `FEW` to `MANY`, as many as take
@@ -549,7 +549,7 @@ class Verbs(Session):
 
     def _translated(self, error: _Failure, **details: Any) -> AbtDbError:
         """Return the library's error for one of SQLite's. If the error may mean that the connection
-        is broken, `reset` will check the connection. All errors of SQLite pass through here."""
+        is broken, `reset` will check the connection, whichever method met the error."""
         code = getattr(error, "sqlite_errorcode", None)  # a UnicodeDecodeError has none
         if isinstance(error, UnicodeDecodeError) or (code or 0) & 0xFF in _AT_FAULT:
             self._suspect = True

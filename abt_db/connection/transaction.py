@@ -171,7 +171,7 @@ class EngineSession(Verbs):
                 began = began or monotonic()
                 seconds = monotonic() - began
                 if seconds >= self._busy_timeout or self.deadline.passed():
-                    who = "another connection reads the file and is in the way"
+                    who = "another connection reads the file and blocks the COMMIT"
                     raise gave_up(error, seconds, who) from error.__cause__
         self._note_end()
         try:

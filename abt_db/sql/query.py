@@ -64,7 +64,7 @@ def series(given: Iterable[T], verb: str, of: str) -> Iterable[T]:
     value: object = given
     kind = "None" if value is None else f"a {type(value).__name__}"
     if isinstance(value, AsyncIterable):
-        told = "an async one: make a list of it, or statements for db.run_batch(), which takes one"
+        told = "an async one: make a list, or pass statements to db.run_batch(), which takes it"
     elif isawaitable(value):
         told = f"{kind}: await it, and give what it returns"
     elif isinstance(value, Mapping | str | bytes | bytearray | memoryview):
@@ -83,7 +83,7 @@ def require_many(query: Query[Any], rows: Iterable[object]) -> None:
     is no query or no rows, and `QueryError` for a query that only reads or that returns rows."""
     if not isinstance(query, Query):
         given = "a statement" if isinstance(query, Statement) else f"a {type(query).__name__}"
-        raise TypeError(f"execute_many takes a Query, which is not called, and rows; not {given}")
+        raise TypeError(f"execute_many takes a Query (not called) and rows, not {given}")
     problem = None
     if not query.writes:
         problem = "only reads: execute_many is for writes, use fetch_one or fetch_all"

@@ -54,7 +54,7 @@ _REFUSED = {
     ),
     "ATTACH": "a database is one file; open another Database",
     "DETACH": "a database is one file; open another Database",
-    "VACUUM": "it can't run in a transaction, and every write of a query runs in one",
+    "VACUUM": "it can't run in a transaction, and every query that writes runs in one",
 }
 
 

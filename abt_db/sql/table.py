@@ -52,7 +52,7 @@ class Table(Generic[T]):
     ) -> None:
         if not is_dataclass(row) or "id" not in field_encoders(row):
             raise QueryDefinitionError(
-                f"the rows of table {name!r} must be of a dataclass that has a field 'id'"
+                f"the rows of table {name!r} must be of a dataclass with a field 'id'"
             )
         self.name = name
         self._row: Any = row
@@ -176,7 +176,7 @@ class Table(Generic[T]):
         if column not in self._comparable:
             raise ParameterError(
                 f"{self.name} can't be sorted like that; order_by is one of"
-                f" {', '.join(self._comparable)}, with a - in front for descending"
+                f" {', '.join(self._comparable)}, with a - in front for descending order"
             )
         return column, descending
 
