@@ -405,7 +405,7 @@ class Connection:
             for deadline, task in self._waiting.items():
                 if deadline.given_up is None:
                     deadline.given_up = LostError(
-                        f"the thread of the {self.name} died while it was at work"
+                        f"the thread of the {self.name} died while it ran a call"
                     )
                     task.cancel()
 

@@ -27,7 +27,7 @@ from .stats import ConnectionStats
 T = TypeVar("T")
 
 SHORT_WAIT = 0.02
-"""Seconds that SQLite waits in one try to move all pages of its log."""
+"""Seconds that SQLite waits in one attempt to move all pages of the log."""
 
 CONTENDED = 5.0
 """Seconds after which a connection forgets that it met another process's lock."""
@@ -60,7 +60,7 @@ class EngineSession(Verbs):
     ) -> None:
         super().__init__(raw, stats, writable=writable)
         self._busy_timeout = busy_timeout
-        self._wal = wal  # None: it is left alone
+        self._wal = wal  # None: this connection never shortens the log
         self._identity = identity
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys

@@ -175,7 +175,7 @@ def _scalar_decoder(kind: Any) -> Convert:
             try:
                 return parse(value)
             except (ValueError, ArithmeticError):
-                pass  # refused below, outside of here: this error quotes the value
+                pass  # refused below, outside this block, for this error quotes the value
         if type(value) is float and kind is Decimal:
             raise ValueError("is a float and no longer exact; its column must be declared TEXT")
         raise _refusal(value, kind.__name__)
@@ -229,7 +229,7 @@ def _enum_decoder(kind: type[Enum]) -> Convert:
         try:
             return kind(value)  # combined flags, and values that `_missing_` accepts
         except ValueError:
-            pass  # refused below, outside of here: this error quotes the value
+            pass  # refused below, outside this block, for this error quotes the value
         raise _refusal(value, kind.__name__)
 
     return decode
@@ -262,7 +262,7 @@ def _load(text: str) -> Any:
     try:
         return _from_json(text)
     except ValueError:
-        pass  # refused below, outside of here: this error holds the text
+        pass  # refused below, outside this block, for this error holds the text
     raise ValueError("is not valid JSON")
 
 
