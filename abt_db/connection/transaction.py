@@ -27,7 +27,7 @@ from .stats import ConnectionStats
 T = TypeVar("T")
 
 SHORT_WAIT = 0.02
-"""Seconds that SQLite waits in one attempt to move all pages of the log."""
+"""Seconds that SQLite waits in one try to move all pages of its log."""
 
 CONTENDED = 5.0
 """Seconds after which a connection forgets that it met another process's lock."""
