@@ -1,9 +1,9 @@
-"""The errors of `abt_db`, and the one place where those of `sqlite3` are translated.
+"""The errors of `abt_db`, and the only place where errors of `sqlite3` are translated.
 
-Everything the library raises on purpose derives from `AbtDbError`. An error that comes from SQLite
-is a `QueryError`; its kinds derive from the class that `sqlite3` would have raised as well, so
-`except sqlite3.IntegrityError` goes on working. Errors carry the name and the SQL of a query and
-never the value of a parameter (invariant 27).
+Every error that the library raises on purpose derives from `AbtDbError`. An error that comes from
+SQLite is a `QueryError`. Its subclasses also derive from the class that `sqlite3` would have
+raised, so `except sqlite3.IntegrityError` goes on working. Errors carry the name and the SQL of a
+query and never the value of a parameter (invariant 27).
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ __all__ = [
 
 
 class AbtDbError(Exception):
-    """Whatever `abt_db` raises on purpose."""
+    """The base of every error that `abt_db` raises on purpose."""
 
 
 class ConfigError(AbtDbError, ValueError):
@@ -70,22 +70,23 @@ class ConfigError(AbtDbError, ValueError):
 
 
 class PoolClosedError(AbtDbError):
-    """The database is not open: not yet, no longer, or this is another event loop or process."""
+    """The database is not open: not yet, no longer, or not in this event loop or process."""
 
 
 class PoolTimeoutError(AbtDbError, TimeoutError):
-    """No connection came free in time; the message names who holds it and for how long."""
+    """No connection came free in time. The message names the task that holds one, and for how
+    long."""
 
 
 class PoolSaturatedError(AbtDbError):
-    """The queue is at its bound (`Config.max_pending`); nothing was queued."""
+    """The queue is full (`Config.max_pending`), so the call was not queued."""
 
 
 # -- statements ----------------------------------------------------------------------------------
 
 
 class QueryDefinitionError(AbtDbError, ValueError):
-    """A `Query` whose SQL can't be one: two statements, transaction control, positional `?` …"""
+    """SQL that can't be a `Query`: two statements, transaction control, positional `?` …"""
 
 
 class ParameterError(AbtDbError, ValueError):
@@ -93,15 +94,15 @@ class ParameterError(AbtDbError, ValueError):
 
 
 class MappingError(AbtDbError):
-    """A row that does not fit the row type that its query declares."""
+    """A row does not fit the row type that its query declares."""
 
 
 class QueryError(AbtDbError, sqlite3.DatabaseError):
     """SQLite refused or failed a statement.
 
-    `query` is the query's name, `sql` its text (both None where no query was involved);
-    `sqlite_errorcode` and `sqlite_errorname` are SQLite's extended code and its name, SQLITE_ERROR
-    where the library refused it before SQLite was asked.
+    `query` is the query's name and `sql` its text (both None if no query was involved).
+    `sqlite_errorcode` and `sqlite_errorname` are SQLite's extended code and its name. Both are
+    those of SQLITE_ERROR if the library refused the statement before it reached SQLite.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class QueryError(AbtDbError, sqlite3.DatabaseError):
 
 
 class StatementError(QueryError, sqlite3.OperationalError):
-    """The statement itself is at fault: a misspelt table or column, a syntax error …"""
+    """The statement itself is wrong: a misspelt table or column, a syntax error …"""
 
 
 class IntegrityError(QueryError, sqlite3.IntegrityError):
@@ -137,7 +138,7 @@ class ReadOnlyError(QueryError, sqlite3.OperationalError):
 
 
 class DeniedError(QueryError):
-    """Something that callers may not do through a query: ATTACH, `writable_schema` …"""
+    """A query does what callers may not do: ATTACH, `writable_schema` …"""
 
 
 class CantOpenError(QueryError, sqlite3.OperationalError):
@@ -145,7 +146,7 @@ class CantOpenError(QueryError, sqlite3.OperationalError):
 
 
 class CorruptError(QueryError):
-    """The file is damaged, or no database at all. It is never changed or deleted because of it."""
+    """The file is damaged, or is no database. The library never changes or deletes such a file."""
 
 
 class FullError(QueryError, sqlite3.OperationalError):
@@ -153,11 +154,11 @@ class FullError(QueryError, sqlite3.OperationalError):
 
 
 class TooBigError(QueryError, sqlite3.DataError):
-    """A text, a blob or a row that is larger than SQLite, or `Config`, permits."""
+    """A text, blob or row is larger than SQLite, or `Config`, permits."""
 
 
 class DiskIOError(QueryError, sqlite3.OperationalError):
-    """The operating system failed a read, write or sync."""
+    """The operating system reported an error of a read, write or sync."""
 
 
 class StatementTimeoutError(AbtDbError, TimeoutError):
@@ -174,30 +175,32 @@ class TransactionTimeoutError(AbtDbError, TimeoutError):
 class CommitUnknownError(StatementTimeoutError, TransactionTimeoutError):
     """The time limit passed while the COMMIT was under way: the write may be in the database.
 
-    It is settled before the writer serves another call, so a read on the writer (`transaction`)
-    tells. Never repeat such a write without looking, unless it does no harm done twice.
+    The COMMIT ends before the writer serves another call, so a read on the writer (`transaction`)
+    shows whether the write is there. Never repeat the write without such a read, unless repeating
+    it does no harm.
     """
 
 
 class TransactionAbortedError(AbtDbError):
-    """This transaction was ended before: by SQLite, by `Database.end_transactions`, or because a
-    part of it could not be undone alone. Nothing of it is in the database."""
+    """The transaction has already been ended: by SQLite, by `Database.end_transactions`, or because
+    a part of it could not be undone alone. Nothing of it is in the database."""
 
 
 class TransactionStateError(AbtDbError):
-    """Something was used where it can't be: a handle after its block or in another event loop, a
-    session outside its function, the database itself for what waits for one's own transaction …"""
+    """A handle or the database was used where it can't be: a handle after its block or in another
+    event loop, a session outside its function, the database for a call that would wait for the
+    task's own open transaction …"""
 
 
 # -- locks, maintenance and migrations -------------------------------------------------------------
 
 
 class LockTimeoutError(AbtDbError, TimeoutError):
-    """A lock could not be had in time."""
+    """A lock could not be acquired in time."""
 
 
 class LockLostError(AbtDbError):
-    """The lease on a lock ran out, or was taken away, while it was thought to be held."""
+    """The lease on a lock expired, or was taken away, while its holder relied on it."""
 
 
 class LockStateError(AbtDbError):
@@ -205,11 +208,12 @@ class LockStateError(AbtDbError):
 
 
 class MaintenanceError(AbtDbError):
-    """A database could not be copied, restored or made smaller; it is as it was before."""
+    """A database could not be copied, restored or made smaller; it is unchanged."""
 
 
 class MigrationError(AbtDbError):
-    """A migration could not be read, planned or applied; the database is as it was before it."""
+    """A migration could not be read, planned or applied; the database is as it was before that
+    migration."""
 
 
 class MigrationChangedError(MigrationError):
@@ -217,7 +221,8 @@ class MigrationChangedError(MigrationError):
 
 
 class MigrationUnknownError(MigrationError):
-    """The database holds a migration that this program does not have: it is newer, probably."""
+    """The database has a migration that this program does not have. Probably a newer version of the
+    program has migrated it."""
 
 
 class MigrationFailedError(MigrationError):
@@ -225,40 +230,42 @@ class MigrationFailedError(MigrationError):
 
 
 class MigrationIrreversibleError(MigrationError):
-    """A step that can't be taken back, for it has no down script."""
+    """A step can't be reverted, because it has no down script."""
 
 
 class MigrationFileError(MigrationError):
-    """A migration that can't be understood; the message begins with its file, where it has one."""
+    """A migration can't be parsed; the message begins with its file, if it has one."""
 
 
 class MigrationOrderError(MigrationError):
-    """Migrations that don't fit together: a version twice, an unknown dependency, a cycle."""
+    """Migrations don't fit together: a version twice, an unknown dependency, a cycle."""
 
 
 class ScriptError(MigrationError):
-    """A script that can't be split: something in it never ends, or SQLite could not read it.
+    """A script can't be split into statements: a part of it never ends, or SQLite can't read it.
 
-    `line` is the line at fault, from 1; of something that never ends, where its statement starts.
+    `line` is the line of the error, counted from 1. If a part never ends, it is the line where the
+    statement starts.
     """
 
     def __init__(self, message: str, line: int = 1) -> None:
-        super().__init__(message)  # alone, so that a copy is made of it
+        super().__init__(message)  # only the message, so that the error can be copied
         self.line = line
 
 
 class MigrationLossError(MigrationFailedError):
-    """Rows or values would be lost, so the step was stopped before its commit."""
+    """The step would lose rows or values, so it was rolled back before its commit."""
 
 
 class BuildEndedError(AbtDbError):
-    """A build that has ended was given another status."""
+    """The status of a build that has ended was to be changed."""
 
 
 class CommandError(AbtDbError):
-    """A command that can't be started, or whose end can't be told.
+    """A command can't be started, or its end can't be found out.
 
-    `exit_code` is what a shell makes of it: 127 for a program that is not there, 126 otherwise.
+    `exit_code` is the one that a shell returns: 127 for a program that does not exist, otherwise
+    126.
     """
 
     def __init__(self, message: str, exit_code: int = 126) -> None:
@@ -274,11 +281,11 @@ class BeginBusyError(BusyError):
 
 
 class StoppedError(AbtDbError):
-    """The call was cancelled. Its caller has gone, so nobody sees this."""
+    """The call was cancelled. Its caller no longer waits, so no caller sees this error."""
 
 
 class LostError(AbtDbError):
-    """The connection's thread has died, and whatever it was doing with it."""
+    """The connection's thread has died, so the call that it was running has no result."""
 
 
 # -- translation ---------------------------------------------------------------------------------
@@ -300,17 +307,17 @@ _KINDS: dict[int, type[QueryError]] = {
     sqlite3.SQLITE_AUTH: DeniedError,
 }
 
-# Where the code tells no kind, the class of the original does.
+# Used if there is no class for the code: by the class of the original error.
 _CLASSES: dict[type[sqlite3.Error], type[QueryError]] = {
     sqlite3.IntegrityError: IntegrityError,
     sqlite3.DataError: TooBigError,
     sqlite3.OperationalError: StatementError,
 }
 
-# Where SQLite's functions begin to quote what they were given.
+# In a message of one of SQLite's functions, a quoted argument begins at the first of these.
 _QUOTING = re.compile(r"[:'\"\[]")
 
-# sqlite3 puts the undecodable text itself behind the column's name; only the name is passed on.
+# sqlite3 puts the undecodable text itself after the column's name. Only the name is used.
 _UNDECODABLE = re.compile(r"Could not decode to UTF-8 column '(.*?)' with text")
 
 
@@ -326,14 +333,18 @@ def translate(
 ) -> AbtDbError:
     """Return the library's error for one of `sqlite3`'s.
 
-    `query` and `sql` name the statement; `doing` says what was being done where there is no query
-    ("opening /srv/app.db"); `reason` is why the authorizer denied it, if it did;
-    `ran` says that it failed as it ran: SQLite's words may then hold a value, and are cut; `path`
-    returns that of the database, whose files may be at a limit of the process.
+    - `query` and `sql`: the name and the text of the statement.
+    - `doing`: what was being done, if there is no query ("opening /srv/app.db").
+    - `reason`: why the authorizer denied the statement, if it did.
+    - `ran`: whether the statement failed while it ran. SQLite's message may then quote a value, so
+      it is cut.
+    - `path`: returns the path of the database. It is used to check whether the database's files
+      have reached a limit of the process.
     """
     what = f"query {query!r}" if query is not None else (doing or "SQLite")
     if isinstance(error, UnicodeDecodeError):
-        # In place of SQLite's own error, when that quotes it, or of a column's name.
+        # sqlite3 raises this instead of SQLite's error, if the error's message or the name of a
+        # column is not UTF-8.
         return CorruptError(
             f"{what}: the schema of the database holds text that is not UTF-8",
             query=query,
@@ -348,7 +359,7 @@ def translate(
     by_class = _CLASSES.get(type(error), QueryError)
     kind = by_class if code is None else _KINDS.get(code & 0xFF, by_class)
     if reason is not None:
-        kind = DeniedError  # a refused function has the code of any other mistake
+        kind = DeniedError  # for a refused function SQLite's code is just SQLITE_ERROR
     if reason is None:
         reason = str(error)
         if ran and (quoting := _QUOTING.search(reason)):
@@ -359,8 +370,8 @@ def translate(
     if (limit := limit or no_descriptors(name)) is not None:
         reason += f": {limit}"
     if "unsafe use of" in reason:
-        # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 that holds for the
-        # JSON functions as well.
+        # https://www.sqlite.org/pragma.html#pragma_trusted_schema; before 3.41 this also concerns
+        # the JSON functions.
         reason += " in a view, trigger or constraint; Config(trusted_schema=True) permits it"
     message = f"{what}: {reason}" + (f" [{name}]" if name is not None else "")
     translated = kind(message, query=query, sql=sql, code=code, name=name)

@@ -1,6 +1,7 @@
-"""What listeners are told: an event for each statement, commit, transaction, wait and checkpoint.
+"""Events for listeners: one for each statement, commit, transaction, wait and checkpoint, and for
+each connection that is opened or closed.
 
-For tracing and metrics: ``db.add_listener(print)``. Nothing is made or told while nobody listens.
+For tracing and metrics: ``db.add_listener(print)``. Without a listener, no events are made.
 """
 
 from __future__ import annotations
@@ -30,31 +31,31 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A statement has run on a connection."""
+    """A statement has run on a connection, or has failed there."""
 
     query: str
     """The query's name."""
     connection: str
-    """Which one, such as ``"reader 2"``."""
+    """The connection's name, such as ``"reader 2"``."""
     seconds: float
-    """On the connection, without the waiting for it."""
+    """Time on the connection, without the wait for it."""
     rows: int
-    """Read or changed."""
+    """Number of rows read or changed."""
     error: str | None
-    """The class of what it raised."""
+    """The name of the class of the error that it raised, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """This `Database` has committed something: a write, several that shared it, or a transaction.
+    """This `Database` has committed: a write, several writes in one COMMIT, or a transaction.
 
-    Told before the callers are, except when one of them was cancelled in its COMMIT: then as soon
-    as that has ended.
+    Listeners get this event before the callers get their results. If a caller was cancelled during
+    its COMMIT, listeners get it as soon as the COMMIT has ended.
     """
 
     tables: frozenset[str] | None
-    """What may have been written to, by triggers and cascades too; None: anything, the schema
-    included."""
+    """The tables that may have been written, by triggers and cascades too; None: any table may have
+    been written, and the schema may have changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,9 @@ class Transacted:
 
     label: str
     seconds: float
-    """Since the connection was lent."""
+    """Time since the connection was lent."""
     outcome: Literal["committed", "rolled back"]
-    """A snapshot is always rolled back: there is nothing to commit."""
+    """A snapshot is always rolled back, because it has nothing to commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +88,24 @@ class Checkpointed:
     mode: str
     seconds: float
     busy: bool
-    """Whether somebody was in the way, so that pages are left to be moved."""
+    """Whether another connection blocked the checkpoint, so that pages are left to be moved."""
     pages: int
-    """In the log; -1 without one, and where another connection makes a checkpoint just now."""
+    """Number of pages in the log; -1 if there is no log, or if another connection is making a
+    checkpoint."""
     moved: int
     readers: tuple[str, ...] = ()
-    """If it was busy, who is in the way, as far as that can be told."""
+    """If it was busy: the readers that blocked it, as far as they are known."""
 
 
 Reason = Literal["open", "resize", "overflow", "calls", "stuck", "replace", "idle", "close"]
 """Why a connection is opened or closed.
 
-- ``"open"``, ``"close"``: with the database; ``"resize"``: by `Database.resize`;
-- ``"overflow"``: calls would have waited, see `Config.max_readers`; ``"calls"``: all the others are
-  lent, and a call waits; ``"stuck"``: one of the others can't be stopped;
-- ``"idle"``: it was opened for one of these three reasons, and has had nothing to do for
+- ``"open"``, ``"close"``: the database was opened or closed; ``"resize"``: by `Database.resize`;
+- ``"overflow"``: calls would have waited, see `Config.max_readers`; ``"calls"``: all other readers
+  are lent, and a call waits; ``"stuck"``: another reader runs a call that can't be stopped;
+- ``"idle"``: closed because it had been opened for one of these three reasons, and was not used for
   `Config.reader_idle_time`;
-- ``"replace"``: in place of one that is too old, or could not be reset.
+- ``"replace"``: a connection that is too old, or could not be reset, is replaced.
 """
 
 
@@ -112,7 +114,7 @@ class Opened:
     """A connection was opened."""
 
     connection: str
-    """Which one, such as ``"reader 2"``."""
+    """The connection's name, such as ``"reader 2"``."""
     reason: Reason
 
 
@@ -121,7 +123,7 @@ class Closed:
     """A connection was closed."""
 
     connection: str
-    """Which one, such as ``"reader 2"``."""
+    """The connection's name, such as ``"reader 2"``."""
     reason: Reason
 
 
@@ -131,22 +133,22 @@ Listener = Callable[[Any], object]
 
 
 class Listeners:
-    """Those who want to know. They are called in the event loop, after the fact."""
+    """The listeners of a `Database`. They are called in the event loop, after the event."""
 
     __slots__ = ("_listeners", "wanted")
 
     def __init__(self) -> None:
         self._listeners: tuple[tuple[Listener, frozenset[type]], ...] = ()
         self.wanted: frozenset[type] = frozenset()
-        """The kinds of events that somebody wants: asked before one is made, by every connection's
-        thread."""
+        """The kinds of events that any listener wants. Every connection's thread checks this before
+        it makes an event."""
 
     def add(self, listener: Listener, kinds: frozenset[type]) -> None:
-        """Have a listener told of events of these kinds."""
+        """Add a listener, which is called for events of these kinds."""
         self._change(*self._listeners, (listener, kinds))
 
     def remove(self, listener: Listener) -> None:
-        """Take out a listener that was added; does nothing if it was not."""
+        """Remove a listener; does nothing if it was not added."""
         self._change(*(known for known in self._listeners if known[0] != listener))
 
     def _change(self, *listeners: tuple[Listener, frozenset[type]]) -> None:
@@ -154,10 +156,11 @@ class Listeners:
         self.wanted = frozenset().union(*(kinds for _, kinds in listeners))
 
     def tell(self, event: Event) -> None:
-        """Call each listener that wants it; what a listener raises is logged, no more.
+        """Call each listener that wants the event. An error that a listener raises is logged and
+        not passed on.
 
-        A `CancelledError` as well: a listener that asks a cancelled future for its result raises
-        one, and the task that happens to be at work here was not cancelled (invariant 31).
+        That includes `CancelledError`: a listener that reads the result of a cancelled future
+        raises it, although the task that calls the listener was not cancelled (invariant 31).
         """
         for listener, kinds in self._listeners:
             if type(event) not in kinds:

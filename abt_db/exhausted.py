@@ -1,7 +1,7 @@
-"""What the system has no more of, where SQLite only says that a file could not be used.
+"""Find out which limit of the system was reached, if SQLite only says that a file can't be used.
 
-SQLite has a code of its own for a disk that is full and none for a file that may not grow (EFBIG)
-or for a process that may open no further one (EMFILE, ENFILE).
+SQLite has an error code of its own for a full disk, but none for a file that may not grow (EFBIG),
+or for a process that may open no further file (EMFILE, ENFILE).
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ except ImportError:  # not on Windows
     resource = None  # type: ignore[assignment]
 
 REACH = 65_536 + 24
-"""Bytes of the largest page and of what stands before it in the log: a file is at its limit if it
-could not take so much more."""
+"""Bytes of the largest page with its frame header in the log. A file is taken to be at its limit if
+it can't grow by as much."""
 
 FEW = 64
-"""Descriptors. When SQLite fails to open a file it closes others that it had opened for the same
-connection, and others are opening theirs meanwhile, so some may be left when it is asked."""
+"""Descriptors. If no more than these are free, the process is taken to be at its limit. Some may be
+free again when they are counted: after it has failed to open a file, SQLite closes other files of
+the connection, and other connections open and close files at the same time."""
 
 _GROWING = frozenset(
     {
@@ -38,7 +39,8 @@ _OPENING = frozenset({"SQLITE_IOERR_SHMOPEN", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_
 
 
 def largest_file() -> int | None:
-    """Return how many bytes a file of this process may have (RLIMIT_FSIZE); None: any number."""
+    """Return the size in bytes to which this process may let a file grow (RLIMIT_FSIZE); None: any
+    size."""
     if resource is None:
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -46,7 +48,7 @@ def largest_file() -> int | None:
 
 
 def no_growth(name: str | None, path_of: Callable[[], str]) -> str | None:
-    """Say why a database's files could not grow, if SQLite's error `name` is of that kind and the
+    """Return why a database's files could not grow, if SQLite's error `name` may mean that and the
     process may write no larger files (RLIMIT_FSIZE); None otherwise. `path_of` returns the path of
     the database, an empty one if it is in memory."""
     if name not in _GROWING or (limit := largest_file()) is None:
@@ -66,8 +68,8 @@ def no_growth(name: str | None, path_of: Callable[[], str]) -> str | None:
 
 
 def no_descriptors(name: str | None) -> str | None:
-    """Say that the process, or the system, has hardly a file descriptor left, if SQLite's error
-    `name` may come of that; None otherwise."""
+    """Return a sentence saying that the process, or the system, has hardly a file descriptor left,
+    if that is so and SQLite's error `name` may be due to it; None otherwise."""
     opening = name is not None and (name.startswith("SQLITE_CANTOPEN") or name in _OPENING)
     if resource is None or not opening:
         return None

@@ -1,8 +1,8 @@
-"""Packages that import what they offer when the first name of it is asked for.
+"""Lazy packages: a package imports its public names when the first of them is used.
 
-Python imports a package before any module in it: with the usual imports in `abt_db/__init__.py`,
-`abt-db --help`, which is in `abt_db.tools`, would wait for the engine, and `abt-db builds` for all
-that records, imports and exports builds.
+Python imports a package before any module in it. With ordinary imports in `abt_db/__init__.py`,
+`abt-db --help`, which is in `abt_db.tools`, would also import the engine, and `abt-db builds` every
+module that records, imports or exports builds.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from importlib import import_module
 
 
 def lazily(package: str, *modules: str) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return `__getattr__` and `__dir__` of a package (https://peps.python.org/pep-0562/) for the
-    names of its `__all__`: the first that is asked for imports these `modules`, which have them.
+    """Return `__getattr__` and `__dir__` for a package (https://peps.python.org/pep-0562/) whose
+    `__all__` names are defined in `modules`. The first use of such a name imports these modules.
 
-    Modules inside a package that has one import from each other, and not from the package.
+    Modules inside a lazy package must import from each other, not from the package.
     """
 
     def look_up(name: str) -> object:

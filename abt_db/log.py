@@ -1,10 +1,10 @@
-"""The library's logger, `LOG`. What an application does with a record can't stop the library.
+"""The library's logger, `LOG`. An error in the application's logging can't stop the library.
 
-Handlers and filters belong to the application, and may raise: their disk is full, their socket is
-closed. The library logs between two steps of which the second must follow the first, so an error of
-theirs is printed to standard error, as `logging` itself does with the errors that it catches
-(https://docs.python.org/3/library/logging.html#logging.Handler.handleError), and goes no further
-(invariant 31).
+Handlers and filters belong to the application and may raise, because their disk is full or their
+socket is closed. The library also logs between two steps of which the second must follow the first.
+So an error of a handler or filter is printed to standard error and not raised (invariant 31).
+`logging` does the same with the errors that it catches
+(https://docs.python.org/3/library/logging.html#logging.Handler.handleError).
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import traceback
 from contextlib import suppress
 
 _CALLER = 3
-"""Frames between a record and the line of the library that it names: `log`, `_log`, `warning`."""
+"""Stack frames from `logging` back to the line of the library that a record names: `log`, `_log`,
+`warning`."""
 
 
 class _Log:
@@ -27,11 +28,11 @@ class _Log:
         self._logger = logging.getLogger(name)
 
     def warning(self, message: str, *values: object) -> None:
-        """Log what the application may want to look at."""
+        """Log what an operator may want to look at."""
         self._log(logging.WARNING, message, values)
 
     def error(self, message: str, *values: object) -> None:
-        """Log what somebody has to look at."""
+        """Log what an operator has to look at."""
         self._log(logging.ERROR, message, values)
 
     def exception(self, message: str, *values: object) -> None:
@@ -48,7 +49,7 @@ class _Log:
 
 
 def _print_exception() -> None:
-    # A program without a console has no `sys.stderr`; one that was closed raises.
+    # Without a console `sys.stderr` is None; a closed one raises.
     with suppress(Exception):
         if sys.stderr is not None:
             traceback.print_exc(file=sys.stderr)

@@ -1,10 +1,11 @@
-"""Which tables a statement reads and writes, as SQLite says.
+"""Which tables a statement reads and writes, as SQLite's authorizer reports them.
 
-Its authorizer is asked about each table when a statement is prepared, those behind views and in
-triggers and cascades included (https://www.sqlite.org/c3ref/set_authorizer.html), and not when the
-statement runs from the cache. So what it was asked is remembered for each SQL text.
+When SQLite prepares a statement it calls the authorizer for each table, including tables behind
+views and in triggers and cascades (https://www.sqlite.org/c3ref/set_authorizer.html). It does not
+call the authorizer when the statement runs from the statement cache. So the calls are recorded for
+each SQL text.
 
-What it is never asked about, `watchable` knows.
+`abt_db.watch.dependencies` handles what SQLite never reports to the authorizer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from string import ascii_lowercase, ascii_uppercase
 MAX_TEXTS = 1_000
 
 ANYTHING = "\0"
-"""In place of a text: one of which nothing is known. (No statement can have it.)"""
+"""Stands for a text, or a table, of which nothing is known. (No statement can have this text.)"""
 
 _WRITES = frozenset({sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE})
 _READS = frozenset(
@@ -32,32 +33,33 @@ _FOLD = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
 def folded(name: str) -> str:
-    """Return a name so that those are equal which are the same to SQLite: it ignores the case of
-    ASCII letters, and of no others."""
+    """Return `name` with its ASCII letters in lower case, so that names that SQLite treats as the
+    same are equal. SQLite ignores the case of ASCII letters only."""
     return name.translate(_FOLD)
 
 
 class TablesUsed:
-    """What the authorizer was asked about one text."""
+    """What SQLite reported to the authorizer about one SQL text."""
 
     __slots__ = ("functions", "pragmas", "reads", "writes")
 
     def __init__(self) -> None:
         self.reads: set[str] = set()
-        """Tables, views and common table expressions, `folded`: where no column of a table is read,
-        as in ``SELECT count(*) FROM Projects``, SQLite gives its name as the statement has it."""
+        """Tables, views and common table expressions. The names are `folded`, because SQLite
+        reports a table of which no column is read (``SELECT count(*) FROM Projects``) in the
+        statement's spelling."""
         self.writes: set[str] = set()
-        """Tables, as the schema has them; `ANYTHING` where the schema may change as well."""
+        """Tables, spelled as in the schema; `ANYTHING` if the statement may change the schema."""
         self.functions: set[str] = set()
         self.pragmas: set[str] = set()
 
     def note(self, action: int, first: str | None, second: str | None) -> None:
-        """Take into stats one question."""
+        """Record one call of the authorizer."""
         if action == sqlite3.SQLITE_READ and first is not None:
             self.reads.add(folded(first))
         elif action in _WRITES and first is not None:
-            # A change of the schema has a code of its own, and this one without it comes from a
-            # virtual table that introduces itself to the connection.
+            # A change of the schema is reported with an action of its own. A write to the schema
+            # table without that action is a virtual table that declares itself to the connection.
             if first not in _SCHEMA:
                 self.writes.add(first)
         elif action == sqlite3.SQLITE_FUNCTION and second is not None:
@@ -69,12 +71,13 @@ class TablesUsed:
 
 
 class Tables:
-    """What is known of the statements of one connection.
+    """The tables used by the statements of one connection, by SQL text.
 
-    `expire` has SQLite prepare each of them anew at its next run. The memory is bounded, and what
-    was forgotten can't be learnt from a statement that is prepared: of that one, SQLite asks at
-    most about what a virtual table does by itself, and this would pass for all that it does. So
-    when the memory is full nothing more is noted, and all of it is forgotten at once, by both.
+    At most `MAX_TEXTS` texts are kept. One text can't be dropped alone: its statement may still be
+    prepared, and when a prepared statement runs, SQLite reports at most what a virtual table does
+    by itself, which would be mistaken for everything that the statement does. So when the limit
+    is reached no new text is recorded, and `make_room` then drops all texts and calls `expire`,
+    which makes SQLite prepare every statement anew at its next run.
     """
 
     __slots__ = ("_expire", "_full", "_known")
@@ -85,7 +88,7 @@ class Tables:
         self._expire = expire
 
     def note(self, text: str, action: int, first: str | None, second: str | None) -> None:
-        """Take into stats what the authorizer is asked while `text` is prepared."""
+        """Record what SQLite reports to the authorizer while it prepares `text`."""
         used = self._known.get(text)
         if used is None:
             if len(self._known) >= MAX_TEXTS:
@@ -95,18 +98,19 @@ class Tables:
         used.note(action, first, second)
 
     def make_room(self) -> None:
-        """Between two statements: see to it that what is run next will be known."""
+        """Make sure that the statement run next is recorded. Called between two statements."""
         if self._full:
             self._known.clear()
             self._full = False
             self._expire()
 
     def used_by(self, text: str) -> TablesUsed | None:
-        """Return what a statement uses; None: it is not known."""
+        """Return what a statement uses, or None if that is not known."""
         return self._known.get(text)
 
     def written_by(self, texts: Iterable[str]) -> frozenset[str] | None:
-        """Return the tables that statements write, as the schema has them; None: it may be any."""
+        """Return the tables that the statements write, spelled as in the schema; None: any table
+        may have been written."""
         written: set[str] = set()
         for text in texts:
             used = self._known.get(text)

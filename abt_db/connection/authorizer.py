@@ -1,7 +1,7 @@
 """What a caller's SQL may not do: settings, transaction control, other files, extensions; and what
-it may not ask of a connection that only reads.
+a read may not query.
 
-SQLite asks about each statement when it prepares it
+SQLite calls the authorizer when it prepares a statement
 (https://www.sqlite.org/c3ref/set_authorizer.html).
 """
 
@@ -22,16 +22,16 @@ GUARDED = frozenset(
     }
 )
 
-# Even without an argument these do something, and to the connection or the file as a whole.
+# Even without an argument these act on the whole connection or file.
 _ACTING_PRAGMAS = frozenset({"incremental_vacuum", "optimize", "shrink_memory", "wal_checkpoint"})
 
-# The last two change the file's header inside the transaction, as any other write does. What is not
-# in this list is a setting, and `Config` has those.
+# `application_id` and `user_version` change the file's header in the transaction, like any other
+# write. Every PRAGMA that is not in this list is a setting, which belongs in `Config`.
 _PERMITTED_PRAGMAS = TELLING_PRAGMAS | {"application_id", "user_version"}
 
 
 def denial(action: int, first: str | None, second: str | None) -> str | None:
-    """Say why a caller's SQL may not do this, or None when it may."""
+    """Return why a caller's SQL may not do this, or None if it may."""
     if action == sqlite3.SQLITE_FUNCTION:
         return "load_extension() is refused" if second == "load_extension" else None
     if action == sqlite3.SQLITE_PRAGMA:
@@ -46,11 +46,11 @@ def denial(action: int, first: str | None, second: str | None) -> str | None:
     return "transaction control is refused: use db.transaction() and tx.savepoint()"
 
 
-# -- what only the connection that writes can tell -------------------------------------------------
+# -- what only the writing connection can answer --------------------------------------------------
 
 _MAX_KEPT = 1_000
 
-_IN_A_WRITE = "ask in db.transaction() or in a function of db.write()"
+_IN_A_WRITE = "run it in db.transaction() or in a function of db.write()"
 _FUNCTIONS = {
     "last_insert_rowid": f"use Result.lastrowid or RETURNING, or {_IN_A_WRITE}",
     "changes": f"use Result.rowcount, or {_IN_A_WRITE}",
@@ -69,58 +69,60 @@ _DROPS_TEMPORARY = frozenset({sqlite3.SQLITE_DROP_TEMP_TABLE, sqlite3.SQLITE_DRO
 
 
 class WriterOnly:
-    """What a read may not ask of one connection, for the answer would be of that connection alone:
-    of what it wrote, of its settings, of its temporary tables.
+    """What a read may not query, because the answer depends on the connection: its last write, its
+    settings, its temporary tables.
 
-    A reader, which has written nothing, would give a wrong answer and no error. In memory one
-    connection serves reads and writes, and refuses the same to a read. What is in its statement
-    cache SQLite does not ask about again, so the texts that a write has prepared are remembered.
+    A reader has written nothing, so it would return a wrong answer and no error. A database in
+    memory has one connection for reads and writes; there a read is refused the same things. SQLite
+    does not call the authorizer for a statement from its cache, so the texts that a write has
+    prepared are remembered.
     """
 
     __slots__ = ("_temporary", "reasons")
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
-        """Why a read may not run it, by the text that a write has prepared."""
+        """For each such text that a write has prepared: why a read may not run it."""
         self._temporary: set[str] = set()
 
     def why(
         self, text: str, action: int, first: str | None, second: str | None, database: str | None
     ) -> str | None:
-        """Say why a read may not do this, or None when it may: what the authorizer is asked while
-        SQLite prepares or runs `text`."""
+        """Return why a read may not do what SQLite reports to the authorizer while it prepares or
+        runs `text`, or None if it may."""
         name = (first or "").lower()
         if action == sqlite3.SQLITE_FUNCTION:
             if second in _FUNCTIONS:
-                return f"{second}() tells of the connection that wrote; {_FUNCTIONS[second]}"
+                return f"{second}() depends on the connection that wrote; {_FUNCTIONS[second]}"
         elif action == sqlite3.SQLITE_PRAGMA:
-            # FTS5 asks for the data_version as well, for itself, while a search runs.
+            # FTS5 itself runs PRAGMA data_version during a search, which is not the caller's.
             if name in _PRAGMAS and text[:6].upper() == "PRAGMA":
-                return f"PRAGMA {name} tells of one connection alone; {_PRAGMAS[name]}"
+                return f"PRAGMA {name} answers for one connection only; {_PRAGMAS[name]}"
         elif action == sqlite3.SQLITE_READ and name in _TABLES:
-            return f"{name} is another one on each connection; {_TABLES[name]}"
-        # Of a table of which no column is read, as in count(*), the database is not told.
+            return f"{name} differs between connections; {_TABLES[name]}"
+        # If no column of a table is read, as in count(*), SQLite does not report its database.
         if database == "temp" or (
             database is None and action == sqlite3.SQLITE_READ and name in self._temporary
         ):
-            return f"what is temporary is on the connection that writes alone; {_IN_A_WRITE}"
+            return f"temporary tables and views exist only where they were made; {_IN_A_WRITE}"
         return None
 
     def note(self, text: str, reason: str) -> None:
-        """Remember why a read may not run a text that a write is preparing."""
+        """Remember why a read may not run a text that a write has SQLite prepare."""
         if len(self.reasons) < _MAX_KEPT:
             self.reasons[text] = reason
 
     def note_temporary(self, action: int, name: str | None) -> None:
-        """Keep the names of temporary tables and views, as a write makes and drops them."""
+        """Keep track of the names of temporary tables and views, as a write creates and drops
+        them."""
         if action in _MAKES_TEMPORARY and len(self._temporary) < _MAX_KEPT:
             self._temporary.add((name or "").lower())
         elif action in _DROPS_TEMPORARY:
             self._temporary.discard((name or "").lower())
 
     def forget_if_full(self) -> bool:
-        """If no further text can be remembered, forget them all and return True: whatever has been
-        prepared has to be prepared anew then."""
+        """If no further text can be remembered, forget all texts and return True. The caller must
+        then make SQLite prepare every statement anew."""
         full = len(self.reasons) >= _MAX_KEPT
         if full:
             self.reasons.clear()

@@ -1,4 +1,4 @@
-"""Waiting for another process's lock: in the event loop, where it can be cancelled, and not in
+"""Wait for another process's lock in the event loop, where the wait can be cancelled, and not in
 SQLite's own busy timeout, which nothing can stop.
 """
 
@@ -17,14 +17,14 @@ from .deadline import Deadline
 T = TypeVar("T")
 
 SQLITE_BUSY_TIMEOUT = 0.01
-"""Seconds that SQLite itself waits for a lock. Nothing can stop it while it waits, so it is kept
-short, and a longer wait is made of tries from the event loop. It also looks for the lock less and
-less often, 50 ms apart after a while, and would miss it whenever its holder takes it again at once:
-of eight processes, some never had a turn."""
+"""Seconds that SQLite itself waits for a lock. Nothing can stop this wait, so it is short, and a
+longer wait consists of repeated tries from the event loop. There is a second reason: during a long
+wait SQLite tries less and less often, in the end every 50 ms, and misses the lock if its holder
+releases it and takes it again at once. Of eight processes, some never got the lock."""
 
 LONGEST_PAUSE = 0.01
-"""Between two tries, in seconds; for as long a holder may leave the lock free to others, see
-`EngineSession.begin`."""
+"""Seconds between two tries, at most. For up to as long a writer leaves the lock free for other
+processes, see `EngineSession.begin`."""
 
 
 def _another() -> str:
@@ -38,11 +38,11 @@ async def while_busy(
     kind: type[BusyError] = BusyError,
     who: Callable[[], str] = _another,
 ) -> T:
-    """Try again for as long as another process's lock is in the way, until `limit` has passed.
+    """Run `attempt` again while another process holds the lock, until `limit` has passed.
 
-    Only errors of `kind` are met with another try. The waiting is done in the event loop, so it
-    can be cancelled, which SQLite's own busy timeout can't. Raises the last `BusyError`, in which
-    `who` says who holds the lock.
+    Only errors of class `kind` lead to another try. The wait takes place in the event loop, so it
+    can be cancelled, which SQLite's own busy timeout can't. When `limit` has passed, raises the
+    last `BusyError` with the holder of the lock, as `who` returns it, in its message.
     """
     began = monotonic()
     pauses = backoff()
@@ -56,17 +56,17 @@ async def while_busy(
 
 
 def backoff() -> Iterator[float]:
-    """Yield how many seconds to wait before each further try for another process's lock."""
+    """Yield the seconds to wait before each further try for another process's lock."""
     pause = 0.001
     while True:
-        # Jitter, or processes that began to wait together would go on colliding.
+        # With jitter, because processes that began to wait together would keep colliding.
         yield pause * (0.5 + random.random())
         pause = min(pause * 2, LONGEST_PAUSE)
 
 
 def gave_up(error: BusyError, seconds: float, who: str) -> BusyError:
-    """Return what is told to who has met `error` for so many seconds, and could not have the lock:
-    `who` says why."""
+    """Return the error for a caller that could not get the lock within `seconds`. `error` is the
+    last one that SQLite raised, `who` the sentence that says who holds the lock."""
     told = BusyError(
         f"{who}; gave up after {seconds:.1f} s ({error})",
         query=error.query,

@@ -1,9 +1,10 @@
-"""Time limits and cancellation: how the statement that is running is stopped, and only that one.
+"""Time limits and cancellation: stop the running statement, and no other.
 
-SQLite calls a *progress handler* every so many steps of its virtual machine, and a true answer
-stops the statement (https://www.sqlite.org/c3ref/progress_handler.html). Each call brings a
-`Deadline` of its own and the handler asks that of the call that runs at this moment, so a stop that
-comes late finds nobody: it can't hit the next call's statement as `interrupt()` can (invariant 24).
+SQLite calls a *progress handler* every so many steps of its virtual machine, and stops the
+statement if the handler returns true (https://www.sqlite.org/c3ref/progress_handler.html). Each
+call has a `Deadline` of its own, and the handler checks the deadline of the call that is running.
+So a stop that comes too late has no effect. It can't stop the statement of the next call, as
+`interrupt()` can (invariant 24).
 """
 
 from __future__ import annotations
@@ -18,36 +19,39 @@ from abt_db.errors import AbtDbError, CommitUnknownError, StatementTimeoutError
 T = TypeVar("T")
 
 GRACE = 0.05
-"""Seconds behind its limit in which a statement that can be stopped is stopped. Its caller is freed
-after that: the statement is inside one long step of SQLite's virtual machine (a sort, a function of
-a large value), and sees its deadline at the end of that step."""
+"""Seconds after its time limit within which a statement that can be stopped has been stopped. If it
+still runs after that, it is inside one long step of SQLite's virtual machine (a sort, a function of
+a large value) and checks its deadline only when that step ends. So the caller gets its error then
+and no longer waits."""
 
 COMMIT_GRACE = 1.0
-"""Seconds more in which a COMMIT that is under way can end. Nothing stops it, and what has become
-of it is worth that wait to its caller. (The same for one that looks who holds the lock.)"""
+"""Further seconds that a caller waits if its COMMIT is running at the time limit. Nothing can stop
+a COMMIT, and its outcome is worth that wait to the caller. (A caller whose error is to name the
+holder of a lock also waits that long for the name.)"""
 
 
 class Deadline:
-    """The end of the time that a call has, and a flag to end it at once.
+    """The time limit of a call, and a flag to stop the call at once.
 
-    Made and cancelled in the event loop, asked on the connection's thread. All fields are plain
-    values that are only ever replaced whole, so no lock is needed.
+    Made and cancelled in the event loop, checked on the connection's thread. All fields are plain
+    values that are only ever replaced as a whole, so no lock is needed.
     """
 
     __slots__ = ("at", "cancelled", "committing", "given_up")
 
     def __init__(self, at: float | None = None) -> None:
         self.at = at
-        """The moment on the clock of `time.monotonic()`; None: no limit."""
+        """The limit on the clock of `time.monotonic()`; None: no limit."""
         self.cancelled = False
         self.given_up: AbtDbError | None = None
-        """What the caller was freed with before the call ended: nothing of it may be committed."""
+        """The error that the caller got before the call ended. If it is set when the call comes to
+        its COMMIT, nothing of the call may be committed."""
         self.committing = False
-        """Whether the call has come to its COMMIT, which nothing stops."""
+        """Whether the call has reached its COMMIT, which nothing can stop."""
 
     @classmethod
     def after(cls, seconds: float | None) -> Deadline:
-        """A deadline that many seconds from now; None: no limit."""
+        """Return a deadline `seconds` from now; None: no limit."""
         return cls(None if seconds is None else monotonic() + seconds)
 
     def limited(self, seconds: float | None) -> None:
@@ -58,14 +62,15 @@ class Deadline:
                 self.at = at
 
     def cancel(self) -> None:
-        """Stop the call: it never starts, or its statement ends at its next step."""
+        """Stop the call: it never starts, or SQLite stops its statement at the next check."""
         self.cancelled = True
 
     def give_up(self, what: str) -> AbtDbError:
-        """Note, in the event loop, that the caller waits no longer; return what it is told of
-        `what` it was waiting for."""
-        # Each side sets its own mark before it reads that of the other, so at least one of them
-        # sees both: a COMMIT that the caller is not told of never begins.
+        """Note, in the event loop, that the caller no longer waits, and return the error that it
+        gets. `what` names the call in the message."""
+        # Loop and thread each set their own flag (`given_up`, `committing`) before they read the
+        # other's, so at least one of them sees both. If this one does not see `committing`, then
+        # `may_commit` sees `given_up`: a COMMIT that the error does not mention never begins.
         self.given_up = StatementTimeoutError(f"{what} was stopped at its time limit")
         if self.committing:
             self.given_up = CommitUnknownError(
@@ -74,7 +79,8 @@ class Deadline:
         return self.given_up
 
     def may_commit(self) -> bool:
-        """Note, on the connection's thread, that a COMMIT comes next; False if it must not."""
+        """Note, on the connection's thread, that COMMIT comes next; return False if it must not
+        run."""
         self.committing = True
         return self.given_up is None
 
@@ -83,18 +89,19 @@ class Deadline:
         return self.cancelled or (self.at is not None and monotonic() >= self.at)
 
     def remaining(self) -> float | None:
-        """Seconds that are left, never negative; None: no limit."""
+        """Return the seconds that are left, never negative; None: no limit."""
         return None if self.at is None else max(0.0, self.at - monotonic())
 
 
 NEVER = Deadline()
-"""That of work which must not be stopped; nobody cancels it."""
+"""The deadline of work that must not be stopped. It has no limit and is never cancelled."""
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end, however often the caller is cancelled meanwhile (invariant 11).
 
-    A cancellation is passed on after the end, in place of the result or the error of `work`.
+    If the caller was cancelled, raises `CancelledError` after that end, in place of the result or
+    the error of `work`.
     """
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
@@ -105,6 +112,6 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
             cancelled = error
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # looked at, so that asyncio does not report it as forgotten
+            task.exception()  # retrieved, so that asyncio does not log it as never retrieved
         raise cancelled
     return task.result()

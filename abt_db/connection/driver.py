@@ -1,10 +1,10 @@
 """One connection: an aiosqlite connection, configured, that runs a whole call in one thread hop.
 
-aiosqlite hands each call to the connection's own thread and back, which costs far more than most
-statements. So a call here is a *function* that runs on that thread from start to end. Only public
-API is needed for it: `connect(factory=…)` gives our own subclass of `sqlite3.Connection`, and
-`execute_fetchall(call)` calls its `execute(call)` on the thread, where `call` is a `str` (so a
-valid `sql`) that carries the function.
+aiosqlite passes each operation to the connection's own thread and its result back, which costs far
+more than most statements. So a call here is a *function* that runs on that thread from start to
+end. This needs only public API: `connect(factory=…)` makes aiosqlite use our own subclass of
+`sqlite3.Connection`, and `execute_fetchall(call)` calls its `execute(call)` on the thread, where
+`call` is a `str` (so a valid `sql`) that carries the function.
 
 This is the only module that imports aiosqlite.
 """
@@ -57,14 +57,14 @@ from .transaction import EngineSession
 T = TypeVar("T")
 
 LOOK = 0.05
-"""Seconds between two looks whether a thread that is to answer is still there."""
+"""Seconds between two checks whether the thread that has to answer is still alive."""
 
 Connect = Callable[..., aiosqlite.Connection]
-"""What opens the driver's connection; `aiosqlite.connect`, or a test's in its place."""
+"""The function that opens the driver's connection: `aiosqlite.connect`, or one of a test."""
 
 
 class _Call(str):
-    """A function in the clothes of an SQL text. Runs once."""
+    """A function that is passed to the driver as an SQL text. Runs once."""
 
     __slots__ = ("function",)
 
@@ -81,9 +81,9 @@ _NO_ROWS = _NoRows()
 
 
 class _Driver(sqlite3.Connection):
-    """`sqlite3.Connection`, where `execute(call)` runs the call's function.
+    """A `sqlite3.Connection` whose `execute(call)` runs the call's function.
 
-    Each `Connection` has a subclass of its own, which knows it.
+    Each `Connection` makes a subclass of its own, whose `owner` is that `Connection`.
     """
 
     owner: Connection
@@ -94,7 +94,7 @@ class _Driver(sqlite3.Connection):
 
     @cached_property
     def session(self) -> EngineSession:
-        """Made on the connection's thread, when it is first needed there."""
+        """The session, made on the connection's thread when it is first used."""
         owner = self.owner
         return EngineSession(
             self,
@@ -108,7 +108,7 @@ class _Driver(sqlite3.Connection):
     def close(self) -> None:
         if self.owner.identity is not None:
             self.owner.identity.closing(self.owner)
-        # The driver ends its thread behind this, and only where it raises nothing.
+        # The driver ends its thread after this call, but only if it raises nothing.
         with suppress(sqlite3.Error):
             if "session" in vars(self):
                 self.session.end()
@@ -118,34 +118,34 @@ class _Driver(sqlite3.Connection):
     def execute(self, sql: str, parameters: Any = (), /) -> Any:
         if type(sql) is not _Call:
             return super().execute(sql, parameters)
-        # Taken out, so that the thread, which keeps its last call until the next one, does not
-        # keep the function and all that it knows.
+        # The thread keeps a reference to its last call until the next one. The function is taken
+        # out of the call, so that the objects which the function refers to are not kept alive.
         function, sql.function = sql.function, None
         assert function is not None
         session = self.session
         try:
             function(session)
         finally:
-            session.deadline = NEVER  # that of a call knows its result
+            session.deadline = NEVER  # a call's deadline keeps the call's result alive
             session.examine()
             self.owner.ended(session)
             if self.owner.orphaned:
-                # The driver's thread dies, loudly, of telling a closed loop of the end; there would
-                # be nobody left to close the file, and to let go of its locks.
+                # The driver's thread is about to report to a closed loop, which raises and ends
+                # the thread. After that nothing could close the file and release its locks.
                 self.close()
         return _NO_ROWS
 
 
 class RaisedError(Exception):
-    """Carries what a function raised that is no `Exception`, a CancelledError for one: so that
-    nobody takes it for one of the task that waits."""
+    """Carries what a function raised that is no `Exception`, for instance a `CancelledError`, so
+    that it is not mistaken for a cancellation of the waiting task."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
 
 
 class Connection:
-    """A connection that is open and configured, for one call at a time."""
+    """An open and configured connection, which runs one call at a time."""
 
     __slots__ = (
         "_abandoned",
@@ -169,13 +169,13 @@ class Connection:
     ) -> None:
         self._aio = aio
         self.thread: threading.Thread | None = None
-        """The driver's."""
-        self._begun = 0  # calls handed to the thread: counted by the loop
-        self._ended = 0  # calls that it is done with: counted by the thread, as is _settled
+        """The driver's thread."""
+        self._begun = 0  # calls passed to the thread; written by the event loop
+        self._ended = 0  # calls that have ended; written by the thread, like _settled
         self._settled = True
         self._abandoned = False
-        # The tasks that wait for the thread. There may be two: one that is to be freed, and the
-        # lane's, which cleans up behind it.
+        # The tasks that wait for the thread. There may be two: one whose call overruns its limit,
+        # and the slot's task, which cleans up after that call.
         self._waiting: dict[Deadline, asyncio.Task[Any]] = {}
         self._loop = asyncio.get_running_loop()
         self.config = config
@@ -197,13 +197,12 @@ class Connection:
         limit: Deadline,
         identity: FileIdentity | None = None,
     ) -> Connection:
-        """Open the file `path` (or `MEMORY`) and set everything that `config` says.
+        """Open the file `path` (or `MEMORY`) and configure the connection as `config` says.
 
-        Must not be cancelled: the driver would leak the file descriptor. (Lanes open their
-        connections in tasks of their own, which callers can't cancel; to cancel `limit` ends the
-        waiting for another process's lock.) Raises `CantOpenError`,
-        `CorruptError`, `BusyError` or another `QueryError`, having closed what it had opened
-        (invariant 22).
+        Must not be cancelled, or the driver would leak the file descriptor. (Lanes open their
+        connections in tasks of their own, which callers can't cancel. Cancelling `limit` ends the
+        wait for another process's lock.) Raises `CantOpenError`, `CorruptError`, `BusyError` or
+        another `QueryError`, after closing what it had opened (invariant 22).
         """
         if identity is not None:
             identity.require()
@@ -247,8 +246,8 @@ class Connection:
             if self.role == "follower" and not config.immutable:
                 require_let_go(session, path)
 
-        # The first switch to WAL ignores the busy timeout when several processes start at once,
-        # and a database in recovery is busy for everyone.
+        # SQLite ignores its busy timeout in the first switch to WAL when several processes start at
+        # once, and a database in recovery is busy for every connection.
         limit.limited(config.busy_timeout)
         who = partial(who_holds, path)
         try:
@@ -273,11 +272,11 @@ class Connection:
     ) -> T:
         """Run `function` on the connection's thread, in one hop, and return what it returns.
 
-        If the caller is cancelled, the function goes on until its statement sees that the
-        deadline was cancelled; whatever is run next waits for that. Where the deadline passes and
-        the function does not end, the caller is freed with an error of `what` was to be done, and
-        a transaction that the function has written to is undone. What the function raises that is
-        no `Exception` comes as a `RaisedError`.
+        If the caller is cancelled, the function goes on until the progress handler sees that the
+        deadline was cancelled; the next call on this connection waits for that. If the deadline
+        has passed and the function still runs, the caller gets an error that names `what`, and a
+        transaction in which the function has written is rolled back. If the function raises what is
+        no `Exception`, it is raised as a `RaisedError`.
         """
         if not self.alive:
             raise LostError(f"the thread of the {self.name} has died")
@@ -286,10 +285,10 @@ class Connection:
 
         def call(session: EngineSession) -> None:
             session.deadline = deadline
-            # Everything is caught here and raised again in the loop: a StopIteration, for one,
-            # can't be set on the driver's future and would leave the caller waiting for ever.
+            # Everything is caught here and raised again in the loop. A StopIteration, for
+            # instance, can't be set on the driver's future: the caller would wait for ever.
             try:
-                # What was cancelled before it started never runs.
+                # A call that was cancelled before it started never runs.
                 if not deadline.cancelled:
                     before = session.changes
                     result.append(function(session))
@@ -321,8 +320,9 @@ class Connection:
     async def hop(self, function: Callable[[EngineSession], None], deadline: Deadline) -> None:
         """Run `function` on the connection's thread, if that is alive.
 
-        It is run to its end, whatever becomes of the caller. It should raise nothing. A caller that
-        is freed before that end (`free`, `look_after`) gets the error of its deadline.
+        `function` runs to its end, whatever happens to the caller, and should raise nothing. If
+        `free` or `look_after` ends the caller's wait before that, the caller gets the error that is
+        in its deadline.
         """
         call = _Call()
         call.function = function
@@ -334,13 +334,14 @@ class Connection:
         try:
             await self._aio.execute_fetchall(call)
         except ValueError:
-            # The driver's: what the function raises does not come this way.
-            raise LostError(f"the {self.name} was closed by somebody else") from None
+            # Raised by the driver; an error of the function is not raised here, see `run`.
+            raise LostError(f"the {self.name} was closed by other code") from None
         except asyncio.CancelledError:
-            # By us, by others, or by both: then it is passed on, as `asyncio.timeout` does.
+            # The task was cancelled by `free`, by other code, or by both. If other code did so, the
+            # cancellation is passed on, as `asyncio.timeout` does.
             if deadline.given_up is None or waiter.uncancel() > cancels:
                 raise
-            # What has ended at that very moment counts.
+            # A call that has ended at that very moment counts as ended.
             if self._ended < number:
                 raise deadline.given_up from None
         finally:
@@ -349,42 +350,44 @@ class Connection:
             self.stats.tell()
 
     def free_late(self, deadline: Deadline, what: str) -> None:
-        """As `free`; a COMMIT that is under way has some time more."""
+        """Do as `free` does, but if a COMMIT is under way, after `COMMIT_GRACE` more seconds."""
         if deadline.committing:
             self._loop.call_later(COMMIT_GRACE, self.free, deadline, what)
         else:
             self.free(deadline, what)
 
     def free(self, deadline: Deadline, what: str) -> None:
-        """Free the task whose call goes on beyond its deadline; `what` it was to do. The thread
-        goes on with it until it sees that nobody waits."""
+        """End the wait of a task whose call still runs after its deadline: the task gets an error
+        that names `what`. The thread goes on with the call until its statement ends or is
+        stopped."""
         task = self._waiting.get(deadline)
         if task is not None and deadline.given_up is None:
             deadline.give_up(what)
             task.cancel()
 
     def ended(self, session: EngineSession) -> None:
-        """Note, on the thread, that it has done what it was given."""
+        """Note, on the thread, that a call has ended."""
         self._settled = session.settled
         self._ended += 1
 
     @property
     def orphaned(self) -> bool:
-        """Whether the event loop that it belongs to was closed. May be asked by any thread."""
+        """Whether the event loop of this connection was closed. May be read from any thread."""
         return self._loop.is_closed()
 
     @property
     def settled(self) -> bool:
-        """Whether nothing runs and nothing was left open, so that it can serve again as it is."""
+        """Whether no call runs and nothing was left open, so that the connection can serve the next
+        caller without `reset`."""
         return self._begun == self._ended and self._settled
 
     @property
     def in_transaction(self) -> bool:
-        """Whether SQLite has a transaction open. May be asked by any thread."""
+        """Whether SQLite has a transaction open. May be read from any thread."""
         try:
             return self._aio.in_transaction
         except (ValueError, sqlite3.Error):
-            return False  # it is closed, or not open yet
+            return False  # the connection is closed, or not open yet
 
     async def reset(self) -> None:
         """Make the connection fit for the next caller: no open cursor, no transaction."""
@@ -392,40 +395,42 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether there is still a thread to do the work."""
+        """Whether the connection's thread lives, or has not been started yet."""
         return self.thread is None or self.thread.is_alive()
 
     def look_after(self) -> None:
-        """Free the task that waits for a thread that has died: it would never answer."""
+        """If the thread has died, raise `LostError` in the tasks that wait for it: it would never
+        answer."""
         if self._waiting and not self.alive:
             for deadline, task in self._waiting.items():
                 if deadline.given_up is None:
                     deadline.given_up = LostError(
-                        f"the thread of the {self.name} died while it was at work"
+                        f"the thread of the {self.name} died while it ran a call"
                     )
                     task.cancel()
 
     async def close(self) -> None:
-        """Close the connection and end its thread; what is running there is waited for."""
-        # Not the driver's `close`: it hands the thread a second call after the one that ends it,
-        # and waits for both, for ever where somebody else has had the thread ended (fault 83).
+        """Close the connection and end its thread, after the call that is running there."""
+        # Not the driver's `close`: it passes the thread a second call after the one that ends it,
+        # and waits for both. If other code has ended the thread before, it waits for ever (fault
+        # 83).
         ended = self._aio.stop()
         alive = True
         while ended is not None and not ended.done() and alive:
-            # Asked before the wait: the last answer of a thread comes before its end.
+            # Read before the wait, because a thread sends its last answer before it ends.
             alive = self.alive
             await asyncio.wait([ended], timeout=LOOK)
         self._join()
 
     def _join(self) -> None:
-        """Wait for the thread, whose last word was that it ends: for microseconds."""
+        """Wait until the thread has ended. It has announced its end, so this takes microseconds."""
         if self.thread is not None:
             self.thread.join(timeout=1.0)
 
     def abandon(self) -> None:
-        """Have the thread close the connection and end, without an event loop to wait in."""
+        """Make the thread close the connection and end, without waiting in an event loop."""
         if self._abandoned:
-            return  # also at the end of the interpreter, when little is left to work with
+            return  # it may be called again while the interpreter shuts down
         self._abandoned = True
         try:
             asyncio.get_running_loop()
@@ -433,21 +438,22 @@ class Connection:
             _forget_closed_loop()
             self._aio.stop()
         else:
-            # The driver makes a future of the loop that runs, which may be closed by the time that
-            # its thread tells it of the end. In another thread there is none.
+            # The driver would make a future of the running loop, which may be closed before the
+            # driver's thread reports its end. Another thread has no running loop.
             stopping = threading.Thread(target=self._aio.stop, daemon=True)
             try:
                 stopping.start()
-            except RuntimeError:  # there are no more threads
+            except RuntimeError:  # no further thread can be started
                 self._aio.stop()
             else:
                 stopping.join()
 
 
 def _forget_closed_loop() -> None:
-    """Let this thread have no event loop if the one that it had is closed.
+    """Remove this thread's event loop if that is closed.
 
-    The driver would make a future of it, and its thread die, loudly, of telling it of the end.
+    The driver would otherwise make a future of the closed loop, and its thread would end with a
+    traceback when it sets the future's result.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "there is no current event loop"
@@ -472,10 +478,11 @@ def _no_thread(path: str, error: RuntimeError) -> CantOpenError:
 def _daemonic(
     connect: Connect, path: str, config: Config, role: Role, driver: type[_Driver]
 ) -> aiosqlite.Connection:
-    """Make the driver's connection with a daemon thread.
+    """Make the driver's connection, with a daemon thread.
 
-    The driver's thread is not a daemon, so a database that is never closed would keep the
-    interpreter from exiting. A thread inherits the flag from the thread that makes it.
+    By itself the driver makes a thread that is no daemon, so a database that is never closed would
+    keep the interpreter from exiting. A thread inherits the flag from the thread that makes it, so
+    the connection is made in a daemon thread.
     """
     made: Future[aiosqlite.Connection] = Future()
 

@@ -1,7 +1,6 @@
-"""The locks on a file's bytes, by which SQLite's connections keep out of each other's way, as Linux
-lists them.
+"""The locks on a file's byte ranges that SQLite's connections take, as Linux lists them.
 
-The file is only asked for by name: to open and close it here would drop the locks that SQLite holds
+The file is only looked up by name. To open and close it here would drop the locks that SQLite holds
 on it in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
 """
 
@@ -20,24 +19,25 @@ READ_MARKS = range(123, 128)
 
 
 class FileLock(NamedTuple):
-    """A lock that a process holds; the kernel joins those of a process that lie side by side."""
+    """A lock that a process holds; the kernel merges adjacent locks of one process."""
 
     pid: int
     exclusive: bool
     first: int
     behind: float
-    """The byte behind its last one."""
+    """The byte after its last one."""
 
     def meets(self, bytes: range) -> bool:
-        """Whether it is on one of these bytes."""
+        """Whether the lock covers one of these bytes."""
         return self.first < bytes.stop and self.behind > bytes.start
 
 
 def locks_on(file: str) -> list[FileLock] | None:
     """Return the locks that processes hold on a file at this moment.
 
-    Those of another container are missing, and all where there is no such file. None where nobody
-    can tell, as on another system than Linux. Raises nothing.
+    Locks held by processes in another container are missing. A file that does not exist has no
+    locks. Returns None where the system has no list of locks that can be read, as on systems other
+    than Linux. Raises nothing.
     """
     try:
         status = Path(file).stat()
@@ -53,11 +53,11 @@ def locks_on(file: str) -> list[FileLock] | None:
 
 def _found(lines: Iterable[str], place: str) -> Iterator[FileLock]:
     for line in lines:
-        # "3: POSIX  ADVISORY  WRITE 13238 fe:00:2498684 120 120"; "EOF" may be the last byte. Who
-        # waits for a lock has an arrow in front.
+        # "3: POSIX  ADVISORY  WRITE 13238 fe:00:2498684 120 120"; the last byte may be "EOF". The
+        # line of a process that waits for a lock has an arrow in front, and does not match.
         match line.split():
             case [_, "POSIX", _, kind, pid, where, first, last] if where == place:
-                # Of a process in a container of its own the number is not to be seen.
+                # A process whose pid is not visible in this container is listed as 0.
                 if int(pid) > 0:
                     behind = float("inf") if last == "EOF" else int(last) + 1
                     yield FileLock(int(pid), kind == "WRITE", int(first), behind)

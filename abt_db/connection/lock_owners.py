@@ -1,6 +1,8 @@
-"""Who holds a connection, or the write lock of a file: for errors, warnings and statistics.
+"""Which task holds a connection, and which process a file's write lock: for errors, warnings and
+statistics.
 
-All of it is asked when somebody has waited too long, or wants to know; never while all goes well.
+All of this is looked up only when a call has waited too long or statistics are read, and never
+while calls are served in time.
 """
 
 from __future__ import annotations
@@ -16,46 +18,47 @@ from .file_locks import WRITE_LOCK, locks_on
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What somebody is doing with a connection at this moment."""
+    """What a task is doing with the connection that it holds."""
 
     label: str
     task: str | None
-    """The name of the task that it belongs to."""
+    """The name of the task that holds the connection."""
     age: float
-    """Since when, in seconds."""
+    """How long the task has held it, in seconds."""
     statements: int
-    """How many have run in it."""
+    """The number of statements that have run since."""
     state: Literal["idle", "running", "waiting"]
     """Waiting: for a lock on the file that another connection has."""
     query: str | None
-    """The query, or the function, that is running."""
+    """The name of the query, or of the function, that is running."""
 
     def __str__(self) -> str:
         return f"{self.label} of task {self.task or '?'!r}"
 
 
 Writing = Callable[[], Holding | None]
-"""Who is in a write transaction, of the connections of one `Database`."""
+"""Returns which task of one `Database` is in a write transaction, or None if no task is."""
 
-# The writers of this process. A fork inherits them, and in the child they mean nothing.
+# The writers of this process, each with its pid: a forked child inherits them, but holds no lock.
 _writers: dict[Writing, tuple[int, str]] = {}
 
 
 def enlist(path: str, writing: Writing) -> None:
-    """Have `writing` asked by those who meet a lock on the file `path`, until `strike_off`."""
+    """Register `writing` as a possible holder of the lock on the file `path`, until
+    `strike_off`. `who_holds` calls it."""
     _writers[writing] = os.getpid(), path
 
 
 def strike_off(writing: Writing) -> None:
-    """Undo `enlist`; does nothing if that has been done."""
+    """Undo `enlist`; does nothing if that was undone before."""
     _writers.pop(writing, None)
 
 
 def who_holds(path: str) -> str:
-    """Say who holds the write lock of a database file, as far as that can be told.
+    """Return a sentence that says who holds the write lock of a database file, as far as is known.
 
-    Whoever it is in this process is named; of other processes the system tells the number, on Linux
-    and where it shows them. Raises nothing. From any thread.
+    A transaction in this process is named by its label and task. Another process is named by its
+    pid, on Linux and where the system shows it. Raises nothing. May be called from any thread.
     """
     here = os.getpid()
     for writing, (process, other) in _writers.copy().items():
@@ -65,7 +68,7 @@ def who_holds(path: str) -> str:
     if others := sorted(processes - {here}):
         return f"another process holds the lock (pid {', '.join(map(str, others))})"
     if processes:
-        return "another connection of this process, of no open Database, holds the lock"
+        return "another connection of this process, outside every open Database, holds the lock"
     return "another process holds the lock"
 
 
@@ -81,7 +84,8 @@ _WITHOUT_LOG = range(0x40000000, 0x40000003)
 
 
 def _lockers(path: str) -> set[int]:
-    """The processes that hold the write lock of a file; empty where the system does not tell."""
+    """Return the pids of the processes that hold the write lock of a file; empty where the system
+    does not list them."""
     path = os.path.realpath(path)
     return {
         lock.pid

@@ -1,12 +1,12 @@
-"""What can be done with a connection, synchronously, on the connection's own thread.
+"""The verbs of a connection, synchronous, on the connection's own thread.
 
-`Verbs` is what every call of `Database`, `Transaction` and `Snapshot` comes down to: one call into
-the connection's thread that binds, executes, fetches and maps from start to end. It is the only
-place where statements meet SQLite; errors leave it translated and with the query's name.
+Every call of `Database`, `Transaction` and `Snapshot` ends in a method of `Verbs`, which binds,
+executes, fetches and maps in one call on the connection's thread. Callers' statements reach SQLite
+only here. Errors leave this module translated and with the query's name.
 
-A `Session` is what `db.read(fn)` and `db.write(fn)` hand to `fn`: the same verbs, for as long as
-`fn` runs. What `fn` leaves behind, a generator for one, may run again at any time, when Python
-collects it: by then the connection may be in the transaction of another caller (invariant 32).
+`db.read(fn)` and `db.write(fn)` pass a `Session` to `fn`: the same verbs, usable only while `fn`
+runs. An object that `fn` leaves behind, for instance a generator, may run again whenever Python
+collects it. By then the connection may be in the transaction of another caller (invariant 32).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from .stats import ConnectionStats
 T = TypeVar("T")
 P = ParamSpec("P")
 
-# sqlite3 raises its own, but where it can't decode what SQLite says, of a damaged schema.
+# sqlite3 raises UnicodeDecodeError if it can't decode a text of SQLite's, from a damaged schema.
 _Failure = sqlite3.Error | UnicodeDecodeError
 
 _AT_FAULT = frozenset(
@@ -54,20 +54,26 @@ _AT_FAULT = frozenset(
 )
 
 PROGRESS_STEPS = 10_000
-"""Virtual machine steps between two looks at the deadline: some hundred microseconds. Each look
-takes Python's global lock, for which two scans at the same time would have to wait."""
+"""Virtual machine steps between two checks of the deadline: some hundred microseconds. Each check
+takes Python's global lock, so statements that run at the same time would wait for each other if
+checks were more frequent."""
 
 CHUNK = 200
-"""Rows that are fetched and mapped at a time: what they were made of is in the cache still."""
+"""Rows that are fetched and mapped at a time: so few that they are still in the processor's cache
+when they are mapped."""
 
 FEW, MANY, PIECE = 8, 256, 0.05
-"""Rows that `execute_many` takes, binds and writes at a time: as many as take so many seconds, for
-they may be slow to come, or large, and then it looks at its deadline."""
+"""Rows that `execute_many` takes, binds and writes at a time: from `FEW` to `MANY`, as many as take
+about `PIECE` seconds. It checks its deadline between pieces, and a large row, or a slow source of
+rows, must not delay that check."""
 
-# Whether it makes a difference to a table if its rows share a statement. SQLite looks at foreign
-# keys when one ends, so a row can make up for another: where the table both refers and is referred
-# to, and where rows are updated or replaced if it does either. A trigger can do anything, and what
-# changes() tells is of the statement before. Any other use of these words costs some time, no more.
+# Whether adding several rows by one statement may differ from one statement for each row.
+# - SQLite checks foreign keys at the end of a statement, so a later row can mend what an earlier
+#   one violates. That is possible if the table both refers to tables and is referred to. If rows
+#   are updated or replaced, either of the two is enough.
+# - A trigger can do anything, and changes() returns the count of the statement before.
+# If the words that are searched for stand in the schema for another reason, rows are added one by
+# one, which only takes longer.
 _TELLS_ROWS_APART = """
     SELECT EXISTS (SELECT 1 FROM sqlite_temp_schema)
         OR EXISTS (
@@ -91,9 +97,10 @@ class Result:
     """What a write did.
 
     `rowcount` is the number of rows changed (-1 where SQLite counts none, as for CREATE TABLE).
-    `lastrowid` is the rowid of the row that an INSERT added, None for anything else. (An upsert
-    that updates adds none, a row of a table WITHOUT ROWID has none, and SQLite does not tell, but
-    gives that of an earlier row: use RETURNING there.)
+    `lastrowid` is the rowid of the row that an INSERT added, None for any other statement. (It is
+    wrong for an upsert that updates, which adds no row, and for a table WITHOUT ROWID, whose rows
+    have no rowid: SQLite does not report either case and gives the rowid of an earlier row. Use
+    RETURNING there.)
     """
 
     rowcount: int
@@ -101,30 +108,32 @@ class Result:
 
 
 class CoroutineError(TypeError):
-    """A function has returned a coroutine, of which nothing has run: that needs an event loop."""
+    """A function returned a coroutine, which needs an event loop; nothing of it has run."""
 
 
 class Block:
-    """Work inside a transaction that can be undone alone: one savepoint, from its begin to its end.
+    """A part of a transaction that can be undone alone: one savepoint, from its begin to its end.
 
-    Blocks that are open at the same time are nested. One that ends takes those inside it with it.
+    Blocks that are open at the same time are nested. When a block ends, the blocks inside it end
+    too.
     """
 
     __slots__ = ("fate", "stray")
 
     def __init__(self) -> None:
         self.fate: Literal["kept", "undone"] | None = None
-        """What has become of its work when a block around it ended first; None: nothing yet."""
+        """What happened to its work when a block around it ended first; None: that has not
+        happened."""
         self.stray = False
-        """Whether an error has left it in another thread, where its work could not be undone."""
+        """Whether it was left by an error in another thread, where its work could not be undone."""
 
 
 class Session:
-    """The verbs that a function is given to read and write with, inside that function only.
+    """The verbs with which a caller's function reads and writes, usable in that function only.
 
-    `fetch_one`, `fetch_all`, `execute`, `execute_many`, `execute_batch` and `stream` do what
-    their namesakes of `Database` do, inside the transaction that the function runs in. Used in
-    another thread, or when the function has returned, they raise `TransactionStateError`.
+    `fetch_one`, `fetch_all`, `execute`, `execute_many`, `execute_batch` and `stream` do the same as
+    those of `Database`, inside the transaction in which the function runs. In another thread, or
+    after the function has returned, they raise `TransactionStateError`.
     """
 
     __slots__ = ("_verbs", "writable")
@@ -132,7 +141,7 @@ class Session:
     def __init__(self, verbs: Verbs) -> None:
         self._verbs: Verbs | None = verbs
         self.writable: bool = verbs.writable
-        """Whether it may write: it is not that of a reader."""
+        """Whether the function may write; false in a read."""
 
     def fetch_all(self, statement: Statement[T]) -> list[T]:
         """Return all rows."""
@@ -162,13 +171,13 @@ class Session:
 
     @contextmanager
     def atomic(self) -> Iterator[None]:
-        """A block inside the transaction whose work is undone when it is left by an error.
+        """Open a block inside the transaction; if it is left by an error, its work is undone.
 
-        A block that is not left is over with the block around it, with the function at the latest,
-        and its work belongs to that. If such a block is left by an error all the same, and the
-        transaction goes on, then its work can't be undone alone: the transaction is given up, and
-        what follows in it raises `TransactionAbortedError`. When the function has returned, or in
-        another thread, leaving a block touches nothing.
+        A block that is never left ends with the block around it, at the latest with the function,
+        and its work becomes part of that. If such a block is left by an error later, while the
+        transaction goes on, its work can no longer be undone alone. The transaction is then given
+        up, and every later statement in it raises `TransactionAbortedError`. After the function has
+        returned, or in another thread, leaving a block changes nothing in the database.
         """
         block = Block()
         self._use()._open_block(block)
@@ -183,13 +192,14 @@ class Session:
         self._use()._close_block(block, undo=False)
 
     def _use(self) -> Verbs:
-        """Return what does the work, if it may be used here and now."""
+        """Return the connection's verbs, or raise `TransactionStateError` if the function that this
+        session was made for has returned."""
         if self._verbs is None:
             raise TransactionStateError(_OUTSIDE)
         return self._verbs
 
 
-_OUTSIDE = "what a function was given to read and write with serves inside that function only"
+_OUTSIDE = "the session that a function was given can be used inside that function only"
 
 
 class Verbs(Session):
@@ -228,24 +238,24 @@ class Verbs(Session):
         self.stats = stats
         self.writable = writable
         self.deadline: Deadline = NEVER
-        """That of the call which is running; the connection sets it for each call."""
+        """The deadline of the call that is running; the connection sets it for each call."""
         self._thread = threading.get_ident()
-        self._suspect = False  # an error may have been the connection's fault
-        self._thousands = 0  # steps of the statement that is running
-        self._begun = False  # a transaction is what the caller thinks to be in
-        self._aborted = False  # it must not go on, nor be committed
-        self._blocks: list[Block] = []  # those that are open in it, the outermost first
-        self._hidden: frozenset[str] = frozenset()  # tables that reads must not touch
+        self._suspect = False  # an error may mean that the connection is broken
+        self._thousands = 0  # thousands of steps that the running statement has made
+        self._begun = False  # the caller is in a transaction, even if SQLite has ended it
+        self._aborted = False  # the transaction must not go on, and not be committed
+        self._blocks: list[Block] = []  # the transaction's open blocks, the outermost first
+        self._hidden: frozenset[str] = frozenset()  # tables that reads are refused
         self._tables = Tables(lambda: raw.set_authorizer(self._authorize))
-        self._text = ""  # what SQLite is preparing, if it asks the authorizer
-        self._written: set[str] = set()  # the texts that have written since BEGIN
+        self._text = ""  # the text that SQLite is preparing when it calls the authorizer
+        self._written: set[str] = set()  # the texts of the writes since BEGIN
         self._commands = raw.cursor()  # for BEGIN, COMMIT and ROLLBACK
         self._cursor = raw.cursor()  # for every statement that is read to its end at once
-        self._cursors: set[sqlite3.Cursor] = set()  # those that a stream is reading from
+        self._cursors: set[sqlite3.Cursor] = set()  # cursors of open streams
         self._privileged = False
         self._denied: str | None = None
         self._writer_only = WriterOnly()
-        # Set once, for to set it again expires every prepared statement, see `Tables`.
+        # Set once, because setting it again expires every prepared statement, see `Tables`.
         raw.set_authorizer(self._authorize)
         raw.set_progress_handler(self._progress, PROGRESS_STEPS)
 
@@ -261,7 +271,7 @@ class Verbs(Session):
         return rows[0] if rows else None
 
     def execute(self, statement: Statement[object]) -> Result:
-        """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
+        """Run a statement that writes. Rows that it returns are dropped; `fetch_all` keeps them."""
         query = query_of(statement)
         if not query.writes:
             raise _reads(query)
@@ -286,7 +296,7 @@ class Verbs(Session):
             cursor = self._raw.cursor()
             try:
                 while chunk := list(islice(rows, size)):
-                    self._check(query)  # where rows come from may have used the connection, too
+                    self._check(query)  # the source of `rows` may have used the connection too
                     for text, values in query.bind_many(chunk, together=together):
                         cursor.executemany(text, values)
                         count += cursor.rowcount
@@ -296,7 +306,7 @@ class Verbs(Session):
             except (sqlite3.Error, UnicodeDecodeError) as error:
                 self._fail(error, query, began)
             finally:
-                cursor.close()  # unlike execute, executemany keeps its statement
+                cursor.close()  # unlike execute, executemany keeps its statement in use
             self.stats.ran(query.name, monotonic() - began, count)
             return count
 
@@ -347,16 +357,16 @@ class Verbs(Session):
 
     def _open_block(self, block: Block) -> None:
         self._require_thread()
-        self._require_transaction()  # without one, the savepoint would begin one of its own
-        # By its depth: a name for each block would be a statement to prepare for each.
+        self._require_transaction()  # outside of one, SAVEPOINT would begin a transaction
+        # Named by its depth. A name for each block would need a new statement for each.
         self._control(f"SAVEPOINT abt_db_{len(self._blocks) + 1}")
         self._blocks.append(block)
 
     def _close_block(self, block: Block, *, undo: bool) -> None:
-        """End a block and those inside it, which were not left; undo their work or keep it.
+        """End a block, and the blocks inside it that were not left; undo their work or keep it.
 
-        Raises `TransactionStateError` when the work was to be kept and is not, or the block can't
-        be ended here and now.
+        Raises `TransactionStateError` if the work was to be kept but was undone, or if the block
+        can't be ended: in another thread, or after its transaction has ended.
         """
         if threading.get_ident() != self._thread:
             block.stray |= undo
@@ -407,7 +417,7 @@ class Verbs(Session):
                 self._require_shown(query)
             found = cursor.fetchmany(2 if first else CHUNK)
             if first and len(found) == 2:
-                self._let_go()  # half-read, it would pin its snapshot
+                self._let_go()  # a half-read statement would pin its snapshot
                 found.pop()
             rows = query.map_rows(cursor.description, found)
             while len(found) == CHUNK:
@@ -428,18 +438,18 @@ class Verbs(Session):
         try:
             cursor.execute(query.text, values)
             if cursor.description is not None:
-                cursor.fetchall()  # RETURNING: SQLite counts the rows at the end
+                cursor.fetchall()  # RETURNING: rows are counted when all are read
         except (sqlite3.Error, UnicodeDecodeError) as error:
             self._fail(error, query, began)
         rowcount = cursor.rowcount
         if not query.counted:
-            # sqlite3 goes by the first word, and does not count behind a WITH.
+            # sqlite3 decides by the first word, and counts no rows if that is WITH.
             [(rowcount,)] = self._control("SELECT changes()")
         self.stats.ran(query.name, monotonic() - began, max(rowcount, 0), self._thousands)
         return Result(rowcount, cursor.lastrowid if query.inserts and rowcount > 0 else None)
 
     def _adds_together(self, query: Query[Any]) -> bool:
-        """Whether several rows can be added by one statement, and nobody can tell."""
+        """Whether one statement may add several rows with the same outcome as one for each."""
         table, (_, longest) = query.table, query.texts[0]
         limit = self._raw.getlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH)
         if table is None or len(longest.encode()) > limit:
@@ -449,14 +459,14 @@ class Verbs(Session):
         return not apart
 
     def _check(self, query: Query[Any]) -> float:
-        """Raise what keeps the query from running here and now; return the time, when it begins."""
+        """Raise an error if the query may not run now; return the time at which it begins."""
         if threading.get_ident() != self._thread:
             raise TransactionStateError(f"query {query.name!r}: {_OUTSIDE}")
         if self._begun:
             self._require_transaction()
         now, deadline = monotonic(), self.deadline
-        # Asked here as well as by the handler: a function of many short statements never gives
-        # the handler its thousand steps.
+        # Checked here too, because the progress handler is never called in a function whose
+        # statements are all short.
         if deadline.cancelled or (deadline.at is not None and now >= deadline.at):
             raise self._stopped(f"query {query.name!r}")
         if query.writes:
@@ -476,29 +486,30 @@ class Verbs(Session):
         return now
 
     def _require_readable(self, query: Query[Any]) -> None:
-        """Raise `DeniedError` for what only a write may ask, and has asked here before."""
+        """Raise `DeniedError` for a text that only a write may run, and that a write on this
+        connection has prepared before."""
         reason = self._writer_only.reasons.get(query.text)
         if reason is not None:
             error = sqlite3.DatabaseError()
             raise translate(error, query=query.name, sql=query.sql, reason=reason)
         if self._writer_only.forget_if_full():
-            # This expires all prepared statements, so that SQLite asks again.
+            # This expires all prepared statements, so that SQLite calls the authorizer again.
             self._raw.set_authorizer(self._authorize)
 
     def _fail(self, error: _Failure, query: Query[Any], began: float) -> NoReturn:
-        """Raise the library's error for one of sqlite3's, and count a run since `began`."""
+        """Raise the library's error for one of sqlite3's, and count a run that began at `began`."""
         self._let_go()
         told = self._told(error, query)
         self.stats.ran(query.name, monotonic() - began, 0, self._thousands, told)
-        # What was left out of the message, for it may be a value, is not told as the cause either
-        # (invariant 27).
+        # If a part of SQLite's message was left out because it may be a value, the original error,
+        # which holds that part, must not be the cause (invariant 27).
         cause = error if str(error) in str(told) or isinstance(told, DeniedError) else None
         raise told from cause
 
     @contextmanager
     def _hiding(self, tables: frozenset[str] | None) -> Iterator[None]:
-        """A block in which what reads one of `tables` (None: anything) is refused."""
-        self._tables.make_room()  # of what runs in it, the tables must be known
+        """Refuse, in the block, every statement that reads one of `tables` (None: any table)."""
+        self._tables.make_room()  # the tables of statements in the block must be recorded
         self._hidden = frozenset((ANYTHING,)) if tables is None else frozenset(map(folded, tables))
         try:
             yield
@@ -506,8 +517,9 @@ class Verbs(Session):
             self._hidden = frozenset()
 
     def _require_shown(self, query: Query[Any]) -> None:
-        """Refuse a statement that reads what this task has written and not committed yet. SQLite
-        has prepared it by now, so its tables are known."""
+        """Raise `TransactionStateError` for a statement that reads a table in which this task has
+        written without having committed yet. SQLite has prepared the statement by now, so its
+        tables are known."""
         used = self._tables.used_by(query.text)
         tables = None if used is None else used.reads
         if tables is None or (tables and (ANYTHING in self._hidden or tables & self._hidden)):
@@ -520,7 +532,7 @@ class Verbs(Session):
             )
 
     def _let_go(self) -> None:
-        """Reset the statement that was run last, wherever it stands."""
+        """Reset the statement that was run last, even if it is half read."""
         self._cursor.close()
         self._cursor = self._raw.cursor()
 
@@ -536,15 +548,16 @@ class Verbs(Session):
         return self._translated(error, query=query.name, sql=query.sql, reason=reason, ran=ran)
 
     def _translated(self, error: _Failure, **details: Any) -> AbtDbError:
-        """Return the library's error for one of SQLite's. If that may be the connection's fault,
-        `reset` examines the connection, by whatever path the error came."""
-        code = getattr(error, "sqlite_errorcode", None)  # a text that can't be decoded has none
+        """Return the library's error for one of SQLite's. If the error may mean that the connection
+        is broken, `reset` will check the connection, whichever method met the error."""
+        code = getattr(error, "sqlite_errorcode", None)  # a UnicodeDecodeError has none
         if isinstance(error, UnicodeDecodeError) or (code or 0) & 0xFF in _AT_FAULT:
             self._suspect = True
         return translate(error, path=self._path, **details)
 
     def _path(self) -> str:
-        """Of the database, as SQLite knows it; empty in memory, or if it can't be told any more."""
+        """Return the database's path as SQLite knows it; empty if it is in memory, or if SQLite
+        fails to return it."""
         try:
             [(_, _, path), *_] = self._raw.execute("PRAGMA database_list ").fetchall()
         except (sqlite3.Error, UnicodeDecodeError):
@@ -552,7 +565,7 @@ class Verbs(Session):
         return str(path)
 
     def _compiles(self, query: Query[Any]) -> bool:
-        """Whether SQLite finds no fault with a statement before it has seen a value."""
+        """Whether SQLite can prepare a statement, so that its error came from running it."""
         try:
             self._control(f"EXPLAIN {query.text}", query.nulls())
         except AbtDbError:
@@ -576,8 +589,8 @@ class Verbs(Session):
         database: str | None,
         _inside: str | None,
     ) -> int:
-        # Called when a statement is prepared, not when it runs from the cache: whatever is
-        # prepared with privilege must have a text that no caller's query can have.
+        # Not called for a statement from the cache, so a text that was prepared with privilege must
+        # differ from the text of every caller's query.
         if self._privileged:
             return sqlite3.SQLITE_OK
         self._tables.note(self._text, action, first, second)
@@ -598,7 +611,7 @@ class Verbs(Session):
 
     @property
     def _in_transaction(self) -> bool:
-        """Whether a transaction is open that can go on. SQLite is asked, never guessed (invariant
+        """Whether a transaction is open and can go on. Read from SQLite, never assumed (invariant
         8)."""
         return self._raw.in_transaction and not self._aborted
 
@@ -609,16 +622,16 @@ class Verbs(Session):
         self._written.clear()
 
     def _note_end(self) -> None:
-        """Note that none is open any more: what belongs to the last one is over."""
+        """Note that no transaction is open any more, and forget the last one's state."""
         self._begun = self._aborted = False
         self._blocks.clear()
 
     def _abort(self) -> None:
-        """Give the transaction up: nothing more is run in it, and it can't be committed."""
+        """Give the transaction up: no further statement runs in it, and it can't be committed."""
         self._aborted = True
 
     def _roll_back(self) -> None:
-        """Undo the open transaction, if SQLite has not done so already."""
+        """Roll the open transaction back, if SQLite has not done so already."""
         if self._raw.in_transaction:
             self._command("ROLLBACK")
         self._note_end()
@@ -628,9 +641,10 @@ class Verbs(Session):
             raise TransactionStateError(_OUTSIDE)
 
     def _require_transaction(self) -> None:
-        """Raise `TransactionAbortedError` if what `begin` began has ended, or was given up.
+        """Raise `TransactionAbortedError` if the transaction that `begin` began has ended or was
+        given up.
 
-        Whatever ran after that would be committed on its own, statement by statement.
+        Each statement that ran after that would be committed on its own.
         """
         if self._begun and not self._in_transaction:
             reason = (
@@ -642,28 +656,28 @@ class Verbs(Session):
             raise TransactionAbortedError(f"{reason}; nothing of it was written, begin it again")
 
     def _close_cursors(self) -> None:
-        """Close what streams have left half read."""
+        """Close the cursors that streams have left half read."""
         if self._cursors:
             for cursor in self._cursors:
                 cursor.close()
             self._cursors.clear()
 
     def _ran(self, query: Query[Any], seconds: float, rows: int) -> None:
-        """Count what a `Reading` has read."""
+        """Count the run of a `Reading`."""
         self.stats.ran(query.name, seconds, rows, self._thousands)
 
     def _forget(self, cursor: sqlite3.Cursor) -> None:
-        """Close a cursor that a `Reading` had open."""
+        """Close the cursor of a `Reading`."""
         self._cursors.discard(cursor)
         cursor.close()
 
     def _control(self, sql: str, values: Values | tuple[()] = ()) -> list[tuple[Any, ...]]:
         """Run the library's own SQL, which may do what callers may not, and return its rows."""
-        # A deadline must not stop a COMMIT half-way into an unknown outcome, nor a ROLLBACK.
+        # A deadline must not stop a COMMIT, whose outcome would be unknown, nor a ROLLBACK.
         deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
-            # The space makes it a text that no caller's statement can have, see `_authorize`.
+            # With the space, the text differs from every caller's statement, see `_authorize`.
             return self._raw.execute(f"{sql} ", values).fetchall()
         except (sqlite3.Error, UnicodeDecodeError) as error:
             raise self._translated(error, sql=sql, doing=sql) from error
@@ -672,7 +686,7 @@ class Verbs(Session):
             self.deadline = deadline
 
     def _command(self, sql: str) -> None:
-        """As `_control`, quicker, for what returns no rows and has no values."""
+        """Do the same as `_control`, faster, for SQL that returns no rows and has no values."""
         deadline, self.deadline = self.deadline, NEVER
         self._privileged = True
         try:
@@ -687,8 +701,9 @@ class Verbs(Session):
 class Reading(Generic[T]):
     """A statement whose rows are read list by list, on the connection's thread.
 
-    No generator: one that is dropped half-way would close its cursor in the thread of whoever
-    collects it. What is left open is closed by `EngineSession.reset`.
+    It is not a generator: Python collects a generator that is dropped half-way in any thread, and
+    the cursor would be closed in that thread. `EngineSession.reset` closes cursors that were left
+    open.
     """
 
     __slots__ = ("_at_end", "_count", "_cursor", "_query", "_seconds", "_session", "_size")
@@ -707,10 +722,10 @@ class Reading(Generic[T]):
         self._size = size
         self._at_end = False
         self._count = 0
-        self._seconds = seconds  # spent on it so far
+        self._seconds = seconds  # time spent on this statement so far
 
     def next(self) -> list[T]:
-        """Return the next rows; an empty list at the end."""
+        """Return the next list of rows; an empty list at the end."""
         self._session._check(self._query)
         if self._at_end:
             return []
@@ -730,7 +745,7 @@ class Reading(Generic[T]):
         return mapped
 
     def close(self) -> None:
-        """Let go of the rows that are left."""
+        """Close the cursor and count the run; does nothing if that was done before."""
         if not self._at_end:
             self._at_end = True
             self._session._forget(self._cursor)

@@ -1,6 +1,6 @@
-"""What a database file is opened with: the checks of its path, its URI, its settings.
+"""How a database file is opened: the checks of its path, its URI, its settings.
 
-Everything here is about one file and one `Config`; who opens it is in `connection.py`.
+Everything here concerns one file and one `Config`. `driver.py` opens the connection.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .transaction import EngineSession
 MEMORY: Final = ":memory:"
 
 Role = Literal["writer", "reader", "follower"]
-"""A *reader* stands beside a writer of this process; a *follower* opens a database read-only that
-others write, or nobody does."""
+"""A *reader* belongs to a pool that has a writer. A *follower* opens a database read-only, which
+other processes may write."""
 
 SMALLEST_PAGE = 512  # bytes
 
@@ -33,7 +33,7 @@ _MODES = {"ro": "read_only=True", "rw": "Config(create=False)"}
 
 
 def in_memory(path: str) -> bool:
-    """Whether a path means a database in memory, of one connection: `MEMORY`, or that as a URI."""
+    """Whether a path means a database in memory with one connection: `MEMORY`, or a URI for it."""
     if path == MEMORY:
         return True
     if not path.startswith("file:"):
@@ -44,18 +44,19 @@ def in_memory(path: str) -> bool:
 
 
 def require_path(path: str | os.PathLike[str]) -> None:
-    """Raise `CantOpenError` for what is not meant as the path of a file, with what to write.
+    """Raise `CantOpenError` if `path` is not meant as the path of a file; the error says what to
+    write instead.
 
-    A name that begins with "file:" is a URI to SQLite (https://www.sqlite.org/uri.html), and an
-    empty one a temporary database. The library gives SQLite paths only, so without this the name
-    would silently become a file that is called so.
+    SQLite takes a name that begins with "file:" for a URI (https://www.sqlite.org/uri.html), and an
+    empty name for a temporary database. The library passes only paths to SQLite, so without this
+    check a file of that name would silently be created.
     """
     path = os.fspath(path)
     instead = None
     if path == MEMORY:
         instead = "it is a database in memory, and no file"
     elif not path:
-        instead = f"it is not a path; a database that nobody else sees is {MEMORY!r}"
+        instead = f"it is not a path; a database in memory is written {MEMORY!r}"
     elif ":" in path and _LIKE_MEMORY.fullmatch(path):
         instead = f"a database in memory is written {MEMORY!r}"
     elif path[:5].lower() == "file:":
@@ -81,7 +82,7 @@ def require_path(path: str | os.PathLike[str]) -> None:
 
 
 def _read_uri(path: str) -> tuple[str, dict[str, str]]:
-    """Return the name of the file and the options, as SQLite reads a URI."""
+    """Return the file's name and the options of a URI, parsed as SQLite does."""
     name, _, query = path[len("file:") :].partition("#")[0].partition("?")
     if name.startswith("//"):
         authority, slash, rest = name[2:].partition("/")
@@ -90,18 +91,19 @@ def _read_uri(path: str) -> tuple[str, dict[str, str]]:
 
 
 def uri(path: str, config: Config, role: Role) -> str:
-    """Return the name by which SQLite opens a file as `role` needs it."""
+    """Return the URI with which SQLite opens a file for `role`."""
     mode = "ro" if role != "writer" else "rwc" if config.create else "rw"
     file = Path(path).absolute()
     if role == "follower" and (config.immutable or _nobody_can_write(file)):
         mode += "&immutable=1"
-    # With an empty authority, or a path that begins with two slashes would be taken for one.
+    # The authority is empty. Without it, SQLite would read one from a path that begins with two
+    # slashes.
     return f"file://{urllib.parse.quote(os.fsencode(file))}?mode={mode}"
 
 
 def _nobody_can_write(file: Path) -> bool:
-    """Whether no log can be made beside a file, by anybody: SQLite then can read a WAL database
-    only as one that nobody writes (https://www.sqlite.org/wal.html#readonly)."""
+    """Whether no process can create a log beside a file. SQLite can then read a WAL database only
+    as an immutable one (https://www.sqlite.org/wal.html#readonly)."""
     file = file.resolve()
     if _beside(file, "-wal").exists() or _size(_beside(file, "-journal")):
         return False
@@ -111,14 +113,14 @@ def _nobody_can_write(file: Path) -> bool:
 
 
 def _is_read_only(folder: Path) -> bool:
-    """Whether a file system can't be written to at all, and not only through this mount."""
+    """Whether a file system can't be written at all, not even through another mount."""
     if not hasattr(os, "statvfs") or not os.statvfs(folder).f_flag & os.ST_RDONLY:
         return False
     try:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     except OSError:
         return True
-    # Of each mount the third word is its device, the last the options of the file system; see
+    # The third word of each line is the mount's device, the last the file system's options; see
     # proc_pid_mountinfo(5).
     device = folder.stat().st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
@@ -131,7 +133,8 @@ def _beside(file: Path, ending: str) -> Path:
 
 
 def check_path(path: str, config: Config, role: Role) -> None:
-    """Say what is wrong with a path; SQLite would only say "unable to open database file"."""
+    """Raise `CantOpenError` or `CorruptError` if a path can't be opened, with the reason; SQLite
+    would only say "unable to open database file"."""
     if path == MEMORY:
         return
     try:
@@ -160,11 +163,11 @@ def _problem(file: Path, *, must_exist: bool, role: Role, immutable: bool) -> st
         return f"there is no directory {file.parent}"
     if not file.exists():
         return "it does not exist" if must_exist else None
-    # Asked, and not read: to open and close the file here would drop the locks that SQLite holds on
-    # it for another connection of this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    # The file is not read: to open and close it here would drop the locks that SQLite holds on it
+    # for another connection of this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
     size = file.stat().st_size
-    # SQLite takes an empty file for an empty database, and writes over one that is shorter than a
-    # page: what was something else, or a database once, would be gone unnoticed.
+    # SQLite takes an empty file for an empty database, and overwrites a file that is shorter than a
+    # page. A file of another kind, or a database that was cut off, would be lost unnoticed.
     if 0 < size < SMALLEST_PAGE or (must_exist and size == 0):
         raise CorruptError(
             f"opening {file}: file is not a database" + (", it is empty" if size == 0 else ""),
@@ -172,12 +175,12 @@ def _problem(file: Path, *, must_exist: bool, role: Role, immutable: bool) -> st
             name="SQLITE_NOTADB",
         )
     if role == "writer" and not os.access(file, os.W_OK):
-        # SQLite would open it, and refuse the first write.
+        # SQLite would open the file and fail at the first write.
         return "the file is read-only; Database(…, read_only=True) opens it"
     if role == "follower" and immutable:
         for ending in ("-wal", "-journal"):
             if _size(_beside(file.resolve(), ending)):
-                # SQLite would not look at it, and show what was there before, or half of it.
+                # SQLite would ignore this file: reads would miss its commits, or see half of one.
                 return f"it has a {ending} file, so it is no archive: open it without immutable"
     return None
 
@@ -190,7 +193,8 @@ def _size(file: Path) -> int:
 
 
 def pragmas(path: str, config: Config, role: Role) -> list[str]:
-    """The settings of a connection. All values are numbers or words that `Config` has checked."""
+    """Return the PRAGMA statements that configure a connection. Their values are numbers, or words
+    that `Config` has checked."""
     settings: dict[str, int | str] = {
         "busy_timeout": int(SQLITE_BUSY_TIMEOUT * 1000),
         "synchronous": config.synchronous,
@@ -203,62 +207,66 @@ def pragmas(path: str, config: Config, role: Role) -> list[str]:
         "cell_size_check": int(config.cell_size_check),
     }
     if role != "writer":
-        # mode=ro keeps them from the file, this from TEMP tables as well (invariant 3).
+        # mode=ro prevents writes to the file, query_only also those to TEMP tables (invariant 3).
         settings["query_only"] = 1
     if role == "follower" and is_followed(path):
-        # Litestream writes pages without telling SQLite, which would go on showing those that it
-        # has cached. What is mapped into memory, it sees.
+        # Litestream writes pages without SQLite's knowledge, so SQLite would go on reading its
+        # cached pages. It does see changes of pages that are mapped into memory.
         settings["cache_size"] = 0
     return [f"PRAGMA {name} = {value}" for name, value in settings.items()]
 
 
 def set_page_size(session: EngineSession, config: Config) -> None:
-    """Let a file that is still empty have pages of that size.
+    """Set the page size of a database that is still empty.
 
-    One that is not would get them from the next VACUUM without a write-ahead log, whoever asked for
-    that (https://www.sqlite.org/pragma.html#pragma_page_size).
+    A database that is not empty is left alone: the next VACUUM without a write-ahead log would
+    change its page size, even a VACUUM that was not meant to
+    (https://www.sqlite.org/pragma.html#pragma_page_size).
     """
     if config.page_size is not None and session.control("PRAGMA page_count") == [(0,)]:
         session.control(f"PRAGMA page_size = {config.page_size}")
 
 
 def set_journal(session: EngineSession, config: Config, path: str) -> None:
-    """Set the journal mode and leave the files that readers need (invariant 4)."""
+    """Set the journal mode and create the files that readers need (invariant 4)."""
     [(mode,)] = session.control(f"PRAGMA journal_mode = {config.journal_mode}")
     if mode != config.journal_mode:
         raise CantOpenError(
-            f"journal_mode {config.journal_mode} can't be had for {path}, only {mode}:"
+            f"journal_mode {config.journal_mode} can't be set for {path}, which stays in {mode}:"
             " does its file system support shared memory, and is it writable?"
         )
-    # A read makes the -wal and -shm files of a WAL database.
+    # The first read creates the -wal and -shm files of a WAL database.
     session.control("SELECT count(*) FROM sqlite_schema")
 
 
 def is_followed(path: str) -> bool:
-    """Whether Litestream keeps this file up to date: `litestream restore -f` notes beside it how
-    far it is."""
+    """Whether Litestream keeps this file up to date: `litestream restore -f` has a file beside it
+    that records its progress."""
     return path != MEMORY and Path(f"{os.path.realpath(path)}-txid").exists()
 
 
 def require_let_go(session: EngineSession, path: str) -> None:
-    """Refuse a file that Litestream could not write to any more once it is open here.
+    """Raise `CantOpenError` if Litestream could no longer write the file once it is open here.
 
-    It waits until nobody has a lock on the file. A connection to a WAL database has one until it is
-    closed, to others only while it reads.
+    Litestream waits until no process has a lock on the file. A connection to a WAL database has a
+    lock until it is closed, a connection to any other database only while it reads.
     """
     if is_followed(path) and session.control("PRAGMA journal_mode") == [("wal",)]:
         raise CantOpenError(
-            f"opening {path}: Litestream follows here, and would wait for ever while a WAL database"
-            f' is open; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode = DELETE"'
+            f"opening {path}: Litestream writes this file, and would wait for ever while it is open"
+            f' as a WAL database; run this once: sqlite3 {shlex.quote(path)} "PRAGMA journal_mode ='
+            ' DELETE"'
         )
 
 
 def unreadable(path: str, error: QueryError) -> QueryError:
-    """Return `error`, which opening a file to be read has met, with what to do about it."""
+    """Return the error for a follower that could not open a file: `error`, or if the cause is
+    known, a `CantOpenError` that says what to do."""
     if error.sqlite_errorname == "SQLITE_READONLY_ROLLBACK":
         return CantOpenError(
             f"opening {path}: a transaction was interrupted there, of which {path}-journal is left;"
-            " to open it once without read_only undoes it, to delete that file would damage it",
+            " open the database once without read_only, which rolls the transaction back; deleting"
+            " the journal would damage the database",
             code=error.sqlite_errorcode,
             name=error.sqlite_errorname,
         )
@@ -267,7 +275,7 @@ def unreadable(path: str, error: QueryError) -> QueryError:
         return error
     return CantOpenError(
         f"{error}: it is a WAL database, and the files that it needs beside it can't be made in"
-        f" {folder}; if nobody writes it while it is open here, Config(immutable=True) reads it"
+        f" {folder}; if no process writes it while it is open here, Config(immutable=True) reads it"
         " without them",
         code=error.sqlite_errorcode,
         name=error.sqlite_errorname,

@@ -1,7 +1,7 @@
-"""What has been done, counted. Bounded: nothing here grows with the number of operations.
+"""Counters of connections and lanes. Bounded: nothing here grows with the number of operations.
 
-Each connection counts its own statements on its own thread, so nothing is locked, and what all of
-them counted is added up when somebody asks.
+Each connection counts its own statements on its own thread, so no lock is needed. The counts of all
+connections are added up when statistics are read.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ OTHERS = "(others)"
 MAX_EVENTS = 100_000
 
 QUICK = 3
-"""Thousand steps of SQLite's virtual machine, some 100 µs, up to which a read is worth sharing a
-hop, which costs about as much."""
+"""Thousands of steps of SQLite's virtual machine, some 100 µs, below which a read is quick. A
+thread hop costs about as much, so quick reads share one."""
 
 
 class Histogram:
-    """How many durations of which length there were, in buckets that are a tenth wide at most."""
+    """Counts of durations in buckets, each at most an eighth wide."""
 
     __slots__ = ("counts",)
 
@@ -38,14 +38,15 @@ class Histogram:
         self.counts[bucket] = self.counts.get(bucket, 0) + 1
 
     def include(self, other: Histogram) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another histogram."""
         for bucket, count in list(other.counts.items()):
             self.counts[bucket] = self.counts.get(bucket, 0) + count
 
     def quantile(self, share: float) -> float:
-        """Return how many seconds that share (0 to 1) of the durations did not exceed; 0 if none.
+        """Return the seconds that `share` (0 to 1) of the durations did not exceed; 0 if there are
+        no durations.
 
-        It is the upper end of a bucket: at most an eighth too high, never too low.
+        The result is the upper end of a bucket: at most an eighth too high, never too low.
         """
         left = share * sum(self.counts.values())
         for bucket in sorted(self.counts):
@@ -75,7 +76,7 @@ class Durations(Histogram):
 
     @property
     def mean(self) -> float:
-        """0 if there are none."""
+        """The mean in seconds; 0 if there are no durations."""
         return self.seconds / self.count if self.count else 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -90,7 +91,7 @@ class Durations(Histogram):
 
 
 class _Counters(Durations):
-    """Of one query."""
+    """The counters of one query."""
 
     __slots__ = ("errors", "rows")
 
@@ -100,7 +101,8 @@ class _Counters(Durations):
 
 
 class QueryStats:
-    """Counters of each query by name; beyond `MAX_NAMES` names the rest is counted together."""
+    """The counters of each query by name. After `MAX_NAMES` names, further queries are counted
+    together under the name `OTHERS`."""
 
     __slots__ = ("_counters",)
 
@@ -121,7 +123,7 @@ class QueryStats:
         return self._counters.setdefault(name, _Counters())
 
     def include(self, other: QueryStats) -> None:
-        """Add what another one has counted, or is counting in another thread."""
+        """Add the counts of another `QueryStats`, which may be in use in another thread."""
         for name, theirs in list(other._counters.items()):
             ours = self._counters.get(name) or self._new(name)
             ours.count += theirs.count
@@ -132,7 +134,7 @@ class QueryStats:
             ours.include(theirs)
 
     def runs(self) -> int:
-        """How many runs of queries were counted, in this thread or another."""
+        """Return the number of runs counted. May be called from any thread."""
         return sum(counters.count for counters in list(self._counters.values()))
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
@@ -150,22 +152,22 @@ class QueryStats:
 
 
 class Costs:
-    """How many thousand steps of SQLite's virtual machine the runs of each query take on average.
+    """The mean cost of each query's runs, in thousands of steps of SQLite's virtual machine.
 
-    It says which queries are quick. Not their time: a thread that waits for Python's global lock,
-    or that nobody gave a processor, makes a point read take a millisecond, and then the estimate
-    would be right about the crowd and wrong about the query.
+    It tells which queries are quick. Time is no measure of that: while a thread waits for Python's
+    global lock or for a processor, a point read takes a millisecond, so its time would measure the
+    load and not the query.
     """
 
     __slots__ = ("_means",)
 
     def __init__(self) -> None:
-        # Changed by every reader's thread. Two at the same moment may lose one of their changes,
-        # which a mean survives.
+        # Changed by every reader's thread, without a lock. Of two changes at the same moment one
+        # may be lost, which hardly changes a mean.
         self._means: dict[str, float] = {}
 
     def record(self, name: str, thousands: int) -> None:
-        """Take into stats one run."""
+        """Add one run to the mean."""
         means = self._means
         mean = means.get(name)
         if mean is not None:
@@ -180,7 +182,7 @@ class Costs:
 
 
 class ConnectionStats:
-    """What one connection does: written on its thread, read by the event loop."""
+    """The counters of one connection: written on its thread, read by the event loop."""
 
     __slots__ = (
         "commits",
@@ -203,16 +205,17 @@ class ConnectionStats:
     ) -> None:
         self.name = name
         self.costs = costs
-        """Where to note what reads cost; None: they are not asked for."""
+        """Where the costs of this connection's queries are recorded; None: nowhere."""
         self.listeners = listeners
         self.crowded = crowded
-        """Whether others are at work as well."""
+        """Returns whether other connections are at work too."""
         self.queries = QueryStats()
         self.commits = 0
         self.opened = self.replaced = 0
-        """How often there was a new connection; counted by the event loop."""
+        """How often a connection was opened, and how often it replaced another one; counted by the
+        event loop."""
         self.events: deque[Ran | Committed | Checkpointed] = deque(maxlen=MAX_EVENTS)
-        """To be told to the listeners, in the event loop, after the hop."""
+        """Events for the listeners, which `tell` passes on in the event loop after the hop."""
 
     def ran(
         self,
@@ -222,8 +225,8 @@ class ConnectionStats:
         thousands: int = 0,
         error: BaseException | None = None,
     ) -> None:
-        """Note one run of a query: how long it took, how many rows it read or changed, and how many
-        thousand steps it had."""
+        """Count one run of a query: its seconds, the rows that it read or changed, and the
+        thousands of steps that it took."""
         self.queries.record(query, seconds, rows, error is not None)
         if self.costs is not None:
             self.costs.record(query, thousands)
@@ -232,33 +235,35 @@ class ConnectionStats:
             self.events.append(Ran(query, self.name, seconds, rows, kind))
 
     def committed(self, tables: Callable[[], frozenset[str] | None]) -> None:
-        """Note a COMMIT, and which tables it has written."""
+        """Count a COMMIT. `tables` returns the tables that it has written, and is called only if a
+        listener wants that event."""
         self.commits += 1
         if Committed in self.listeners.wanted:
             self.events.append(Committed(tables()))
 
     def give_way(self) -> None:
-        """Between the pieces of long work: let others run Python, if there are any.
+        """Let other threads run Python, if other connections are at work. Called between the pieces
+        of long work.
 
-        A thread that takes the global lock again right after each statement keeps it, in effect,
-        until the interpreter forces it to give way, after five milliseconds.
+        A thread that takes the global lock again right after each statement in effect keeps it for
+        five milliseconds, until the interpreter forces the thread to release it.
         """
         if self.crowded():
             sleep(0.0001)
 
     def tell(self) -> None:
-        """Tell the listeners what has happened since the last time."""
+        """Pass the events since the last call to the listeners."""
         while self.events:
             self.listeners.tell(self.events.popleft())
 
 
 Outcome = Literal["committed", "rolled_back", "timed_out", "ended", "unknown"]
-"""Of a transaction. Those that timed out or were ended by somebody else are rolled back as well;
-unknown: its COMMIT was cancelled, or took longer than its caller could wait."""
+"""How a transaction ended. It was rolled back as well if it timed out, or was ended by other code
+than its own. Unknown: its COMMIT was cancelled, or took longer than its caller could wait."""
 
 
 class Transacting(Durations):
-    """How long interactive transactions were open, and how they ended; in the event loop."""
+    """How long interactive transactions were open, and how they ended. Used in the event loop."""
 
     __slots__ = ("_outcomes", "begun")
 
@@ -268,7 +273,7 @@ class Transacting(Durations):
         self._outcomes: dict[str, int] = dict.fromkeys(get_args(Outcome), 0)
 
     def ended(self, outcome: Outcome, seconds: float) -> None:
-        """Count one that has ended."""
+        """Count a transaction that has ended, and was open for `seconds`."""
         self.add(seconds)
         self._outcomes[outcome] += 1
 
@@ -287,7 +292,7 @@ class Transacting(Durations):
 
 
 class LaneStats:
-    """What a lane has done since it was opened. Written and read by the event loop."""
+    """The counters of a lane since it was opened. Written and read by the event loop."""
 
     __slots__ = (
         "_past",
@@ -304,27 +309,29 @@ class LaneStats:
     def __init__(self) -> None:
         self.hops = self.loans = self.waits = self.overflows = 0
         self.response = Durations()
-        """Of each call, from its beginning to its end, with the waiting for a connection."""
+        """The time of each call, from its beginning to its end, its wait for a connection
+        included."""
         self.longest_wait = 0.0
         self.batches: dict[int, int] = {}
-        """How many hops had so many calls, rounded up to a power of two."""
-        # Of connections that were given up.
+        """The number of hops by the number of calls that shared them, rounded up to a power of
+        two."""
+        # The counts of connections that the lane no longer has.
         self._past = dict.fromkeys(("opened", "replaced", "commits"), 0)
         self.queries = QueryStats()
 
     def shared(self, calls: int) -> None:
-        """Count a hop of so many calls."""
+        """Count a hop that so many calls shared."""
         most = 1 << (calls - 1).bit_length()
         self.batches[most] = self.batches.get(most, 0) + 1
 
     def include(self, stats: ConnectionStats) -> None:
-        """Keep what a connection has counted that is given up."""
+        """Keep the counts of a connection that the lane no longer uses."""
         for name in self._past:
             self._past[name] += getattr(stats, name)
         self.queries.include(stats.queries)
 
     def as_dict(self, connections: Iterable[ConnectionStats]) -> dict[str, Any]:
-        """Return all figures; `connections` are those that there are."""
+        """Return all counters; `connections` are those of the connections that are open."""
         figures: dict[str, Any] = {
             "calls": self.response.count,
             "hops": self.hops,

@@ -1,7 +1,7 @@
-"""The library's own side of a connection: transactions, settings, care.
+"""The part of a connection that only the library uses: transactions, settings, cleaning up.
 
-What is handed to a caller's function is a `Session`, which has no way to what only the library may
-do: to begin and to commit, to run SQL that is refused to callers.
+A caller's function gets a `Session`, which offers none of this: it can neither begin nor commit,
+nor run SQL that callers are refused.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .stats import ConnectionStats
 T = TypeVar("T")
 
 CONTENDED = 5.0
-"""Seconds after which a lock that was in the way is forgotten."""
+"""Seconds after which a connection forgets that it met another process's lock."""
 
 
 class EngineSession(Verbs):
@@ -56,16 +56,17 @@ class EngineSession(Verbs):
     ) -> None:
         super().__init__(raw, stats, writable=writable)
         self._busy_timeout = busy_timeout
-        self.wal = wal  # None: it is left alone
+        self.wal = wal  # None: this connection never shortens the log
         self._identity = identity
         self._unfit = False  # a setting could not be put back
         self._schema = (-1, False)  # its version, and whether it has deferred keys
-        self._version: int | None = None  # of the data, see `others_committed`
-        # Where others write as well: when their lock was met, when ours was taken, and until when
-        # it is left to them.
+        self._version: int | None = None  # the data's version, see `others_committed`
+        # Used only while other processes write too, all on the clock of monotonic(): when BEGIN
+        # last met their lock, when this connection took the lock, and until when it leaves the lock
+        # free for them.
         self._met = self._since = self._free = 0.0
 
-    # What a caller's function has no business with.
+    # Methods of `Verbs` that a caller's function must not have.
     control = Verbs._control
     in_transaction = Verbs._in_transaction
     require_transaction = Verbs._require_transaction
@@ -80,11 +81,12 @@ class EngineSession(Verbs):
     def begin(self, mode: str) -> None:
         """Begin a transaction: IMMEDIATE or EXCLUSIVE to write, SNAPSHOT to read one view.
 
-        Raises `BeginBusyError` when another process holds the lock.
+        Raises `BeginBusyError` if another process holds the lock.
 
-        Others look for it every few milliseconds. Who is done with long work and begins again at
-        once would hardly ever be met without it, so he waits a little if there are others; and that
-        there are he knows by their lock, which he has met himself.
+        Other processes try to take the lock every few milliseconds. A connection that has held it
+        for long and begins again at once would hardly ever leave it free when they try. So a
+        connection that has itself met another process's lock lately waits a little before it
+        begins.
         """
         if self._met:
             self._let_others_in()
@@ -113,10 +115,10 @@ class EngineSession(Verbs):
 
     @contextmanager
     def transaction(self, mode: str) -> Iterator[None]:
-        """A block in a transaction: committed at its end, rolled back when it is left by an error.
+        """Run the block in a transaction: commit at its end, roll back if it is left by an error.
 
-        An error of the rollback itself is noted on the first one (invariant 10); the connection,
-        which is still in the transaction, is replaced then.
+        If the rollback fails too, its error is added as a note to the first one (invariant 10). The
+        connection, which is still in the transaction, is then replaced.
         """
         self.begin(mode)
         try:
@@ -136,45 +138,45 @@ class EngineSession(Verbs):
 
     @contextmanager
     def view(self) -> Iterator[None]:
-        """A block in which all reads see the database as it is at the first of them."""
+        """Run the block so that all its reads see the database as it is at the first of them."""
         self._command("BEGIN")
         yield
         self._command("COMMIT")
 
     def commit(self) -> None:
-        """Commit what `begin` began.
+        """Commit the transaction that `begin` began.
 
         Raises `TransactionAbortedError` if SQLite has ended it before, `StatementTimeoutError` if
-        the caller was freed at its limit, and `CorruptError` if what is written would be lost: the
-        files are not those that their paths lead to. Behind the COMMIT itself nothing raises: what
-        is committed is acknowledged (invariants 28, 30).
+        the caller already got an error at its time limit, and `CorruptError` if the commit would be
+        lost because the paths no longer lead to the files that are open. After the COMMIT itself
+        nothing raises, so that every commit is acknowledged (invariants 28, 30).
         """
         self.require_transaction()
         if not self.deadline.may_commit():
             raise self._stopped("COMMIT")
         self.require_files()
-        self.close_cursors()  # of a write that returns rows, it would keep the COMMIT from working
+        self.close_cursors()  # an open cursor of a write with RETURNING would make COMMIT fail
         began = None
         while True:
             try:
                 self._command("COMMIT")
                 break
             except BusyError as error:
-                # Without a write-ahead log a reader can be in the way of a COMMIT, which may then
-                # be tried again.
+                # Without a write-ahead log a reader can block a COMMIT, which may then be tried
+                # again.
                 began = began or monotonic()
                 seconds = monotonic() - began
                 if seconds >= self._busy_timeout or self.deadline.passed():
-                    who = "another connection reads the file and is in the way"
+                    who = "another connection reads the file and blocks the COMMIT"
                     raise gave_up(error, seconds, who) from error.__cause__
         self._note_end()
         try:
             self._committed()
         except Exception:
-            LOG.exception("abt_db: after a commit, which is done")
+            LOG.exception("abt_db: an error after a COMMIT; the transaction is committed")
 
     def _committed(self) -> None:
-        """Note a commit, and empty the log if that has become too long."""
+        """Count a commit, and empty the log if it has become too long."""
         if self._met:
             now = monotonic()
             held = now - self._since
@@ -184,26 +186,26 @@ class EngineSession(Verbs):
             self.wal.keep_short(self)
 
     def require_files(self) -> None:
-        """Raise `CorruptError` if the database, or its log, was deleted or replaced meanwhile."""
+        """Raise `CorruptError` if the database, or its log, was deleted or replaced while open."""
         if self._identity is not None:
             self._identity.require()
 
     def spoil(self) -> None:
-        """Undo the transaction for a caller that was freed from it, and may think it goes on: its
-        next statement raises `TransactionAbortedError`."""
+        """Roll the transaction back without noting its end. Its caller got an error at a time limit
+        and may go on in the transaction; its next statement raises `TransactionAbortedError`."""
         if self._raw.in_transaction:
             self._command("ROLLBACK")
 
     def tables_written(self) -> frozenset[str] | None:
-        """Return the tables that the transaction has written so far; None: it may be any. May be
-        asked from any thread."""
+        """Return the tables that the transaction has written so far; None: any table may have been
+        written. May be called from any thread."""
         return self._tables.written_by(self._written.copy())
 
     def reset(self) -> None:
-        """Close what a caller left open: cursors, then the transaction (invariant 7); after an
-        error that may have been the connection's fault, see whether it still can read.
+        """Close what a caller left open: cursors, then the transaction (invariant 7). After an
+        error that may mean that the connection is broken, check that it can still read.
 
-        Raises when the connection can't serve again; it has to be replaced then.
+        Raises an error if the connection can't serve again and has to be replaced.
         """
         self.close_cursors()
         self.rollback()
@@ -213,34 +215,35 @@ class EngineSession(Verbs):
             self._examine()
 
     def examine(self) -> None:
-        """Behind a call, and before its caller hears of it: if an error may have been the
-        connection's fault, see whether it still can read.
+        """After a call, and before its caller gets the result: if an error may mean that the
+        connection is broken, check that it can still read.
 
-        Without a write-ahead log that read undoes a COMMIT that failed half-way: readers can't, and
-        would find the database locked up by its journal (https://www.sqlite.org/lockingv3.html,
-        "hot journals"). What fails here as well is left to `reset`.
+        Without a write-ahead log, that read rolls back a COMMIT that failed half-way. Readers can't
+        do so, and would find the database locked by its journal
+        (https://www.sqlite.org/lockingv3.html, "hot journals"). If the check fails, `reset` repeats
+        it.
         """
         if self._suspect and not self._raw.in_transaction:
             with suppress(AbtDbError):
                 self._examine()
 
     def _examine(self) -> None:
-        self._suspect = False  # an error makes it so again
+        self._suspect = False  # an error of this read sets it again
         self.control("SELECT count(*) FROM sqlite_schema")
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is open, neither a transaction nor a cursor, and nothing seems broken."""
+        """Whether no transaction and no cursor is open, and nothing may be broken."""
         return not (self._cursors or self._raw.in_transaction or self._unfit or self._suspect)
 
     def end(self) -> None:
-        """Let go of all statements: one that is left keeps a closed connection's file open."""
+        """Close all cursors: a statement that is left keeps a closed connection's file open."""
         self.close_cursors()
         self._cursor.close()
         self._commands.close()
 
     def has_deferred_keys(self) -> bool:
-        """Whether the schema may have foreign keys that are checked at COMMIT only."""
+        """Whether the schema may have foreign keys that SQLite checks only at COMMIT."""
         [(version,)] = self.control("PRAGMA schema_version")
         if version != self._schema[0]:
             found = self.control("SELECT 1 FROM sqlite_schema WHERE sql LIKE '%deferred%' LIMIT 1")
@@ -249,10 +252,12 @@ class EngineSession(Verbs):
 
     @contextmanager
     def foreign_keys_off(self) -> Iterator[None]:
-        """A block without foreign keys; outside a transaction, where alone the PRAGMA works.
+        """Run the block without foreign keys. Must begin outside a transaction: SQLite ignores the
+        PRAGMA inside one.
 
-        What the block has committed is done, also where the setting can't be put back: that is
-        logged, and the connection serves no other such block, and is replaced by `reset`.
+        What the block has committed stays committed, even if the setting can't be put back. That
+        failure is logged; the connection then refuses further such blocks, and `reset` raises, so
+        that it is replaced.
         """
         if self._unfit:
             raise TransactionStateError("the foreign keys could not be put back by the step before")
@@ -276,13 +281,13 @@ class EngineSession(Verbs):
         try:
             put_back()
         except AbtDbError:
-            LOG.exception("abt_db: the foreign keys could not be put back, behind what is done")
+            LOG.exception("abt_db: the foreign keys could not be put back after the commits")
 
     def run_sql(self, sql: str, *, doing: str, privileged: bool = False) -> None:
         """Run one statement that is no `Query`: a step of a migration. `doing` names it in errors.
 
-        It may do what a caller's query may (`privileged`: anything), and is stopped at the call's
-        deadline.
+        The statement may do what a caller's query may, or anything if it is `privileged`. It is
+        stopped at the call's deadline.
         """
         if self.deadline.passed():
             raise self._stopped(doing)
@@ -290,9 +295,9 @@ class EngineSession(Verbs):
         self._written.add(ANYTHING)
         self._privileged = privileged
         try:
-            # The comment makes it a text that no caller's statement can have, see `_authorize`.
+            # With the comment, the text differs from every caller's statement, see `_authorize`.
             for _ in self._raw.execute(f"/* privileged */ {sql}" if privileged else sql):
-                pass  # what returns rows has done its work at the end of them
+                pass  # a statement that returns rows is done when all rows are read
         except (sqlite3.Error, UnicodeDecodeError) as error:
             reason, self._denied = self._denied, None
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
@@ -302,28 +307,29 @@ class EngineSession(Verbs):
             self._privileged = False
 
     def others_committed(self) -> bool:
-        """Whether another connection has committed since this was last asked, or may have."""
+        """Whether another connection has, or may have, committed since the last call of this."""
         # https://www.sqlite.org/pragma.html#pragma_data_version
         [(version,)] = self.control("PRAGMA data_version")
         before, self._version = self._version, version
         return bool(version != before)
 
     def fetch_known(self, statement: Statement[T]) -> tuple[list[T], TablesUsed | None]:
-        """Return all rows, and what the statement uses; None: it is not known."""
+        """Return all rows, and what the statement uses, or None if that is not known."""
         self._tables.make_room()
         return self.fetch_all(statement), self._tables.used_by(statement.query.text)
 
     def give_way(self) -> None:
-        """Between the pieces of long work: let others run Python, if there are any."""
+        """Let other threads run Python, if other connections are at work. Called between the pieces
+        of long work."""
         self.stats.give_way()
 
     @property
     def changes(self) -> int:
-        """How many rows were changed since the connection was opened, also those undone since."""
+        """The number of rows changed since the connection was opened, undone changes included."""
         return self._raw.total_changes
 
     def limit_sizes(self, value: int, sql: int) -> None:
-        """Take no longer value and no longer SQL text, in bytes."""
+        """Refuse values longer than `value` and SQL texts longer than `sql`, in bytes."""
         self._raw.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, value)
         self._raw.setlimit(sqlite3.SQLITE_LIMIT_SQL_LENGTH, sql)
 

@@ -1,8 +1,7 @@
 """Named SQL: a `Query` is a constant, a `Statement` is a query with its parameters bound.
 
-What can be known from the text alone is checked when the query is made, at import (`scan`), and
-what can be known from the values when it is bound. Nothing but the text of a `Query` ever reaches
-SQLite as SQL.
+The text is checked when the query is made, usually at import (`scan`), and the values when it is
+bound. Of what a caller passes, only the text of a `Query` ever reaches SQLite as SQL.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 Values: TypeAlias = list[SQLiteValue] | dict[str, SQLiteValue]
-"""The values of a query's parameters, as its `text` needs them."""
+"""The values of a query's parameters, in the form that its `text` needs: by position or by name."""
 
 _Encode: TypeAlias = Callable[[Any], SQLiteValue]
 _Pick: TypeAlias = Callable[[Any], Iterable[Any]]
 
 
 class Statement(Generic[T_co]):
-    """A `Query` and the values of its parameters, ready to run, any number of times."""
+    """A `Query` and the values of its parameters. It can be run any number of times."""
 
     __slots__ = ("query", "values")
 
@@ -39,31 +38,33 @@ class Statement(Generic[T_co]):
         self.values = values
 
     def __repr__(self) -> str:
-        # The values stay out of it: a repr ends in logs (invariant 27).
+        # Without the values, because a repr ends up in logs (invariant 27).
         return f"<Statement {self.query.name}({', '.join(self.query.parameters)})>"
 
 
 def query_of(statement: Statement[T]) -> Query[T]:
-    """Return the query of a statement. Raises `TypeError` for what is none, such as SQL text."""
+    """Return the query of a statement. Raises `TypeError` if it is none, but for instance a str."""
     try:
         return statement.query
     except AttributeError:
         raise TypeError(
-            f"a {type(statement).__name__} is no statement: make a Query of the SQL, which gives it"
-            " a name and its rows a type, and call that with the parameters"
+            f"a {type(statement).__name__} is no statement: make a Query of the SQL, with a name"
+            " and the type of its rows, and call it with the parameters"
         ) from None
 
 
 def series(given: Iterable[T], verb: str, of: str) -> Iterable[T]:
-    """Return the iterable that `verb` was given, `of` rows or statements.
+    """Return `given`, the argument of `verb`, if it is an iterable of what `of` names (rows or
+    statements).
 
-    Raises `TypeError`, with what to give instead, for what is none, or only by accident: a single
-    row is a mapping of its columns, and an empty one would be no rows.
+    Raises `TypeError`, with what to pass instead, if it is not, or is one only by accident: a
+    single row that is a mapping iterates over its columns, and an empty mapping would pass for no
+    rows.
     """
     value: object = given
     kind = "None" if value is None else f"a {type(value).__name__}"
     if isinstance(value, AsyncIterable):
-        told = "an async one: make a list of it, or statements for db.run_batch(), which takes one"
+        told = "an async one: make a list, or pass statements to db.run_batch(), which takes it"
     elif isawaitable(value):
         told = f"{kind}: await it, and give what it returns"
     elif isinstance(value, Mapping | str | bytes | bytearray | memoryview):
@@ -78,11 +79,11 @@ def series(given: Iterable[T], verb: str, of: str) -> Iterable[T]:
 
 
 def require_many(query: Query[Any], rows: Iterable[object]) -> None:
-    """Raise for what `execute_many` can't take, before anything is begun: `TypeError` for what is
-    no query or no rows, `QueryError` for a query that does not only write."""
+    """Check the arguments of `execute_many` before anything is begun. Raises `TypeError` for what
+    is no query or no rows, and `QueryError` for a query that only reads or that returns rows."""
     if not isinstance(query, Query):
         given = "a statement" if isinstance(query, Statement) else f"a {type(query).__name__}"
-        raise TypeError(f"execute_many takes a Query, which is not called, and rows; not {given}")
+        raise TypeError(f"execute_many takes a Query (not called) and rows, not {given}")
     problem = None
     if not query.writes:
         problem = "only reads: execute_many is for writes, use fetch_one or fetch_all"
@@ -99,19 +100,20 @@ def require_many(query: Query[Any], rows: Iterable[object]) -> None:
 class Query(Generic[T_co]):
     """One SQL statement with a name, named parameters and the type of its rows.
 
-    `name` says what it is in errors, logs and statistics, for instance ``"projects.by_name"``.
-    `sql` is one statement with parameters written ``:name``. `row` is what a row becomes: a
-    dataclass (columns match fields by name), a scalar type such as `int` or `datetime` (the single
-    column), `dict` or `tuple`.
+    `name` identifies the query in errors, logs and statistics, for instance
+    ``"projects.by_name"``. `sql` is one statement whose parameters are written ``:name``. `row` is
+    the type of a row: a dataclass (columns match fields by name), a scalar type such as `int` or
+    `datetime` (the single column), `dict` or `tuple`.
 
-    Calling the query binds it: ``PROJECT_BY_NAME(name="maps")``, or from one mapping or dataclass
-    instance, ``INSERT_PROJECT(project)``. Fields of a dataclass that the SQL does not use are left
-    out and the others stored as their annotations say; a key of a mapping too many is an error.
-    Values are stored as `abt_db.sql.values` says; lists and dicts need `Json` or a dataclass field.
+    Call the query to bind it: ``PROJECT_BY_NAME(name="maps")``, or with one mapping or dataclass
+    instance, ``INSERT_PROJECT(project)``. Fields of a dataclass that the SQL does not use are
+    ignored; the others are stored as their annotations say. A key of a mapping that the SQL does
+    not use is an error. Values are stored as `abt_db.sql.values` says; lists and dicts need `Json`
+    or a dataclass field.
 
-    Raises `QueryDefinitionError` when made from SQL that can't be a query, `TypeError` for a row
-    type that can't be mapped, and `ParameterError` when bound to a missing, unknown or unsuitable
-    parameter.
+    Raises `QueryDefinitionError` when made from SQL that can't be a query, `TypeError` when made
+    with a row type that can't be mapped, and `ParameterError` when called with a missing, unknown
+    or unsuitable parameter.
     """
 
     __slots__ = (
@@ -157,11 +159,12 @@ class Query(Generic[T_co]):
         self.returns = found.returns
         """Whether it writes and returns rows: it has RETURNING."""
         self.counted = found.text[:4].upper() != "WITH" and not found.returns
-        """Whether sqlite3 counts the rows that it changes by itself."""
+        """Whether sqlite3's `rowcount` has the number of rows that the statement changes."""
         self.text = found.text
-        """The SQL as SQLite gets it, with `?` for each parameter: see `scan`."""
+        """The SQL that is passed to SQLite, with `?` in place of each named parameter, see
+        `scan`."""
         self.table = found.table
-        """The table to which rows can be added together, several by one statement, or None."""
+        """The table to which one statement can add several rows, or None."""
         self.texts = found.texts
         """See `Scan.texts`."""
         self.mapper = mapper(row)
@@ -169,7 +172,7 @@ class Query(Generic[T_co]):
         self._positional = found.positional
         self._names = frozenset(self.parameters)
         self._pick = _picker(itemgetter, self.parameters)
-        # By dataclass: how the parameters are read from an instance, and how they are stored.
+        # For each dataclass: how to read the parameters from an instance, and how to store them.
         self._fields: dict[type, tuple[_Pick, list[_Encode]]] = {}
 
     def __call__(self, row: object = None, /, **values: object) -> Statement[T_co]:
@@ -183,13 +186,14 @@ class Query(Generic[T_co]):
 
     @property
     def query(self) -> NoReturn:
-        """What a statement has: a query that was not called is given in place of one."""
+        """Raise `TypeError`: a query that was not called was passed in place of a statement, whose
+        `query` is read."""
         raise TypeError(
             f"query {self.name!r} is no statement yet: call it, with its parameters if it has any"
         )
 
     def bind(self, row: object) -> Values:
-        """Return the values that `row`, a mapping or a dataclass instance, gives the parameters."""
+        """Return the parameters' values from `row`, a mapping or a dataclass instance."""
         if isinstance(row, (dict, Mapping)):
             return self._bind_mapping(row)
         if is_dataclass(row) and not isinstance(row, type):
@@ -202,9 +206,10 @@ class Query(Generic[T_co]):
     def bind_many(
         self, rows: Sequence[object], *, together: bool
     ) -> Iterator[tuple[str, list[Values]]]:
-        """Yield what is to be run for `rows`: texts, and the values for each time that one is run.
+        """Yield what to run for `rows`: SQL texts, each with the values for each of its runs.
 
-        `together`: by texts that add several rows at once, which a query with a `table` has.
+        If `together`, use texts that add several rows at once; only a query with a `table` has
+        them.
         """
         width = len(self.parameters)
         if not self._positional or not width:
@@ -220,11 +225,11 @@ class Query(Generic[T_co]):
             start = end
 
     def _bind_flat(self, rows: Sequence[object]) -> list[SQLiteValue]:
-        """Return the values of all rows, one row's behind the other's."""
+        """Return the values of all rows in one list, row after row."""
         names = self.parameters
         values: list[Any] = []
         for row in rows:
-            # In the order of the parameters, as they mostly are, they are quickest to read.
+            # Fast path: mostly the keys of a row are in the order of the parameters.
             if type(row) is dict and (*row,) == names:
                 values += row.values()
             else:
@@ -232,7 +237,7 @@ class Query(Generic[T_co]):
         try:
             return encode_all(values)
         except ValueError:
-            return [value for row in rows for value in self.bind(row)]  # tells which one it is
+            return [value for row in rows for value in self.bind(row)]  # names the bad one
 
     def _bind_mapping(self, values: Mapping[Any, object]) -> Values:
         if values.keys() != self._names:
@@ -271,10 +276,10 @@ class Query(Generic[T_co]):
         return self._arranged([None] * len(self.parameters))
 
     def map_rows(self, description: Any, rows: list[tuple[Any, ...]], start: int = 1) -> list[T_co]:
-        """Return `rows` as the row type; `description` is that of the cursor which read them.
+        """Return `rows` as the row type; `description` is that of the cursor that read them.
 
-        No rows still check that the columns fit. Raises `MappingError`, in which the first row has
-        the number `start`.
+        Checks that the columns fit even if there are no rows. Raises `MappingError`, which counts
+        rows from `start`.
         """
         known, mapped = self._bound
         try:
@@ -292,7 +297,7 @@ class Query(Generic[T_co]):
         return dict(zip(self.parameters, encoded, strict=True))
 
     def _unsuitable(self, values: Mapping[str, tuple[_Encode, object]]) -> ParameterError:
-        """Find the value that can't be stored by trying each again."""
+        """Encode each value again to find the one that can't be stored, and return its error."""
         for name, (store, value) in values.items():
             try:
                 store(value)
@@ -316,7 +321,8 @@ class Query(Generic[T_co]):
 
 
 def _picker(getter: Callable[..., Any], names: tuple[str, ...]) -> _Pick:
-    """Return the function that gets all `names`; with a single one a getter returns no tuple."""
+    """Return a function that returns the values of all `names`, also for a single name, for which
+    `getter` would return no tuple."""
     if len(names) == 1:
         get = getter(names[0])
         return lambda source: (get(source),)

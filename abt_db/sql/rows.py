@@ -1,11 +1,12 @@
 """Row mappers: a row type -> a function from tuples to objects.
 
-A dataclass is filled from columns by name, in any order, each column read as the annotation of its
-field says. Every other type that a column can have is the single column of its rows; `dict` and
-`tuple` take whatever comes.
+A dataclass is filled from columns by name, in any order, and each column is read as the annotation
+of its field says. Every other type that a column can have maps rows of a single column. `dict` and
+`tuple` take any columns.
 
-Ten thousand rows go through here at a time, so what can be decided before the first row is: a bound
-mapper is one list comprehension, compiled for these columns and this class.
+Tens of thousands of rows are mapped at a time, so everything that does not depend on a row is
+decided before the first one: a bound mapper is one list comprehension, compiled for its columns and
+its class.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Decode: TypeAlias = Callable[[Any], Any] | None
 
 
 class MapRows(Protocol[T]):
-    """Maps a list of rows, of which the first has the number `start` in what errors say."""
+    """Maps a list of rows. Errors count rows from `start`."""
 
     def __call__(self, rows: Rows, start: int = 1) -> list[T]: ...
 
@@ -50,9 +51,9 @@ class Mapper(Generic[T]):
     `columns` are the names that a result may have (None: any) and `required` those it must have.
 
     `bind` takes the names of a result's columns, in their order, and returns the function that maps
-    a list of its rows. It raises `MappingError` when the columns don't fit. So does the function
-    when a row doesn't; the message names the row type, the column, the reason and the number of the
-    row in the list, and no value. Both are free of state and may be used from any thread.
+    a list of its rows. `bind` raises `MappingError` if the columns don't fit, and the function if a
+    row does not. The message names the row type, the column, the reason and the number of the row,
+    and never a value. Both have no state and may be used from any thread.
     """
 
     row_type: Any
@@ -66,19 +67,19 @@ def mapper(row_type: type[T]) -> Mapper[T]: ...
 @overload
 def mapper(row_type: Any) -> Mapper[Any]: ...
 def mapper(row_type: Any) -> Mapper[Any]:
-    """Return the mapper of a dataclass, a scalar type such as `int`, of `dict` or `tuple`.
+    """Return the mapper of a dataclass, of a scalar type such as `int`, of `dict` or `tuple`.
 
-    There is one for each class. Raises `TypeError` for a type that rows can't become, among them a
-    dataclass with a field that no column can hold.
+    Each class has one mapper. Raises `TypeError` for a type to which rows can't be mapped, such as
+    a dataclass with a field that no column can hold.
     """
     return _of_class(row_type) if isinstance(row_type, type) else _scalars(row_type)
 
 
 def field_encoders(row_type: type) -> dict[str, Callable[[Any], SQLiteValue]]:
-    """Return for each field of a dataclass the function that stores its values as declared.
+    """Return, for each field of a dataclass, the function that stores its values as declared.
 
-    Made once for each class. A statement need not use every field, so a field that can't be stored
-    has a function that raises `TypeError`; `field_encoders` itself raises it only when the
+    Made once for each class. A statement need not use every field, so for a field that can't be
+    stored the function raises `TypeError`. `field_encoders` itself raises `TypeError` only if the
     annotations can't be resolved.
     """
     return _field_encoders(row_type)
@@ -131,7 +132,7 @@ def _scalars(row_type: Any) -> Mapper[Any]:
             raise MappingError(f"{name} takes a single column, and the result has {len(columns)}")
         place = f"{name}: column {columns[0]!r}"
         if kinds is not None:
-            fitting = (*kinds, NoneType)  # NULL is the sum of no rows
+            fitting = (*kinds, NoneType)  # sum() of no rows is NULL
             source = f"lambda rows: [v if {_fits('v', fitting)} else refuse() for (v,) in rows]"
             make = eval(source, {"refuse": _refuse})
             return _explaining(make, name, [(place, native_check(row_type, fitting))])
@@ -158,12 +159,12 @@ def _dataclasses(row_type: Any) -> Mapper[Any]:
     required = frozenset(field for field in taken if taken[field])
     make_all = _quick_constructor(row_type)
 
-    # Bounded, for SQL that is put together at run time may have its columns in any order.
+    # Bounded, because SQL that is put together at run time may have its columns in any order.
     @lru_cache(maxsize=64)
     def bind(columns: Columns) -> MapRows[Any]:
         if problems := _mismatches(columns, tuple(taken), required):
             raise MappingError(f"{name}: {'; '.join(problems)}")
-        # All names in the expression are ours or, as keywords, those of the class's own fields.
+        # Safe to evaluate: all names in the expression are made here, or are fields of the class.
         values = {
             column: f"v{i}" if decoders[column] is None else f"d{i}(v{i})"
             for i, column in enumerate(columns)
@@ -193,8 +194,8 @@ def _dataclasses(row_type: Any) -> Mapper[Any]:
 
 
 def _fits(value: str, kinds: Sequence[type]) -> str:
-    """Return the expression that says whether `value` is of one of these types. To ask `type` is
-    twice as fast as a set of types, and SQLite returns no instances of subclasses."""
+    """Return an expression that is true if `value` is of one of these types. Comparing `type` is
+    twice as fast as a look-up in a set, and SQLite returns no instances of subclasses."""
     each = [
         f"{value} is None" if kind is NoneType else f"type({value}) is {kind.__name__}"
         for kind in kinds
@@ -214,7 +215,8 @@ def _field_decoder(name: str, field: str, annotation: Any) -> Decode:
 
 
 def _arguments(row_type: type, values: dict[str, str]) -> list[str]:
-    """Return the arguments of the constructor: by position as far as they go, then by keyword."""
+    """Return the arguments of the constructor: as many as possible by position, the others by
+    keyword."""
     by_position = []
     for parameter in signature(row_type).parameters.values():
         if parameter.kind is not Parameter.POSITIONAL_OR_KEYWORD or parameter.name not in values:
@@ -229,13 +231,14 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
     """Return a function that makes a frozen, slotted dataclass from all its fields, or None.
 
     The `__init__` of a frozen class calls `object.__setattr__` for each field, which takes four
-    times as long as an assignment. So the fields are assigned to an instance of a twin, a class
-    with the same slots that is not frozen, and then it becomes an instance of the real one.
+    times as long as an assignment. So the function assigns the fields to an instance of a twin, a
+    class with the same slots that is not frozen, and then changes the instance's class to
+    `row_type`.
 
-    It is None wherever that could be told from outside: for a class with a metaclass, or with an
-    `__init__` or `__new__` that is not the generated one; where the twin can't be like it, for
-    a class with bases; and where it would not pay: without slots each instance would get a dict of
-    its own, not one that shares its keys.
+    Returns None for a class where that would make a difference: one with a metaclass, or with an
+    `__init__` or `__new__` that is not the generated one. Also for a class with bases, because the
+    twin can't have the same layout, and for a class without slots, where it would not pay: each
+    instance would get a dict of its own, not one that shares its keys.
     """
     options = row_type.__dataclass_params__
     code = getattr(row_type.__init__, "__code__", None)
@@ -253,7 +256,7 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
     try:
         object.__new__(twin).__class__ = row_type
     except TypeError:
-        return None  # to CPython their layouts differ: it has bases, or a slot for weak references
+        return None  # layouts differ to CPython: row_type has bases, or a slot for weak references
     names = [field.name for field in fields(row_type)]
     lines = [
         f"def make({', '.join(f'v{i}' for i in range(len(names)))}):",
@@ -273,7 +276,7 @@ def _quick_constructor(row_type: Any) -> Callable[..., Any] | None:
 
 
 def _mismatches(columns: Columns, known: Columns, required: frozenset[str]) -> list[str]:
-    """Say what keeps these columns from filling the known fields."""
+    """Return the reasons why these columns can't fill the known fields."""
     if not columns:
         return ["the statement returns no columns"]
     problems = []
@@ -303,7 +306,7 @@ def _repeated(columns: Columns) -> str | None:
 def _explaining(
     make: Callable[[Rows], list[T]], name: str, readers: Sequence[tuple[str, Decode]]
 ) -> MapRows[T]:
-    """Return `make` with its errors told as `MappingError`."""
+    """Return `make` with its errors raised as `MappingError`."""
 
     def map_rows(rows: Rows, start: int = 1) -> list[T]:
         try:
@@ -311,7 +314,7 @@ def _explaining(
         except Exception as error:
             raise MappingError(explain(rows, start)) from error
 
-    # The rows are gone through once more, so that the way without errors need not keep count.
+    # Goes through the rows again, so that the path without errors need not count them.
     def explain(rows: Rows, start: int) -> str:
         for number, row in enumerate(rows, start):
             for (place, decode), value in zip(readers, row, strict=True):

@@ -1,7 +1,8 @@
-"""What can be known of a statement from its text alone.
+"""Read what can be known of a statement from its text alone.
 
-That it is one, that its parameters are named, that it does not begin or end transactions (those are
-the pool's); whether it writes; and how SQLite gets it.
+Checks that the text is a single statement, that its parameters are named, and that it does not
+begin or end a transaction, which only the pool may do. Finds out whether the statement writes, and
+makes the text that is passed to SQLite.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import NamedTuple
 
 from abt_db.errors import QueryDefinitionError
 
-# SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. Only
-# ASCII space is space to it, and every character beyond ASCII can stand in a name.
+# SQLite's tokens (https://www.sqlite.org/src/file/src/tokenize.c), as far as they matter here. To
+# SQLite only ASCII space is space, and every character beyond ASCII can be part of a name.
 _TOKEN = re.compile(
     r"""
       (?P<space>    [ \t\r\n\f\ufeff]+ | --[^\n]* | /\*.*?(?:\*/|\Z) )
@@ -31,7 +32,7 @@ _NAMED = re.compile(r":([^\W\d]\w*)")
 _READING = frozenset({"SELECT", "VALUES", "EXPLAIN", "PRAGMA"})
 _WRITING = frozenset({"INSERT", "REPLACE", "UPDATE", "DELETE"})
 _SCHEMA = frozenset({"CREATE", "DROP", "ALTER", "REINDEX", "ANALYZE"})
-# PRAGMAs that only tell something, even with an argument: `PRAGMA table_info(projects)`.
+# PRAGMAs that only read, even with an argument: `PRAGMA table_info(projects)`.
 TELLING_PRAGMAS = frozenset(
     {
         "foreign_key_check",
@@ -53,12 +54,12 @@ _REFUSED = {
     ),
     "ATTACH": "a database is one file; open another Database",
     "DETACH": "a database is one file; open another Database",
-    "VACUUM": "it can't run in a transaction, and every write of a query runs in one",
+    "VACUUM": "it can't run in a transaction, and every query that writes runs in one",
 }
 
 
 class Scan(NamedTuple):
-    """What the text of one statement tells."""
+    """What is known of one statement from its text."""
 
     verb: str
     writes: bool
@@ -70,21 +71,22 @@ class Scan(NamedTuple):
     parameters: tuple[str, ...]
     """Their names, in the order of their first use."""
     text: str
-    """The SQL as SQLite gets it."""
+    """The SQL that is passed to SQLite."""
     positional: bool
     """Whether `text` takes its values by position."""
     table: str | None
-    """The table to which rows can be added together, several by one statement."""
+    """The table to which one statement can add several rows, or None."""
     texts: tuple[tuple[int, str], ...]
-    """By how many rows they add the texts that do so, the most first; the last one is `text`."""
+    """Texts that add several rows, each with their number, the largest first; the last one is
+    `text`, with 1."""
 
 
 def scan(name: str, sql: str) -> Scan:
-    """Read one statement, or raise QueryDefinitionError saying why it can't be a query.
+    """Read one statement. Raises `QueryDefinitionError`, with the reason, if it can't be a query.
 
-    Its text for SQLite begins with its first word, ends with its last, and has `?` in place of each
-    named parameter, unless one is used twice: two `?` are two values to SQLite, and what it makes
-    of that in a GROUP BY is its own affair.
+    The text for SQLite begins with the first token and ends with the last. It has `?` in place of
+    each named parameter, unless a parameter is used twice. Then the names stay: SQLite would treat
+    two `?` as two different values, which matters in a GROUP BY, for instance.
     """
 
     def refuse(problem: str) -> QueryDefinitionError:
@@ -114,7 +116,8 @@ def scan(name: str, sql: str) -> Scan:
         if ended:
             raise refuse("it holds more than one statement; make a query of each")
         if text == ";":
-            # In a trigger it ends the statements of the body; SQLite knows which one ends it all.
+            # In a trigger, ";" ends each statement of its body. SQLite tells which one ends the
+            # whole trigger.
             trigger = "TRIGGER" in words[:3] and words[0] == "CREATE"
             whole = "".join(piece for piece, _ in pieces) + ";"
             ended = not trigger or sqlite3.complete_statement(whole)
@@ -129,7 +132,7 @@ def scan(name: str, sql: str) -> Scan:
             word = text.upper()
             words.append(word)
             telling = telling or text.lower() in TELLING_PRAGMAS
-            # `WITH x AS (…), y AS (…) UPDATE …` writes: the verb stands behind the last bracket.
+            # `WITH x AS (…), y AS (…) UPDATE …` writes: the verb follows the last bracket.
             main = verb == "WITH" and depth == 0 and before == ")" and word in _READING | _WRITING
             if not verb or main:
                 verb = word
@@ -160,23 +163,24 @@ def scan(name: str, sql: str) -> Scan:
 
 
 def tokens(sql: str) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the text of each token; together the texts are `sql`."""
+    """Yield the kind and the text of each token; the texts joined are `sql`."""
     for match in _TOKEN.finditer(sql):
         assert match.lastgroup is not None
         yield match.lastgroup, match[0]
 
 
 def quoted(name: str) -> str:
-    """Return the name of a table, a column or an index as it can stand in SQL."""
+    """Return the name of a table, column or index quoted for use in SQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 # -- rows that are added together ----------------------------------------------------------------
 
-# This adds one row of just what it is given, to a table, in place of none that is there. More rows
-# behind VALUES come to the same then as one statement for each, if the table has nothing against it
-# (`Session.execute_many`), and take a third of the time. Behind ON CONFLICT a subquery would be run
-# once for all of them, and changes() tells of the statement before.
+# Matches a statement that adds one row, made only of its parameters and constants, and replaces no
+# row. Then one statement with more rows behind VALUES has the same effect as a statement for each
+# row, if the table's schema permits that (`Verbs.execute_many` checks it), and takes a third of the
+# time. Not matched behind ON CONFLICT: a subquery, which would run once for all rows, and
+# changes(), which returns the count of the statement before.
 _VALUE = r"[ ]* (?: \? | NULL | [\d.]+ | '[^']*' ) [ ]*"
 _PER_STATEMENT = r"\b (?: SELECT | VALUES | IN | (?:TOTAL_)? CHANGES ) \b"
 _ADDS_A_ROW = re.compile(
@@ -189,13 +193,15 @@ _ADDS_A_ROW = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 _TOGETHER = (64, 8)
-"""Rows that one statement adds. Every number is a statement of its own to prepare and to keep."""
+"""Numbers of rows that one statement adds. Few, because each needs a prepared statement of its own
+in the cache."""
 _MAX_VARIABLES = 999
-"""Of one statement, in every SQLite (https://www.sqlite.org/limits.html); most take more."""
+"""Parameters that one statement may have in every SQLite (https://www.sqlite.org/limits.html); most
+builds permit more."""
 
 
 def _together(text: str, width: int) -> tuple[str | None, tuple[tuple[int, str], ...]]:
-    """Return `Scan.table` and `Scan.texts` of what has so many parameters."""
+    """Return `Scan.table` and `Scan.texts` of a statement with `width` parameters."""
     found = _ADDS_A_ROW.fullmatch(text)
     if found is None:
         return None, ((1, text),)

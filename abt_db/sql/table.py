@@ -1,8 +1,8 @@
-"""`Table`: the statements that every table has, made from the names of its columns.
+"""`Table`: the statements that every table needs, made from the names of its columns.
 
-Which columns are filtered, sorted or written is the caller's choice, so there is no constant for
-each of these texts. They are put together from known names and from nothing else, and what was
-read from a text is kept: see `_kept`.
+The caller chooses which columns to filter, sort or write, so these SQL texts can't all be
+constants. They are put together only from names that the program itself declares, and `_kept`
+caches the queries made from them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ _NOW = "strftime('%Y-%m-%dT%H:%M:%f+00:00', 'now')"
 class Table(Generic[T]):
     """The statements of a table whose rows are of the dataclass `row`: ``Table("notes", Note)``.
 
-    The fields are columns of the table, all of them or those that matter; one is `id`, the INTEGER
-    PRIMARY KEY. A field `updated_at` that is a `datetime` follows every change. `name` also begins
-    the names of the queries. `source` is what the rows come from where it is not the table of that
-    name: a subquery in brackets can be read and not written. No filter and no order goes by the
-    columns in `json`. `made` has the SQL for columns that are made where a new row does not name
-    them. Names, `source` and `made` are of the program itself: they become a part of the SQL.
+    The fields are columns of the table, all of them or only some. One of them is `id`, the INTEGER
+    PRIMARY KEY. A field `updated_at` that is a `datetime` is set by every change. The names of the
+    queries begin with `name`. `source` is where the rows come from, if that is not the table
+    `name`; a subquery in brackets can be read and not written. Rows can't be filtered or sorted by
+    the columns in `json`. `made` has, by column, the SQL of values for a new row that does not name
+    the column. Names, `source` and `made` become part of the SQL, so they must come from the
+    program itself.
 
     Raises `QueryDefinitionError` for a `row` that is no dataclass, or has no `id`. Every method
     returns a statement that is ready to run, and raises `ParameterError` for a column that is
@@ -51,7 +52,7 @@ class Table(Generic[T]):
     ) -> None:
         if not is_dataclass(row) or "id" not in field_encoders(row):
             raise QueryDefinitionError(
-                f"the rows of table {name!r} must be of a dataclass that has a field 'id'"
+                f"the rows of table {name!r} must be of a dataclass with a field 'id'"
             )
         self.name = name
         self._row: Any = row
@@ -59,13 +60,13 @@ class Table(Generic[T]):
         self._made = dict(made or {})
         self._encoders = field_encoders(row)
         self.columns = ", ".join(map(_quoted, self._encoders))
-        """The names of the columns, as SELECT takes them."""
+        """The names of the columns, quoted, for use in a SELECT."""
         self._comparable = [column for column in self._encoders if column not in json]
         updated = field_types(row).get("updated_at")
         self._updated = datetime in (updated, *get_args(updated))
 
     def by_id(self, id: int) -> Statement[T]:
-        """The row with this id."""
+        """Select the row with this id."""
         return self._query("by_id", f"{self._select} WHERE id = :id")(id=id)
 
     def page(
@@ -76,12 +77,12 @@ class Table(Generic[T]):
         after: object = None,
         filters: Mapping[str, object] | None = None,
     ) -> Statement[T]:
-        """At most `limit` rows (all if None) in order, those behind the row `after`, without the
-        first `offset`.
+        """Select, in order, at most `limit` rows (None: all) that come after the row `after`,
+        without the first `offset` of these.
 
-        `order_by` is a column, ``"-column"`` for descending; rows that are alike in it are in the
-        order of their ids, and NULL is less than everything. `filters` are the values of columns;
-        None is NULL.
+        `order_by` is a column, or ``"-column"`` for descending order. Rows with equal values in it
+        are sorted by id, in the same direction. NULL is less than every value. `filters` maps
+        columns to the values that rows must have in them; None is NULL.
         """
         for name, number in (("limit", limit), ("offset", offset)):
             if number is not None and number < 0:
@@ -107,15 +108,15 @@ class Table(Generic[T]):
         )(values | {"limit": _ALL if limit is None else limit, "offset": offset})
 
     def count(self, filters: Mapping[str, object]) -> Statement[int]:
-        """How many rows have these values; None is NULL."""
+        """Count the rows that have these values; None is NULL."""
         values = self._encoded(filters, self._comparable)
         sql = f"SELECT count(*) FROM {self._source}{_where(_equal(filters))}"
         return _kept(f"{self.name}.count({', '.join(sorted(filters))})", sql, int)(values)
 
     def create(self, values: Mapping[str, object], *, key: str | None = None) -> Statement[T]:
-        """Add a row, and return it; the schema fills in the columns that are not named.
+        """Add a row and return it. The schema, or `made`, fills in the columns that are not named.
 
-        With `key`, a unique column, a row that has the same key is changed instead.
+        With `key`, a unique column: if a row has the same key, that row is changed instead.
         """
         stored = self._encoded(values)
         sources = {**self._made, **{column: f":{column}" for column in sorted(values)}}
@@ -134,7 +135,7 @@ class Table(Generic[T]):
         return self._query(f"{verb}({', '.join(sources)})", f"{sql}{self._returning}")(stored)
 
     def update(self, id: int, changes: Mapping[str, object]) -> Statement[T]:
-        """Give columns of the row with this id other values, and return it."""
+        """Change columns of the row with this id, and return the row."""
         stored = self._encoded(changes, [name for name in self._encoders if name != "id"])
         assignments = [f"{_quoted(name)} = :{name}" for name in sorted(changes)]
         assigned = self._assigned(changes, assignments)
@@ -144,7 +145,7 @@ class Table(Generic[T]):
         )(stored | {"id": id})
 
     def delete(self, id: int) -> Statement[Any]:
-        """Delete the row with this id, and what the schema deletes along with it."""
+        """Delete the row with this id, and the rows that the schema deletes with it."""
         sql = f"DELETE FROM {self._source} WHERE id = :id"
         return _kept(f"{self.name}.delete", sql, tuple)(id=id)
 
@@ -161,7 +162,7 @@ class Table(Generic[T]):
     def _assigned(self, columns: Iterable[str], assignments: list[str]) -> str:
         if not assignments:
             raise ParameterError(f"{self.name}: no column was given; name at least one")
-        # RETURNING tells what the statement set, and not what a trigger did after it.
+        # RETURNING returns what the statement sets, not what a trigger sets after it.
         if self._updated and "updated_at" not in columns:
             assignments = [*assignments, f"updated_at = {_NOW}"]
         return ", ".join(assignments)
@@ -175,14 +176,15 @@ class Table(Generic[T]):
         if column not in self._comparable:
             raise ParameterError(
                 f"{self.name} can't be sorted like that; order_by is one of"
-                f" {', '.join(self._comparable)}, with a - in front for descending"
+                f" {', '.join(self._comparable)}, with a - in front for descending order"
             )
         return column, descending
 
     def _encoded(
         self, values: Mapping[str, object], known: Iterable[str] | None = None
     ) -> dict[str, SQLiteValue]:
-        """Return values as they are stored, if `known` (all columns if None) has their names."""
+        """Return the values in stored form. Raises `ParameterError` for a name that is not in
+        `known` (None: all columns)."""
         known = list(self._encoders) if known is None else known
         if unknown := [name for name in values if name not in known]:
             raise ParameterError(
@@ -202,24 +204,25 @@ class Table(Generic[T]):
         return f"<Table {self.name}>"
 
 
-_ALL = -1  # to SQLite's LIMIT
+_ALL = -1  # in SQLite's LIMIT: no limit
 
 
 def _quoted(name: str) -> str:
-    """Return a name that may be a keyword, such as `order`, as an identifier. SQLite would take
-    one in double quotes that is misspelt for a text (https://www.sqlite.org/quirks.html#dblquote).
+    """Return a name in square brackets, so that it may be a keyword, such as `order`. In double
+    quotes SQLite would take a misspelt name for a text
+    (https://www.sqlite.org/quirks.html#dblquote).
     """
     return f"[{name}]"
 
 
 @lru_cache(maxsize=256)
 def _kept(name: str, sql: str, row: Any) -> Query[Any]:
-    """Return the query with this text, which is read once as long as it is in use."""
+    """Return the query with this text. It is cached, so a text that is in use is scanned once."""
     return Query(name, sql, row)
 
 
 def _equal(filters: Iterable[str]) -> list[str]:
-    # Unlike `=`, IS finds NULL; for an index they are the same.
+    # Unlike `=`, IS finds NULL. An index serves both.
     return [f"{_quoted(column)} IS :{column}" for column in sorted(filters)]
 
 
@@ -228,10 +231,10 @@ def _where(conditions: list[str]) -> str:
 
 
 def _ranges(column: str, *, descending: bool, null: bool) -> list[str]:
-    """Return conditions of which each row behind a certain one fulfils exactly one.
+    """Return conditions such that every row after the row `after` fulfils exactly one of them.
 
-    Each is one range of an index, and SQLite merges them in order. In one condition they would be
-    joined by OR, and the index be read from its beginning.
+    Each condition is one range of an index, and SQLite merges the ranges in order. With a single
+    condition, in which the parts are joined by OR, SQLite would read the index from its beginning.
     """
     beyond, name = "<" if descending else ">", _quoted(column)
     if column == "id":

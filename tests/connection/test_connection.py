@@ -231,7 +231,7 @@ class TestUris:
         assert list(tmp_path.iterdir()) == []
 
     async def test_the_empty_name_of_a_temporary_database(self) -> None:
-        with pytest.raises(CantOpenError, match="a database that nobody else sees is ':memory:'"):
+        with pytest.raises(CantOpenError, match="a database in memory is written ':memory:'"):
             await Database("").open()
 
     @pytest.mark.parametrize(

@@ -101,7 +101,9 @@ class TestBusyError:
         """Without a write-ahead log."""
         async with items(path, "a", journal_mode="delete", busy_timeout=0.05) as db:
             async with Holder(db.snapshot()):
-                with pytest.raises(BusyError, match="reads the file and is in the way; gave up"):
+                with pytest.raises(
+                    BusyError, match="reads the file and blocks the COMMIT; gave up"
+                ):
                     await db.execute(ADD(name="x"))
             assert await db.fetch_all(NAMES()) == ["a"]
 

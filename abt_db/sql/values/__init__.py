@@ -1,29 +1,31 @@
 """Python values <-> SQLite values.
 
-SQLite knows NULL, integers of 64 bits, floats, text and blobs. Other types are stored so that they
-sort and compare in SQL and come back equal:
+SQLite has NULL, integers of 64 bits, floats, text and blobs. Values of other types are stored so
+that SQL can sort and compare them, and that they are read back equal:
 
     bool                       0 or 1
     datetime                   text in UTC, "2025-03-01T12:00:00.000+00:00"; never a naive one
     date                       text, "2025-03-01"
     UUID, Path, Decimal        text; a column for Decimal must be TEXT, or SQLite rounds it
-    Enum                       its value; where one is declared, that is taken for it as well
-    list, tuple, dict,         JSON text; what is inside is stored as above, a dataclass as an
-    TypedDict, dataclass       object, and only bytes can't be
+    Enum                       its value; a column declared so also takes the plain value
+    list, tuple, dict,         JSON text; values inside are stored as above, a dataclass as an
+    TypedDict, dataclass       object; bytes can't be stored inside JSON
     Annotated[X, Json]         JSON text of any X: ``Annotated[Any, Json]`` for any JSON value, of
                                which None is NULL
 
-`encode` goes by the value alone, `encoder` and `decoder` by an annotation, which may also be a
-union of native types, `Literal`, `Any`, `Annotated`, a `NewType`, or `X | None` of all these. A
-column must return what it is declared as: SQLite keeps a text in an INTEGER column if it must. Only
-an integer fits a `float` as well.
+`encode` converts by the value's type alone. `encoder` and `decoder` convert by an annotation, which
+may also be a union of native types, `Literal`, `Any`, `Annotated`, a `NewType`, or `X | None` of
+any of these. The value read from a column must be of the declared type, which SQLite does not
+enforce: it stores a text that is no number in an INTEGER column as text. The one exception is that
+an integer fits a `float`.
 
-    encoding     what SQLite stores for a value, whatever it was declared as
-    annotations  what the annotations of a class say
-    codecs       how a column, or JSON, that is declared so is stored and read
+    encoding     what SQLite stores for a value, by the type of the value
+    annotations  reading the annotations of a class
+    codecs       storing and reading values of a declared type, in a column or inside JSON
 
-A value that does not fit is a `ValueError` whose message continues a sentence: "is not a date". The
-caller knows the name to put in front; the value itself is never told (invariant 27).
+A value that does not fit raises `ValueError` with a message that is the end of a sentence: "is not
+a date". The caller puts the name of the value in front. The message never contains the value itself
+(invariant 27).
 """
 
 from .annotations import constructor_fields, field_types, type_name

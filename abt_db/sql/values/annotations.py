@@ -1,4 +1,4 @@
-"""What the annotations of a class say, freed of what only type checkers read."""
+"""Read the annotations of a class, without the parts that only type checkers need."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from typing import (
 
 
 def field_types(kind: type) -> dict[str, Any]:
-    """Return the annotations of the fields of a dataclass, or of a TypedDict, as types.
+    """Return the types of the fields of a dataclass, or of a TypedDict.
 
-    Raises `TypeError` for names that can't be resolved and for an `InitVar`, which has no value
-    that could be stored.
+    Raises `TypeError` for a name that can't be resolved, and for an `InitVar`, whose value is not
+    kept in the instance and so can't be stored.
     """
     try:
         types = get_type_hints(kind, include_extras=True)
@@ -40,14 +40,15 @@ def field_types(kind: type) -> dict[str, Any]:
 
 
 def constructor_fields(kind: Any) -> dict[str, bool]:
-    """Return the fields that a dataclass, or a TypedDict, is made from, and which it must have."""
+    """Return, for each field that the constructor of a dataclass or TypedDict takes, whether it is
+    required."""
     if is_dataclass(kind):
         return {
             field.name: field.default is MISSING and field.default_factory is MISSING
             for field in fields(kind)
             if field.init
         }
-    # Under `from __future__ import annotations` a TypedDict has overlooked its NotRequired.
+    # Under `from __future__ import annotations`, `__required_keys__` ignores NotRequired.
     return {
         key: get_origin(annotation) is Required
         or (get_origin(annotation) is not NotRequired and key in kind.__required_keys__)
@@ -56,12 +57,13 @@ def constructor_fields(kind: Any) -> dict[str, bool]:
 
 
 def type_name(annotation: Any) -> str:
-    """Return a type as its reader would write it."""
+    """Return the name of a type as it is written in code."""
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def parts(annotation: Any) -> tuple[Any, ...]:
-    """Return the members of a union, or the one type, freed of what only type checkers read."""
+    """Return the members of a union, or the single type, without the parts that only type checkers
+    need."""
     while True:
         if get_origin(annotation) in (Annotated, Required, NotRequired):
             annotation = get_args(annotation)[0]
@@ -76,7 +78,7 @@ def parts(annotation: Any) -> tuple[Any, ...]:
 
 
 def marks(annotation: Any) -> tuple[Any, ...]:
-    """Return what ``Annotated`` adds to the one type, or to the members of a union."""
+    """Return the metadata that ``Annotated`` adds to a type, or to the members of a union."""
     if get_origin(annotation) is Annotated:
         inner, *added = get_args(annotation)
         return (*added, *marks(inner))
@@ -90,7 +92,7 @@ def marks(annotation: Any) -> tuple[Any, ...]:
 
 
 def without_none(annotation: Any) -> Any:
-    """Return the X of `X | None` and of X alone."""
+    """Return X for `X | None`, and for X alone."""
     kinds = [part for part in parts(annotation) if part is not NoneType]
     if len(kinds) == 1:
         return kinds[0]
@@ -98,7 +100,7 @@ def without_none(annotation: Any) -> Any:
 
 
 def is_native(kind: Any) -> bool:
-    """Whether SQLite stores values of a type, and returns them, as they are."""
+    """Whether SQLite stores and returns values of a type unchanged."""
     natives = (int, float, str, bytes, NoneType)
     if get_origin(kind) is Literal:
         return all(type(option) in natives for option in get_args(kind))
@@ -106,7 +108,7 @@ def is_native(kind: Any) -> bool:
 
 
 def unsupported(annotation: Any) -> TypeError:
-    """Return what is raised for an annotation that means nothing to a column."""
+    """Return the error for an annotation that no column can have."""
     return TypeError(
         f"{type_name(annotation)} is not a type that can be stored; abt_db.sql.values lists those"
     )

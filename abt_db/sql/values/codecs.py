@@ -1,7 +1,7 @@
-"""How the values of a declared type are stored and read: those of a column, and those inside JSON.
+"""Store and read values of a declared type, in a column or inside JSON.
 
-A codec is made once for a column and used for each of its values, so what can be decided by the
-annotation is decided when it is made.
+An encoder or decoder is made once for a column and used for each of its values, so everything that
+depends only on the annotation is decided when it is made.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from .encoding import JSON_NATIVES, Convert, Json, SQLiteValue, dump, encode, pl
 def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
     """Return the function that stores the values of a column declared as `annotation`.
 
-    It takes None as well, for NOT NULL is the schema's business. Native types are stored as
-    `encode` does; a value of another type must fit the annotation, or `ValueError` is raised.
-    Raises `TypeError` for an annotation that can't be stored.
+    The function also takes None, because NOT NULL is left to the schema. If native types are
+    declared, it stores a value as `encode` does. If another type is declared, it raises
+    `ValueError` for a value that does not fit. Raises `TypeError` for an annotation that can't be
+    stored.
     """
     if _is_marked(annotation):
         return _json_encoder(_reader(annotation, {}))
@@ -49,9 +50,9 @@ def encoder(annotation: Any) -> Callable[[Any], SQLiteValue]:
 def decoder(annotation: Any) -> Convert | None:
     """Return the function that reads a column declared as `annotation`, or None.
 
-    None means that there is nothing to do: native types are handed on as SQLite returns them, and
-    `native_kinds` says which of them fit. The function raises `ValueError` for what does not fit.
-    Raises `TypeError` for an annotation that can't be read.
+    None means that there is nothing to convert: values of native types are used as SQLite returns
+    them, and `native_kinds` says which of them fit. The function raises `ValueError` for a value
+    that does not fit. Raises `TypeError` for an annotation that can't be read.
     """
     members = parts(annotation)
     if _is_marked(annotation):
@@ -71,10 +72,11 @@ def decoder(annotation: Any) -> Convert | None:
 
 
 def native_kinds(annotation: Any) -> tuple[type, ...] | None:
-    """Return the types of values that fit a column declared as native types, or None where there
-    is nothing to check: any value fits, or `decoder` checks it.
+    """Return the types of values that fit a column declared as native types, or None if there is
+    nothing to check, because any value fits or `decoder` checks it.
 
-    An integer fits a float: SQLite returns one for ``sum(n)``, or from a column that is not REAL.
+    An integer fits `float`: SQLite returns integers for ``sum(n)``, or from a column that is not
+    REAL.
     """
     members = parts(annotation)
     if _is_marked(annotation) or Any in members or object in members:
@@ -104,10 +106,10 @@ def native_check(annotation: Any, kinds: tuple[type, ...]) -> Convert:
 
 
 def json_reader(annotation: Any) -> Convert:
-    """Return the function that reads a value as `json.loads` gives it, declared as `annotation`.
+    """Return the function that converts a value from `json.loads` to what `annotation` declares.
 
-    It takes what `decoder` takes from the text of a JSON column, and raises `ValueError` as that
-    does. Raises `TypeError` for an annotation that can't be read.
+    It accepts the same values as `decoder` does in the text of a JSON column, and also raises
+    `ValueError` for others. Raises `TypeError` for an annotation that can't be read.
     """
     return _reader(annotation, {})
 
@@ -142,7 +144,7 @@ def _scalar_encoder(kind: type) -> Callable[[Any], SQLiteValue]:
     def encode_scalar(value: Any) -> SQLiteValue:
         if value is None:
             return None
-        # A datetime is a date to Python; as one it could not be read back.
+        # In Python a datetime is a date, but its text could not be read back as a date.
         if isinstance(value, wanted) and not (wanted is date and isinstance(value, datetime)):
             return encode(value)
         if issubclass(kind, Enum) and (member := _member(kind, value)) is not None:
@@ -153,16 +155,16 @@ def _scalar_encoder(kind: type) -> Callable[[Any], SQLiteValue]:
 
 
 def _member(kind: type[Enum], value: object) -> Enum | None:
-    """Return the member that a plain value stands for, as ``Status("failed")`` does, or None."""
+    """Return the member with this plain value, as ``Status("failed")`` does, or None."""
     try:
         member = kind(value)
     except Exception:
-        return None  # what `_missing_` raises is the caller's code, and may quote the value
-    return member if type(member.value) is type(value) else None  # to Python, True is 1
+        return None  # an error of the caller's `_missing_` may quote the value
+    return member if type(member.value) is type(value) else None  # True == 1
 
 
 def _scalar_decoder(kind: Any) -> Convert:
-    """Return what reads a scalar, from a column or from JSON."""
+    """Return the function that reads a scalar, from a column or from JSON."""
     if issubclass(kind, Enum):
         return _enum_decoder(kind)
     parse = kind if issubclass(kind, PurePath) else _PARSERS[kind]
@@ -173,7 +175,7 @@ def _scalar_decoder(kind: Any) -> Convert:
             try:
                 return parse(value)
             except (ValueError, ArithmeticError):
-                pass  # refused below, outside of here: this error quotes the value
+                pass  # refused below, outside this block, for this error quotes the value
         if type(value) is float and kind is Decimal:
             raise ValueError("is a float and no longer exact; its column must be declared TEXT")
         raise _refusal(value, kind.__name__)
@@ -189,7 +191,7 @@ def _int_to_bool(value: Any) -> bool:
 
 def _parse_datetime(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
-    # CURRENT_TIMESTAMP and datetime('now') are in UTC without saying so.
+    # The texts of CURRENT_TIMESTAMP and datetime('now') are in UTC, without an offset.
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -225,9 +227,9 @@ def _enum_decoder(kind: type[Enum]) -> Convert:
         if str(value) in by_text:
             return by_text[str(value)]
         try:
-            return kind(value)  # combined flags, and what `_missing_` knows
+            return kind(value)  # combined flags, and values that `_missing_` accepts
         except ValueError:
-            pass  # refused below, outside of here: this error quotes the value
+            pass  # refused below, outside this block, for this error quotes the value
         raise _refusal(value, kind.__name__)
 
     return decode
@@ -238,7 +240,7 @@ def _enum_decoder(kind: type[Enum]) -> Convert:
 
 def _json_encoder(read: Convert) -> Callable[[Any], SQLiteValue]:
     def encode_json(value: Any) -> SQLiteValue:
-        # What can be read back as declared fits.
+        # A value fits if it can be read back as declared.
         return None if value is None else dump(value, read)
 
     return encode_json
@@ -260,7 +262,7 @@ def _load(text: str) -> Any:
     try:
         return _from_json(text)
     except ValueError:
-        pass  # refused below, outside of here: this error holds the text
+        pass  # refused below, outside this block, for this error holds the text
     raise ValueError("is not valid JSON")
 
 
@@ -272,7 +274,8 @@ _from_json = json.JSONDecoder(parse_constant=_no_constant).decode
 
 
 def _reader(annotation: Any, known: dict[type, Convert]) -> Convert:
-    """Return what reads a parsed JSON value; `known` has the classes that are being made above."""
+    """Return the function that reads a parsed JSON value. `known` has the readers of classes that
+    enclose it, because a class may contain itself."""
     members = parts(annotation)
     if Any in members or object in members:
         return same
@@ -333,7 +336,7 @@ def _array_reader(kind: type, name: str, items: list[Convert] | repeat[Convert])
     def read(value: Any) -> Any:
         if not isinstance(value, list) or length not in (None, len(value)):
             raise _refusal(value, name)
-        return kind(map(within, repeat("an item"), items, value))  # ends with the value
+        return kind(map(within, repeat("an item"), items, value))  # as long as `value`
 
     return read
 
@@ -348,7 +351,7 @@ def _dict_reader(name: str, read_item: Convert) -> Convert:
 
 
 def _object_reader(kind: Any, known: dict[type, Convert]) -> Convert:
-    """Read a dataclass or a TypedDict, each field by its own annotation."""
+    """Return the function that reads a dataclass or a TypedDict, each field by its annotation."""
     name = kind.__name__
     readers: dict[str, Convert] = {}
 
@@ -365,7 +368,7 @@ def _object_reader(kind: Any, known: dict[type, Convert]) -> Convert:
         except Exception as error:
             raise ValueError(f"is refused by {name} ({type(error).__name__})") from error
 
-    known[kind] = read  # before its fields are looked at: they may hold the class again
+    known[kind] = read  # before the readers of its fields are made: they may contain the class
     types, needed = field_types(kind), constructor_fields(kind)
     required = {key for key in needed if needed[key]}
     readers.update((key, _reader(types[key], known)) for key in needed)

@@ -1,4 +1,4 @@
-"""What SQLite stores for a Python value, by the value alone."""
+"""What SQLite stores for a Python value, by the value's own type."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ JSON_NATIVES = (str, int, float, bool, NoneType)
 class Json:
     """A parameter to be stored as JSON text: ``INSERT_PROJECT(tags=Json(["a"]))``.
 
-    The class itself marks a column of JSON whose values may be of any type, also of those that
-    would be stored otherwise: ``notes: Annotated[Any, Json]``.
+    The class itself marks a JSON column whose values may be of any type, even of a type that is
+    otherwise not stored as JSON: ``notes: Annotated[Any, Json]``.
     """
 
     value: object
@@ -35,7 +35,7 @@ class Json:
 def encode(value: object) -> SQLiteValue:
     """Return what SQLite stores for `value`.
 
-    Raises `ValueError` for what SQLite can't store, or would silently store as something else.
+    Raises `ValueError` for a value that SQLite can't store, or would silently store as another one.
     """
     kind: Any = type(value)
     convert = _EXACT.get(kind) or _of_family(kind)
@@ -49,7 +49,8 @@ def encode(value: object) -> SQLiteValue:
 
 
 def encode_all(values: Iterable[Any]) -> list[SQLiteValue]:
-    """Return `encode` of each value; every query comes through here, so most without a call."""
+    """Return `encode` of each value. Every query calls this, so the most frequent types are handled
+    here, without a call."""
     encoded: list[SQLiteValue] = []
     for value in values:
         kind = type(value)
@@ -68,7 +69,7 @@ def encode_all(values: Iterable[Any]) -> list[SQLiteValue]:
 
 
 def same(value: Any) -> Any:
-    """Convert nothing."""
+    """Return `value` unchanged."""
     return value
 
 
@@ -88,7 +89,7 @@ def _float(value: float) -> float:
 
 
 def _text(value: str) -> str:
-    if not value.isascii():  # O(1), and false for most
+    if not value.isascii():  # O(1), and most texts are ASCII
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -99,8 +100,8 @@ def _text(value: str) -> str:
 def _datetime(value: datetime) -> str:
     if value.tzinfo is not UTC:
         value = _in_utc(value)
-    # The order of these texts is the order of time, whatever their precision: where the shorter
-    # one ends and its offset begins, '+' sorts before every digit.
+    # Texts of either precision sort by time: where the offset of the shorter one begins, its '+'
+    # sorts before every digit.
     return value.isoformat(timespec="microseconds" if value.microsecond % 1000 else "milliseconds")
 
 
@@ -119,8 +120,9 @@ def _decimal(value: Decimal) -> str:
     raise ValueError("is a Decimal that is not finite")
 
 
-# By type and its subclasses; the first that fits, for a StrEnum is a str and a datetime a date.
-# Subclasses of native types are made exact: on them sqlite3 would try its adapters.
+# For these types and their subclasses. The first match counts, because a StrEnum is also a str, and
+# a datetime also a date. An instance of a subclass of a native type is converted to the native type
+# itself, because sqlite3 would look for an adapter for the subclass.
 _FAMILIES: dict[type, Callable[[Any], SQLiteValue]] = {
     Enum: lambda value: encode(value.value),
     datetime: _datetime,
@@ -138,7 +140,7 @@ _FAMILIES: dict[type, Callable[[Any], SQLiteValue]] = {
 }
 
 
-# By the type alone, without a search.
+# For exactly these types: a look-up instead of a search.
 _EXACT: dict[type, Callable[[Any], SQLiteValue]] = {
     **_FAMILIES,
     NoneType: same,
@@ -163,7 +165,8 @@ _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def dump(value: Any, check: Convert) -> str:
-    """Return `value` as JSON text; `check` raises `ValueError` for what is not to be stored."""
+    """Return `value` as JSON text; `check` raises `ValueError` for a value that must not be
+    stored."""
     try:
         value = plain(value)
         check(value)
@@ -173,7 +176,7 @@ def dump(value: Any, check: Convert) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` in the types that JSON has."""
+    """Return `value` converted to the types that JSON has."""
     kind = type(value)
     if kind is float and not math.isfinite(value):
         raise ValueError("is not a finite number, and JSON has no other")
@@ -199,7 +202,8 @@ def plain(value: Any) -> Any:
 
 
 def within(place: str, convert: Convert, value: Any) -> Any:
-    """Return ``convert(value)``, whose `ValueError` is told with the place where the value was."""
+    """Return ``convert(value)``. If it raises `ValueError`, raise one that also names `place`,
+    where the value was."""
     try:
         return convert(value)
     except ValueError as error:
