@@ -246,14 +246,14 @@ class Database:
         priority: int = 0,
     ) -> list[Result]:
         """Run several statements that write in one transaction: all of them or none."""
-        batch = list(series(statements, "execute_batch", "statements"))
+        listed = list(series(statements, "execute_batch", "statements"))
         return await self._opened().write(
-            query_of(batch[0]).name if batch else "an empty batch",
+            query_of(listed[0]).name if listed else "an empty batch",
             Verbs.execute_batch,
-            (batch,),
+            (listed,),
             timeout,
             priority,
-            shares=not any(query_of(statement).alters for statement in batch),
+            shares=not any(query_of(statement).alters for statement in listed),
             savepoint=True,
         )
 

@@ -150,8 +150,8 @@ class Connection:
     __slots__ = (
         "_abandoned",
         "_aio",
-        "_begun",
-        "_ended",
+        "_finished",
+        "_handed",
         "_loop",
         "_settled",
         "_waiting",
@@ -170,8 +170,8 @@ class Connection:
         self._aio = aio
         self.thread: threading.Thread | None = None
         """The driver's thread."""
-        self._begun = 0  # calls passed to the thread; written by the event loop
-        self._ended = 0  # calls that have ended; written by the thread, like _settled
+        self._handed = 0  # calls passed to the thread; written by the event loop
+        self._finished = 0  # calls that have ended; written by the thread, like _settled
         self._settled = True
         self._abandoned = False
         # The tasks that wait for the thread. There may be two: one whose call overruns its limit,
@@ -326,7 +326,7 @@ class Connection:
         """
         call = _Call()
         call.function = function
-        self._begun = number = self._begun + 1
+        self._handed = number = self._handed + 1
         waiter = asyncio.current_task(self._loop)
         assert waiter is not None
         self._waiting[deadline] = waiter
@@ -342,7 +342,7 @@ class Connection:
             if deadline.given_up is None or waiter.uncancel() > cancels:
                 raise
             # A call that has ended at that very moment counts as ended.
-            if self._ended < number:
+            if self._finished < number:
                 raise deadline.given_up from None
         finally:
             del self._waiting[deadline]
@@ -368,7 +368,7 @@ class Connection:
     def ended(self, session: EngineSession) -> None:
         """Note, on the thread, that a call has ended."""
         self._settled = session.settled
-        self._ended += 1
+        self._finished += 1
 
     @property
     def orphaned(self) -> bool:
@@ -379,7 +379,7 @@ class Connection:
     def settled(self) -> bool:
         """Whether no call runs and nothing was left open, so that the connection can serve the next
         caller without `reset`."""
-        return self._begun == self._ended and self._settled
+        return self._handed == self._finished and self._settled
 
     @property
     def in_transaction(self) -> bool:

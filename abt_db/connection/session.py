@@ -207,12 +207,12 @@ class Verbs(Session):
 
     __slots__ = (
         "_aborted",
-        "_begun",
         "_blocks",
         "_commands",
         "_cursor",
         "_cursors",
         "_denied",
+        "_expected",
         "_hidden",
         "_privileged",
         "_raw",
@@ -242,7 +242,7 @@ class Verbs(Session):
         self._thread = threading.get_ident()
         self._suspect = False  # an error may mean that the connection is broken
         self._thousands = 0  # thousands of steps that the running statement has made
-        self._begun = False  # the caller is in a transaction, even if SQLite has ended it
+        self._expected = False  # the caller expects a transaction, even if SQLite has ended it
         self._aborted = False  # the transaction must not go on, and not be committed
         self._blocks: list[Block] = []  # the transaction's open blocks, the outermost first
         self._hidden: frozenset[str] = frozenset()  # tables that reads are refused
@@ -462,7 +462,7 @@ class Verbs(Session):
         """Raise an error if the query may not run now; return the time at which it begins."""
         if threading.get_ident() != self._thread:
             raise TransactionStateError(f"query {query.name!r}: {_OUTSIDE}")
-        if self._begun:
+        if self._expected:
             self._require_transaction()
         now, deadline = monotonic(), self.deadline
         # Checked here too, because the progress handler is never called in a function whose
@@ -618,12 +618,12 @@ class Verbs(Session):
     def _note_begin(self) -> None:
         """Note that a transaction has begun."""
         self._note_end()
-        self._begun = True
+        self._expected = True
         self._written.clear()
 
     def _note_end(self) -> None:
         """Note that no transaction is open any more, and forget the last one's state."""
-        self._begun = self._aborted = False
+        self._expected = self._aborted = False
         self._blocks.clear()
 
     def _abort(self) -> None:
@@ -646,7 +646,7 @@ class Verbs(Session):
 
         Each statement that ran after that would be committed on its own.
         """
-        if self._begun and not self._in_transaction:
+        if self._expected and not self._in_transaction:
             reason = (
                 "the work of a block that failed could not be undone alone, so the transaction was"
                 " given up"

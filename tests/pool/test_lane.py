@@ -534,7 +534,7 @@ class TestWhateverAFunctionRaises:
         assert done.returncode == 0 and "Traceback" not in done.stderr
 
 
-class TestBrokenSeats:
+class TestBrokenSlots:
     """A connection that can't be made fit again is replaced, and its work fails with an error of
     the library (invariant 12; fault 61)."""
 
