@@ -1,10 +1,9 @@
-"""Checkpoints of a file's write-ahead log: how one is made, when one is due, and which other
-processes read the log.
+"""Checkpoints: how one is made, when one is due, and which other processes read the log.
 
-SQLite moves pages from the log into the database when a commit finds `Config.wal_autocheckpoint` of
-them in it, and starts the log anew once nobody reads what is in it. Where readers come and go
-without a gap that moment never comes, and the log grows for as long as there are writes
-(https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files).
+A checkpoint moves pages from the write-ahead log into the database. SQLite makes one when a commit
+finds `Config.wal_autocheckpoint` pages in the log, and starts the log anew once no connection reads
+it. Where readers come and go without a gap, that moment never comes, and the log grows for as long
+as the application writes (https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files).
 """
 
 from __future__ import annotations
@@ -39,20 +38,21 @@ LOOK = 0.002
 """Seconds between two looks at the size: in that time a disk takes a megabyte."""
 
 SHORTEST, LONGEST = 0.1, 1.6
-"""Seconds for which those who write wait for those who read, so that the log can be emptied."""
+"""Seconds for which a write waits for readers, so that the log can be emptied."""
 
 PAUSE, LONGEST_PAUSE = 8.0, 256.0
-"""Seconds without another try when the longest wait was in vain: each time more."""
+"""Seconds without a try after the longest wait was in vain; doubled each time."""
 
 
 class Wal:
-    """Says after a commit whether the log has to be emptied. Used by the writer's thread alone.
+    """Keeps the log below its limit. Used by the writer's thread alone.
 
-    From half of its limit on it should be. Each try that was in vain is followed, a tenth of the
-    limit later, by one that waits twice as long for readers, so that there are five below the
-    limit; then by a pause, for who reads on that long may do so for ever. The wait that was enough
-    is kept: it ends as soon as the readers do. Fewer tries are left then, so the first comes later:
-    all that writes stands still in it, for as long as readers read, however long the log is.
+    The writer tries to empty the log when it has grown to half of the limit, and waits for readers
+    meanwhile. A try in vain is followed by the next one when the log has grown by another tenth of
+    the limit, with twice the patience: that makes five tries below the limit. Then comes a pause,
+    because a reader that has outlasted the longest wait may never end. A patience that was enough
+    is kept for the next time. Fewer tries are left from there on, so the first one comes later:
+    every write waits while it lasts.
     """
 
     __slots__ = ("_again", "_enough", "_file", "_limit", "_next", "_pause", "patience")
@@ -63,17 +63,17 @@ class Wal:
         self._next = self._again = 0.0
         self._pause = PAUSE
         self.patience = SHORTEST
-        """Seconds to wait for readers."""
+        """Seconds for which the next try waits for readers."""
         self._enough = self._first()
 
     def keep_short(self, session: EngineSession) -> None:
-        """Behind a COMMIT, empty the log if it has become long. Raises nothing: what was committed
-        is so, whatever becomes of the log."""
+        """After a COMMIT, empty the log if a try is due. Raises nothing: the write is committed,
+        whatever becomes of the log (invariant 30)."""
         if self.is_long(monotonic()):
             self._shorten(session, "truncate")
 
     def move(self, session: EngineSession) -> None:
-        """In a quiet moment, do the checkpoint that a commit would have to do otherwise. Raises
+        """In a quiet moment, make the checkpoint that would otherwise delay a commit. Raises
         nothing."""
         self._shorten(session, "truncate" if self.is_large() else "passive")
 
@@ -93,7 +93,7 @@ class Wal:
         session.stats.events.append(done)
 
     def is_long(self, now: float) -> bool:
-        """Whether to empty the log, at the moment `now` of `time.monotonic()`."""
+        """Return whether a try is due at the moment `now` of `time.monotonic()`."""
         if now < self._next:
             return False
         self._next = now + LOOK
@@ -102,11 +102,11 @@ class Wal:
         return self._size() > self._enough
 
     def is_large(self) -> bool:
-        """Whether it should be emptied when nobody is kept waiting by that."""
+        """Return whether the log should be emptied in a moment in which no write waits for that."""
         return self._size() > self._limit // 2
 
     def _first(self) -> int:
-        """The size from which on there is room for the tries that are left."""
+        """Return the size of the log at which the first of the tries that are left is due."""
         tries = 1 + round(log2(LONGEST / self.patience))
         return self._limit * (10 - tries) // 10
 
@@ -114,16 +114,16 @@ class Wal:
         try:
             return self._file.stat().st_size
         except OSError:
-            # There is none, or this process may not look at it any more: it is asked for behind a
-            # COMMIT, which that doesn't undo.
+            # There is no log, or this process has lost the right to look at it. The question comes
+            # after a COMMIT, which no error may turn into a failure (invariant 30).
             return 0
 
     def emptied(self) -> None:
-        """Note that it has been done."""
+        """Note that a try has emptied the log."""
         self._again, self._pause = 0.0, PAUSE
 
     def in_use(self, now: float) -> None:
-        """Note that readers were in the way for longer than was waited."""
+        """Note that a try ended before the readers did."""
         if self.patience >= LONGEST:
             self.patience, self._next = SHORTEST, now + self._pause
             self._pause = min(2 * self._pause, LONGEST_PAUSE)
@@ -142,9 +142,9 @@ def checkpoint(
     """
     session.require_files()  # pages of a lost log could overwrite what came after them
     began = monotonic()
-    # In one long wait SQLite looks at the readers' marks at its beginning and waits for their
-    # locks, and readers that come meanwhile take the same locks for newer marks: it would wait
-    # for ever. Many short ones look again each time.
+    # In one long wait SQLite reads the readers' marks once, at its beginning, and waits for the
+    # locks of those; readers that come meanwhile take the same locks for newer marks, and the wait
+    # never ends. Each of many short waits reads the marks again.
     session.control(f"PRAGMA busy_timeout = {int(min(wait, SHORT_WAIT) * 1000)}")
     try:
         while True:
@@ -164,10 +164,8 @@ def move_log(session: EngineSession) -> None:
 
 
 def processes_reading(path: str) -> list[int]:
-    """The ids of other processes that are reading the database `path` at this moment.
-
-    Empty where the system does not tell, as on anything but Linux.
-    """
+    """Return the ids of the other processes that are reading the database `path` at this moment; []
+    where the system does not list locks, which only Linux does."""
     locks = locks_on(f"{os.path.realpath(path)}-shm") or ()
     reading = {lock.pid for lock in locks if not lock.exclusive and lock.meets(READ_MARKS)}
     return sorted(reading - {os.getpid()})

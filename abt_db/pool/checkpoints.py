@@ -1,4 +1,4 @@
-"""`Checkpoints`: those that are asked for, those of a quiet moment, and who is in their way.
+"""`Checkpoints`: those that callers ask for, those of quiet moments, and the readers in their way.
 
 How one is made, and when a COMMIT is followed by one, is in `abt_db.connection.checkpoint`.
 """
@@ -24,13 +24,13 @@ from .lane import Lane
 from .loan import Loan
 
 LONG = 1.0
-"""Seconds after which a reader that is in the way of a checkpoint is worth a word in the log."""
+"""Seconds of reading after which a reader that blocks checkpoints is named in the log."""
 
 BUSY_MOMENTS = 60.0
-"""Seconds between two such words."""
+"""Seconds between two such log messages."""
 
 FEW = 100
-"""Commits for which no checkpoint of their own is made: each one costs the disk two syncs."""
+"""Commits since the last checkpoint below which a quiet moment makes none: each costs two syncs."""
 
 
 class Checkpoints:
@@ -95,7 +95,7 @@ class Checkpoints:
         return done
 
     def _rest(self) -> None:
-        """In a quiet moment, do the checkpoint that some commit would have to do otherwise."""
+        """In a quiet moment, make the checkpoint that would otherwise delay a commit."""
         assert self._writer is not None
         commits = self._writer.stats()["commits"]
         if commits - self._commits >= FEW:
@@ -104,13 +104,13 @@ class Checkpoints:
 
     async def _move_log(self) -> None:
         assert self._writer is not None
-        with suppress(AbtDbError):  # then a commit will do it
+        with suppress(AbtDbError):  # a commit will make it
             await self._writer.run(Call("a checkpoint", move_log, ()))
 
     def _tell_busy(self, event: Checkpointed) -> None:
-        """Name, once, each reader that keeps the log from being emptied."""
+        """Log, once, the name of each reader that keeps the log from being emptied."""
         if event.readers:
-            return  # who asked for the checkpoint is told
+            return  # the caller that asked for the checkpoint reads it in the result
         readers = self._in_the_way(LONG) if event.busy else {}
         now = monotonic()
         if readers.keys() <= self._accused or now < self._accused_at + BUSY_MOMENTS:
@@ -124,7 +124,8 @@ class Checkpoints:
         )
 
     def _in_the_way(self, age: float) -> dict[object, str]:
-        """Those who have been reading for so many seconds, and other processes that read."""
+        """Return the loans and calls that have been reading for `age` seconds, and other processes
+        that read, each with its description."""
         holdings = [holding for holding in self._readers.slots.holdings() if holding.age >= age]
         holdings.sort(key=lambda holding: -holding.age)
         found: dict[object, str] = {
