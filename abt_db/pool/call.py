@@ -23,21 +23,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What `Config` says of those who share. In seconds."""
+    """The limits, from `Config`, under which calls are performed. In seconds."""
 
     batch: float
-    """When that has passed, no further call of a batch is begun."""
+    """A batch begins no further call after this time."""
     busy: float
-    """How long another process's lock is waited for."""
+    """How long a call waits for another process's lock."""
     statement: float | None
     """How long one call may run."""
     who: Callable[[], str]
-    """Says who holds that lock."""
+    """Returns a description of the holder of that lock."""
 
 
 class Call(Deadline, Generic[T]):
-    """A call: a function to be run on a connection, by itself in a hop or together with others;
-    and the end of the time that it has for that."""
+    """A call: a function to be run on a connection, alone in a hop or in a batch, and the caller's
+    time limit for it."""
 
     __slots__ = (
         "arguments",
@@ -70,33 +70,33 @@ class Call(Deadline, Generic[T]):
         savepoint: bool = False,
     ) -> None:
         self.what = what
-        """The query that it runs, or the name of what it does."""
+        """The query that it runs, or a name for what it does."""
         self.function = function
         """Called as ``function(session, *arguments)``."""
         self.arguments = arguments
         self.since = since = monotonic()
-        # As a `Deadline`, which could do all this, if it cost nothing to call it.
+        # What `Deadline.__init__` does, without the price of calling it.
         self.at = None if timeout is None else since + timeout
         self.cancelled = self.committing = False
         self.given_up = None
         self.priority = priority
         self.writes = writes
-        """Whether it is run in a transaction that is committed."""
+        """Whether it runs in a transaction, which is committed after it."""
         self.shares = shares
-        """Whether it may share a hop, and then it may be run twice: without effect the first
-        time."""
+        """Whether it may share a hop with other calls. It may then be run twice: what the first run
+        did is rolled back."""
         self.savepoint = savepoint
-        """Whether the function undoes what it did before it raises an error."""
+        """Whether the function undoes its own changes before it raises an error."""
         self.task: asyncio.Task[Any] | None = None
         self.future: asyncio.Future[None] | None = None
-        """Done when it is done; only those that wait have one."""
+        """Done when the call is done. Only a call that waits in the queue has one."""
         self.queued: bool
         """Whether it is in a queue."""
         # Set on the connection's thread:
         self.began = 0.0
         self.ended = 0.0
         self.refused = False
-        """Whether it has waited long enough for another process's lock, and is about to be told."""
+        """Whether it gave up waiting for another process's lock; its caller has not gone on yet."""
         self.result: T
         self.error: BaseException | None = None
 
@@ -106,11 +106,11 @@ class Call(Deadline, Generic[T]):
 
     @property
     def gone(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its caller does not wait for it any more."""
         return self.cancelled or (self.future is not None and self.future.done())
 
     def begins(self, limits: Limits) -> bool:
-        """Let its time count from now on; False if it must not begin: it has failed then."""
+        """Start the clock of the call. Return False if it must not begin: it has an error then."""
         future = self.future
         if not self.began:
             self.began = monotonic()
@@ -128,14 +128,14 @@ class Call(Deadline, Generic[T]):
         return False
 
     def fail(self, error: BaseException) -> None:
-        """Let its caller, if it waits, go on with an error."""
+        """Raise `error` in the caller, if it waits in the queue."""
         if self.future is not None and not self.future.done():
             self.error = error
             self.future.set_result(None)
 
     def free_late(self, connection: Connection, now: float) -> float:
-        """Free its caller if the limit has passed and what runs did not end; otherwise return in
-        how many seconds to ask again."""
+        """Raise the time limit's error in the caller if the limit has passed and the call still
+        runs; otherwise return in how many seconds to ask again."""
         if self.at is None or self.gone or self.given_up:
             return inf
         late = self.at + (GRACE + COMMIT_GRACE if self.committing or self.refused else GRACE)
@@ -149,7 +149,7 @@ class Call(Deadline, Generic[T]):
         return inf
 
     def told(self) -> BaseException:
-        """Return its error, to be raised to its caller."""
+        """Return the error of the call, for its caller to raise."""
         error, self.error = self.error, None  # its traceback will know this call
         assert error is not None
         if isinstance(error, StopIteration):

@@ -1,4 +1,7 @@
-"""Who would wait for ever, because what he waits for is held by one who waits for him."""
+"""Deadlock detection: which wait could end only if the waiting task itself went on.
+
+The lane refuses such a wait at once, instead of at a time limit (invariants 15, 17).
+"""
 
 from __future__ import annotations
 
@@ -8,49 +11,49 @@ from typing import Any, Protocol
 
 
 class Held(Protocol):
-    """A lane, as far as it matters to those who wait."""
+    """A lane, as far as deadlock detection needs to know it."""
 
     def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
-        """The tasks that have to do something before one connection, or all, come free; one to be
-        `lent`, or to run a call on.
+        """Return the tasks that have to act before one connection comes free, to be `lent` or to
+        run a call on; with `for_all`, before all of them are free.
 
-        None stands for what comes free without anybody's doing.
+        None stands for a connection that comes free without any task having to act.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """What a task waits for: one connection of a lane, or (a barrier) all of them."""
+    """What a task waits for: one connection of a lane, or, for a barrier, all of them."""
 
     lane: Held
     for_all: bool = False
     lent: bool = False
     """Whether the connection is to be lent, and not to run a call on."""
     future: asyncio.Future[None] | None = None
-    """Done when the wait has ended, of which the task itself hears a little later."""
+    """Done when the wait has ended; the task goes on in a later turn of the loop."""
 
     def holders(self) -> list[asyncio.Task[Any] | None]:
         return self.lane.holders(for_all=self.for_all, lent=self.lent)
 
 
 class WaitGraph(dict["asyncio.Task[Any] | None", Wait]):
-    """What the tasks wait for that hold something themselves; for all lanes of a pool."""
+    """The waits of tasks that may hold a loan or a barrier, over all lanes of a pool."""
 
     __slots__ = ("held",)
 
     def __init__(self) -> None:
         self.held = 0
-        """How many loans and barriers there are. Without any, nobody can wait for ever."""
+        """How many loans and barriers there are. Without any, there is no deadlock."""
 
     def of(self, task: asyncio.Task[Any] | None) -> Wait | None:
-        """What a task waits for at this moment."""
+        """Return what a task waits for at this moment, None if it does not wait."""
         wait = None if task is None else self.get(task)
         return wait if wait is None or wait.future is None or not wait.future.done() else None
 
 
 def would_deadlock(task: asyncio.Task[Any] | None, wait: Wait, waits: WaitGraph) -> bool:
-    """Whether what `task` is to wait for comes free only by those who wait for each other then."""
+    """Return whether `wait` would close a circle of tasks that can only wait for each other."""
     stuck = {task: wait}
     found = [wait]
     for each in found:
@@ -63,7 +66,7 @@ def would_deadlock(task: asyncio.Task[Any] | None, wait: Wait, waits: WaitGraph)
         held = [holder is not None and holder in stuck for holder in wait.holders()]
         return not (any if wait.for_all else all)(held)
 
-    # Who gets on lets others get on.
+    # A task that gets on lets go of what it holds, and so others get on.
     while free := [waiter for waiter, their in stuck.items() if gets_on(their)]:
         for waiter in free:
             del stuck[waiter]

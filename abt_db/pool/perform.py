@@ -1,10 +1,10 @@
 """What is done in one thread hop: reads one after the other, or writes in one transaction.
 
-This runs on a connection's thread. The hand-over to a thread and back costs ten times what a short
-statement does, and a commit several times; those who share them get both almost for nothing
-(*group commit*: each caller is answered only after the COMMIT that has its write in it).
+This runs on a connection's thread. The way to that thread and back costs ten times as much as a
+short statement, and a COMMIT several times as much; calls that share a hop or a COMMIT pay for it
+together (*group commit*: a caller is answered only after the COMMIT that has its write in it).
 
-What is shared must not be noticed: each call has its own result or error, as if it had been alone.
+Callers do not notice the sharing: each has its own result or error, as if its call had been alone.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from .call import Call, Limits
 
 
 class Batch:
-    """Jobs of one hop.
+    """The calls of one hop.
 
-    Both ends of `todo` are in use: the thread takes the next call from the left, while the event
-    loop may take back what is left when one of them turns out to be slow. `done` is filled by the
-    thread and emptied by the loop, also while the hop goes on.
+    Two threads use `todo` at once: the connection's thread takes the next call from the left, and
+    the event loop takes calls back from the right when the running one turns out to be slow. The
+    connection's thread fills `done`, and the loop empties it, also while the hop goes on.
     """
 
     __slots__ = ("began", "busy", "calls", "current", "done", "end", "since", "todo", "writes")
@@ -41,15 +41,15 @@ class Batch:
         self.todo = deque(calls)
         self.done: deque[Call[Any]] = deque()
         self.current: Call[Any] | None = None
-        """What was begun last."""
+        """The call that was begun last."""
         self.end = inf
-        """When nothing more of it is to be begun."""
-        self.busy = False
-        """Whether another process's lock was in the way: what is left is to be tried again."""
+        """After this moment no further call of the batch is begun."""
+        self.busy = False """Whether another process's lock was in the way: the calls that are left
+        are tried again."""
         self.since = self.began = monotonic()
 
     def next(self, limits: Limits) -> Call[Any] | None:
-        """Take the next call that is still wanted; from now on its time counts."""
+        """Take the next call whose caller still waits, and start its clock."""
         while self.todo:
             try:
                 call = self.todo.popleft()
@@ -62,12 +62,12 @@ class Batch:
         return None
 
     def put_back(self, calls: Iterable[Call[Any]]) -> None:
-        """Have them, in their order, done next."""
+        """Put calls back, in their order, as the next ones."""
         self.todo.extendleft(reversed([*calls]))
 
 
 def alone(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
-    """Do one call by itself; return whether it is to be tried again: another process's lock was in
+    """Perform one call alone. Return whether to try it again, because another process's lock was in
     the way."""
     if not call.begins(limits):
         return False
@@ -92,9 +92,10 @@ def alone(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
 
 
 def together(session: EngineSession, batch: Batch, limits: Limits) -> None:
-    """Do the calls of a batch, all of which write or none, for as long as the limits say."""
+    """Perform the calls of a batch, which all write or all read, for as long as the limits
+    allow."""
     if batch.writes:
-        # More than one transaction only if somebody spoils the first.
+        # There is more than one transaction only if a call spoils the first.
         while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
             _transaction(session, batch, limits)
         return
@@ -102,13 +103,13 @@ def together(session: EngineSession, batch: Batch, limits: Limits) -> None:
     if len(batch.calls) == 1:
         _read_together(session, batch, limits)
         return
-    # All of them came before the hop began, so one view of the database serves them all (invariant
-    # 6), and to open it anew for each would take longer than most of them.
+    # All calls came before the hop began, so one view of the database serves them all (invariant
+    # 6). To open one for each would take longer than most of the calls do.
     try:
         with session.view():
             _read_together(session, batch, limits)
     except Exception as error:
-        # The view could not be opened or closed.
+        # SQLite could not open or close the view.
         while (call := batch.next(limits)) is not None:
             _fail(call, error)
             batch.done.append(call)
@@ -126,8 +127,8 @@ def _read_together(session: EngineSession, batch: Batch, limits: Limits) -> None
 
 
 def _read(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
-    """Do a call that does not write; as `alone`."""
-    # A read has no effects, so it may meet the lock anywhere, and begin again.
+    """Perform a call that reads; returns as `alone` does."""
+    # A read has no effects: wherever it met the lock, it can begin anew.
     return (
         not _do(session, call)
         and isinstance(call.error, BusyError)
@@ -136,18 +137,18 @@ def _read(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
 
 
 def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
-    """Do calls in one transaction and commit it.
+    """Perform calls in one transaction and commit it.
 
-    If one of them spoils it for all, they wait in the batch again, nothing of theirs is in the
-    database, and whoever did it, or may have done it, is alone the next time.
+    If a call spoils the transaction, it is rolled back and its calls go back to the batch; the call
+    that spoiled it, or may have, is alone in its transaction the next time.
     """
     call = batch.next(limits)
     if call is None:
         return
     try:
         session.begin("IMMEDIATE")
-        # Who breaks a deferred foreign key could be saved by another's row, or be the undoing of
-        # all, and there would be no telling who it was.
+        # A call that breaks a deferred foreign key could be saved by the row of another call, or
+        # fail the COMMIT of all, and SQLite would not say which call it was.
         shared = bool(batch.todo) and call.shares and not session.has_deferred_keys()
     except BeginBusyError as error:
         batch.put_back([call])
@@ -160,16 +161,17 @@ def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
         return
 
     if batch.end == inf:
-        batch.end = monotonic() + limits.batch  # not counting the wait for the lock
-    # Also those that failed: what they ran into may be another's row, and is not committed yet.
+        batch.end = monotonic() + limits.batch  # the wait for the lock does not count
+    # Failed calls too: the row that a call collided with may be one of this transaction, which is
+    # not committed yet.
     calls: list[Call[Any]] = []
     while call is not None:
         calls.append(call)
         before = session.changes
         if not _do(session, call):
-            # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
-            # and some others end the whole transaction (invariant 8), OR FAIL leaves half of the
-            # statement behind, and a row that can't be mapped all of it.
+            # Usually SQLite undoes the failed statement, and only that. But OR ROLLBACK, a full
+            # disk and some other errors end the whole transaction (invariant 8), OR FAIL leaves the
+            # first half of the statement, and an error of row mapping leaves all of it.
             undone = session.in_transaction and (call.savepoint or session.changes == before)
             if not undone or not call.shares:
                 _roll_back(session, call.error)
@@ -197,7 +199,8 @@ def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
 
 
 def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None:
-    """Have all of them done once more, and the spoiler by itself; if it was, it has failed."""
+    """Put calls back to be performed again, the spoiler alone. A spoiler that was alone has
+    failed."""
     if len(calls) == 1:
         batch.done.extend(calls)
         return
@@ -209,11 +212,11 @@ def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None
 
 
 def _do(session: EngineSession, call: Call[Any]) -> bool:
-    """Run one call; return whether it went well."""
+    """Run the function of one call; return whether it raised nothing."""
     session.deadline = call
     try:
         call.result = call.function(session, *call.arguments)
-    except BaseException as error:  # of a caller's function: whatever it is, it is the caller's
+    except BaseException as error:  # of a caller's function, whatever it is: the caller gets it
         call.error = error
         call.ended = monotonic()
         return False
@@ -222,8 +225,8 @@ def _do(session: EngineSession, call: Call[Any]) -> bool:
 
 
 def _roll_back(session: EngineSession, first: BaseException | None) -> None:
-    """Undo the transaction. What that raises is noted on the first error (invariant 10); the
-    connection, which is still in the transaction, is replaced then."""
+    """Roll back. An error of that is noted on the first error (invariant 10); the connection, which
+    is still in the transaction then, is replaced."""
     try:
         session.close_cursors()
         session.rollback()
@@ -233,8 +236,8 @@ def _roll_back(session: EngineSession, first: BaseException | None) -> None:
 
 
 def _fail(call: Call[Any], error: BaseException) -> None:
-    """Fail a call by an error of its BEGIN or COMMIT, which it may have in common with others."""
-    mine = copy.copy(error)  # each caller adds its own traceback
+    """Fail a call by an error of its BEGIN or COMMIT, which other calls may have in common."""
+    mine = copy.copy(error)  # raising it adds the traceback of one caller
     mine.__cause__ = error.__cause__
     if isinstance(mine, QueryError) and mine.query is None and not isinstance(call.what, str):
         mine.query, mine.sql = call.what.name, call.what.sql
@@ -249,7 +252,7 @@ def _fail(call: Call[Any], error: BaseException) -> None:
 
 
 def _waits(call: Call[Any], error: BusyError, limits: Limits) -> bool:
-    """Whether a call that met the lock may go on waiting for it; if not, it has failed."""
+    """Return whether a call that met the lock may wait on; if not, it has failed."""
     now = monotonic()
     if now < call.began + limits.busy and not call.passed():
         call.error = None
@@ -260,8 +263,8 @@ def _waits(call: Call[Any], error: BusyError, limits: Limits) -> bool:
 
 
 def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
-    """Keep those who may wait for the lock, fail the others."""
-    limits = replace(limits, who=cache(limits.who))  # asked once for all of them
+    """Keep the calls that may wait on for the lock, fail the others."""
+    limits = replace(limits, who=cache(limits.who))  # asked once for all calls
     waiting = []
     while (call := batch.next(limits)) is not None:
         if _waits(call, error, limits):

@@ -1,4 +1,5 @@
-"""The queue of a lane. What is taken next is a function of what waits and of the time."""
+"""The queue of a lane. What is taken next depends on what waits and on the time, on nothing
+else."""
 
 from __future__ import annotations
 
@@ -14,26 +15,28 @@ AGEING = 1.0
 """Seconds of waiting that are worth one step of priority."""
 
 MOST = 2**31
-"""Priorities lie between this and its negative: they are added to seconds, as floats."""
+"""Priorities lie between this and its negative: they are added to seconds of waiting, as floats."""
 
 
 class Queue:
-    """Work that waits: higher priority first, first come first served within one priority.
+    """Calls and loans that wait: higher priority first, within one priority first come first
+    served.
 
-    A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
+    A second of waiting counts as much as one step of priority, so that work of a low priority is
+    served in the end (invariant 14).
     """
 
     __slots__ = ("_left", "_levels", "lendings", "live")
 
     def __init__(self) -> None:
-        # A line for each priority, and for loans, which may have to let calls pass.
+        # A line for each priority and kind: calls pass the loans where no more may be lent.
         self._levels: dict[tuple[int, bool], deque[Work]] = {}
         self.live = 0
-        """How many wait."""
+        """How many calls and loans wait."""
         self.lendings = 0
-        """How many of them are loans."""
-        # Those who leave stay in the line, marked, until it is their turn or there are too many:
-        # nobody can be taken out of the middle of a deque at once.
+        """How many of these are loans."""
+        # Work that is discarded stays in its line, marked, until its turn comes or there is too
+        # much of it: to take it out of the middle of a deque would cost a walk through the line.
         self._left = 0
 
     def __iter__(self) -> Iterator[Work]:
@@ -43,7 +46,7 @@ class Queue:
                     yield work
 
     def add(self, work: Work) -> None:
-        """Add newcomers, behind all others of their priority."""
+        """Add work, behind all other work of its priority."""
         lends = isinstance(work, Loan)
         level = self._levels.get((work.priority, lends))
         if level is None:
@@ -54,13 +57,13 @@ class Queue:
         self.lendings += lends
 
     def put_back(self, call: Call[Any]) -> None:
-        """Add a call that was taken out, before all others of its priority."""
+        """Put a call back that was taken, before all others of its priority."""
         self._levels.setdefault((call.priority, False), deque()).appendleft(call)
         call.queued = True
         self.live += 1
 
     def discard(self, work: Work) -> bool:
-        """Take `work` out; return whether it was in."""
+        """Take `work` out; return whether it was waiting."""
         if not work.queued:
             return False
         work.queued = False
@@ -84,12 +87,13 @@ class Queue:
         *,
         lends: bool = True,
     ) -> list[Work]:
-        """Take out what is served next: one, or up to `most` that follow each other and can share.
+        """Take what is served next: one, or up to `most` calls that follow each other and can
+        share.
 
-        Loans are passed over unless it `lends`.
+        Loans are passed over if not `lends`.
 
-        What does not share is never overtaken by what does. Of what did not when it came,
-        `may_share` is asked once more.
+        A call that can share never overtakes one that can't. `may_share` is asked for a call that
+        could not share when it came.
         """
         taken: list[Work] = []
         while len(taken) < most and (level := self._next_level(now, lends)) is not None:
@@ -108,8 +112,8 @@ class Queue:
         return taken
 
     def late(self, now: float, patience: float) -> tuple[list[Work], float]:
-        """Return those who have waited for `patience` seconds, or until it is too late for them,
-        and in how many seconds the next one will have."""
+        """Return the work that has waited for `patience` seconds or until its own limit, and in how
+        many seconds the next work will have."""
         late: list[Work] = []
         next_one = inf
         for work in self:
@@ -123,7 +127,8 @@ class Queue:
         return late, next_one
 
     def _next_level(self, now: float, lends: bool) -> deque[Work] | None:
-        """The line whose first is the most urgent of all; none of those who left is first in it."""
+        """Return the line whose first work is the most urgent, after discarded work at its head has
+        been removed."""
         first = None
         for kind, level in [*self._levels.items()]:
             while level and not level[0].queued:
@@ -147,8 +152,8 @@ def _urgency(work: Work, now: float) -> float:
 
 
 def require_priority(priority: int) -> None:
-    """Raise `TypeError` or `ValueError` for what can't be compared with the priority of others: it
-    would fail the connection's task, which takes from the queue, instead of the caller."""
+    """Raise `TypeError` or `ValueError` for a priority that can't be compared with others. In the
+    queue it would fail the slot's task that takes from it, and not the caller."""
     if not isinstance(priority, int):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
     if not -MOST < priority < MOST:

@@ -1,4 +1,4 @@
-"""The slots of a lane: how they are made and given up, and what they are in use for."""
+"""The slots of a lane: how they are made and given up, and what each of them is in use for."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from abt_db.log import LOG
 from .loan import Loan
 from .slot import Slot
 
-Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
-"""What a slot's task does. It opens the connection first and sets the future, to None or to the
-error; it takes the slot out of the list when it ends, unless the lane is closed."""
+Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]] """The work of a slot's
+task. It opens the connection and sets the future, to None or to the error of opening; at its end it
+takes the slot out of the list, unless the lane is closed."""
 
 
 class Slots(list[Slot]):
-    """All slots of one lane, among them those that are to be given up when they come free."""
+    """All slots of one lane, those that are about to be given up among them."""
 
     __slots__ = ("_made", "_make", "_name", "_sit", "idle")
 
@@ -31,17 +31,17 @@ class Slots(list[Slot]):
         self._sit = sit
         self._made = 0
         self.idle: list[Slot] = []
-        """The one used last is at the end and taken first: its cache is warm."""
+        """The idle slots. The one used last is at the end and is taken first: its cache is warm."""
 
     async def resize(self, size: int) -> None:
-        """Have that many: new ones have their connection when this returns, those that are too many
-        are given up as they come free. If one can't be opened nothing changes."""
+        """Have `size` slots. New ones have their connection when this returns; slots that are too
+        many are given up as they come free. If a connection can't be opened, nothing changes."""
         staying = [slot for slot in self if not slot.leaving]
         self.dismiss(staying[size:], "resize")
         await self._add(size - len(staying), "resize" if self._made else "open")
 
     def dismiss(self, slots: list[Slot], reason: Reason) -> None:
-        """Give them up as they come free."""
+        """Give up `slots` as they come free."""
         for slot in slots:
             slot.dismiss(reason)
             if slot in self.idle:
@@ -62,8 +62,8 @@ class Slots(list[Slot]):
             raise
 
     def add_one(self, reason: Reason, then: Callable[[bool], None]) -> None:
-        """Have one more as soon as its connection is open; ``then(opened)`` is called. That it
-        can't be opened is logged."""
+        """Open one more slot and call ``then(opened)`` when that has succeeded or failed; a failure
+        is logged."""
         _, opened = self._new(reason)
 
         def note(opened: asyncio.Future[None]) -> None:
@@ -75,8 +75,8 @@ class Slots(list[Slot]):
         opened.add_done_callback(note)
 
     def let_idle_go(self, size: int, before: float) -> float | None:
-        """Give up those beyond `size` that have been idle since the moment `before`, those first
-        that were used first; return since when the next one of them is idle, if there is one."""
+        """Give up slots beyond `size` that have been idle since the moment `before`, the least
+        recently used first. Return since when the next of them has been idle, None without one."""
         extra = sum(not (slot.leaving or slot.is_deserted) for slot in self) - size
         for slot in self.idle[: max(extra, 0)]:
             if slot.idle_since > before:
@@ -85,7 +85,7 @@ class Slots(list[Slot]):
         return None
 
     def _new(self, reason: Reason) -> tuple[Slot, asyncio.Future[None]]:
-        """Make a slot; the future is done when its connection is open."""
+        """Make a slot; the future is done when its connection is open, or can't be opened."""
         loop = asyncio.get_running_loop()
         self._made += 1
         name = f"{self._name} {self._made}"
@@ -96,7 +96,7 @@ class Slots(list[Slot]):
         return slot, opened
 
     async def close(self, deadline: Deadline) -> None:
-        """Give all of them up: let running work end until `deadline`, then stop it.
+        """Give up all slots: let running work end until `deadline`, then stop it.
 
         Returns when their tasks, threads and files are gone. Must not be cancelled.
         """
@@ -110,7 +110,7 @@ class Slots(list[Slot]):
                 await asyncio.wait(late)
 
     def abandon(self) -> None:
-        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        """Have the threads close their connections and end. From any thread; waits for nothing."""
         for slot in self:
             slot.abandon()
 
@@ -124,28 +124,28 @@ class Slots(list[Slot]):
 
     @property
     def busy(self) -> int:
-        """How many are at work; from any thread."""
+        """How many slots are at work; may be asked from any thread."""
         return sum(slot.work is not None for slot in self)
 
     def holdings(self) -> list[Holding]:
-        """Return what each of those is in use for."""
+        """Return what each slot that is at work is in use for."""
         return [holding for slot in self if (holding := slot.holding()) is not None]
 
     def writing(self) -> Holding | None:
-        """Return what is being done in a transaction, if anything is; from any thread."""
+        """Return what is done in the open transaction, None without one; from any thread."""
         for slot in self:
             if slot.writing:
                 return slot.holding()
         return None
 
     def loans(self) -> list[Loan]:
-        """Return what is lent."""
+        """Return the loans that have not been given back."""
         works = [slot.work for slot in self]
         return [work for work in works if isinstance(work, Loan) and not work.returned]
 
     def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:
-        """Say who holds them, the longest one by name; `rival` says who holds the file's lock, if
-        it waits for that."""
+        """Return a description of what holds the lane's connections, with the longest holder by
+        name. `rival` describes the holder of the file's lock, for a holder that waits for that."""
         name, held = self._name, self.holdings()
         if not held:
             return f"{'a barrier' if paused else 'nobody'} holds the {name}"
