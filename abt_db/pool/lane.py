@@ -1,19 +1,19 @@
 """A lane: a fair queue of work and the connections that serve it. It knows no SQL.
 
-Work is a *call* (a function that runs in one thread hop; its caller waits for the result) or a
-*loan* (the connection is lent until it is given back). It takes one of two ways:
+Work is a *call* (a function that runs in one thread hop while its caller waits for the result) or a
+*loan* (a connection that is lent to a task until the task gives it back). It goes one of two ways:
 
-- a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
-- none is: the work waits in the queue. Each connection has a *slot* with one task, which goes on
-  when the connection comes free, takes from the queue what can share a hop, and tells the callers.
+- A connection is idle: the caller's own task takes it and runs the hop.
+- No connection is idle: the work waits in the queue. Each connection has a *slot* with a task of
+  its own. When the connection comes free, that task takes from the queue what can share a hop,
+  performs it, and wakes the callers.
 
-The caller never holds a connection that it must bring back by awaiting something. It gives it back
-by a plain call, so it can be cancelled anywhere, however often; and where there is something to
-clean up, the slot's task, which nobody cancels, rolls back, resets or replaces the connection
-before it serves again (invariants 7, 11, 13).
+A caller gives a connection back by a plain call and awaits nothing for that, so it can be cancelled
+anywhere, however often. If there is something to clean up, the slot's task, which no caller can
+cancel, rolls back, resets or replaces the connection before it serves again (invariants 7, 11, 13).
 
-Who is next is decided in `queue.py`. How slots are made and given up is in `slots.py`, how one
-looks after its connection in `slot.py`, what is done in a hop in `batch.py`.
+`queue.py` decides what is served next, `slots.py` makes and gives up slots, `slot.py` looks after
+one connection, `perform.py` does the work of a hop.
 """
 
 from __future__ import annotations
@@ -51,18 +51,20 @@ from .slots import Slots
 T = TypeVar("T")
 
 WATCH = 1.0
-"""Seconds between two looks at the threads of connections that are at work."""
+"""Seconds between two checks of the connections that are at work, at most."""
 
 STUCK = 4
-"""Looks, `GRACE` apart, at which a connection works for nobody, before another is opened in its
-place. Looks and not seconds: on a busy machine both a clean-up and the looks take longer."""
+"""Checks in a row, `GRACE` apart, at which a connection runs for callers that have gone, before it
+counts as stuck. Checks and not seconds: on a busy machine a clean-up takes longer, and so do
+they."""
 
 PAUSE = 0.5
-"""Seconds without another try where one connection more could not be opened."""
+"""Seconds without another try after a further connection could not be opened."""
 
 
 class Lane:
-    """Work goes in at `run` and `loan`; idle connections and the slots' tasks do it."""
+    """Work comes in by `run` and `loan`; callers with an idle connection and the slots' tasks do
+    it."""
 
     def __init__(
         self,
@@ -87,17 +89,17 @@ class Lane:
         self._slow = config.slow_query
         self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
         self._long = inf if config.slow_transaction is None else config.slow_transaction
-        # Seconds between two looks at what is at work.
+        # Seconds between two checks of the connections that are at work.
         self._look = max(0.01, min(WATCH, self._long))
         self._costs = costs
         self._listeners = listeners
         self._waits = waits  # of all tasks, on every lane of the pool
         self._size = size
-        # Beyond those, see `_grow`: as many in all where calls would wait, one more for calls where
-        # all are lent, and some in place of those that are stuck.
+        # More connections, see `_grow`: `largest` in all where work would wait, `reserve` for calls
+        # where all the others are lent, `spare` in place of stuck ones.
         self._largest, self._reserve, self._spare = largest, reserve, spare
         self._most = max(size, largest)
-        self._lent = 0  # of them, at this moment
+        self._lent = 0  # connections, at this moment
         self._next_growth = 0.0  # not before this moment
         self.slots = Slots(
             name,
@@ -119,10 +121,10 @@ class Lane:
         self._timer_span = inf  # the time it was set for, or less
         self._stats = LaneStats()
         self.behind: Lane | None = None
-        """A lane whose quick hops are let end before one of this lane begins: two threads that run
-        Python at once hinder each other, and meanwhile more work comes to share the hop."""
+        """A lane whose quick hops end before a hop of this lane begins: two threads that run Python
+        at once slow each other down, and meanwhile more work comes to share the hop."""
         self.on_rest: Callable[[], None] = _nothing
-        """Called now and then when nothing is done here, after something was."""
+        """Called when the lane has come to rest after work."""
         self._calm: asyncio.Future[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -138,8 +140,8 @@ class Lane:
             raise
 
     async def resize(self, size: int) -> None:
-        """Have that many connections: new ones are open when this returns, those that are too many
-        are closed as soon as they come free. If one can't be opened nothing changes."""
+        """Have `size` connections. New ones are open when this returns; connections that are too
+        many are closed as soon as they come free. If one can't be opened, nothing changes."""
         if self._closed:
             raise closed()
         before, self._size = self._size, size
@@ -153,7 +155,8 @@ class Lane:
             self._stir()
 
     async def close(self, deadline: Deadline) -> None:
-        """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
+        """Refuse new work, fail the work that waits, let running work end until `deadline`, then
+        stop it.
 
         Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
         """
@@ -163,14 +166,14 @@ class Lane:
             self._timer.cancel()
 
     def refuse(self) -> None:
-        """Take no more work, and fail what waits. Connections stay open until `close`: those of
-        another lane may have to be closed first."""
+        """Refuse new work and fail the work that waits. Connections stay open until `close`,
+        because those of another lane may have to be closed first."""
         self._closed = True
         while taken := self._queue.take(monotonic(), 1):
             taken[0].fail(PoolClosedError("the database was closed while this waited"))
 
     def abandon(self) -> None:
-        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        """Have the threads close their connections and end. From any thread; waits for nothing."""
         self._closed = True
         self.slots.abandon()
 
@@ -205,7 +208,7 @@ class Lane:
 
     async def loan(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
         """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
-        # `Database` has looked when the block was made, which may be entered elsewhere.
+        # `Database` checked the loop when the block was made; it may be entered in another one.
         if asyncio.get_running_loop() is not self._loop:
             raise PoolClosedError(
                 f"{label} was made in another event loop or process; open a Database of its own in"
@@ -223,7 +226,7 @@ class Lane:
             if loan.error is not None:
                 raise loan.error
         except BaseException:
-            # Also when it was lent at the very moment of the cancellation (invariant 13).
+            # Also if it was lent in the same turn in which the task was cancelled (invariant 13).
             loan.give_back()
             raise
         finally:
@@ -231,13 +234,13 @@ class Lane:
         return loan
 
     def _may_start(self, work: Work) -> bool:
-        """Whether work that has just come can have the idle connection that was used last.
+        """Return whether new work can have the idle connection that was used last.
 
-        Raises `PoolClosedError`, and `TypeError` for a priority that could not be compared.
+        Raises `PoolClosedError`, and `TypeError` for a priority that can't be compared.
 
-        What is quick does not take a second connection while something quick is running: it is
-        done sooner if it goes with all others of its kind in the next hop of the first, for threads
-        that run Python at the same time only hinder each other.
+        A quick call does not take a second connection while a quick hop is under way. It is done
+        sooner in the next hop of the first connection, with all the quick calls that come
+        meanwhile, because threads that run Python at the same time only slow each other down.
         """
         if self._closed:
             raise PoolClosedError("the database is not open")
@@ -252,8 +255,8 @@ class Lane:
         )
 
     def _line_up(self, work: Work, patience: float) -> asyncio.Future[None]:
-        """Put work into the queue; the future is done when it is done, or lent, or has failed: when
-        it has waited for `patience` seconds, if not before."""
+        """Put work into the queue. The future is done when the call is done, when the loan is lent,
+        or when it has failed, which it does after `patience` seconds at the latest."""
         waits = self._waits
         if waits.held or self._queue.live >= self._config.max_pending:
             self._refuse(work)
@@ -276,7 +279,7 @@ class Lane:
         return future
 
     def _leave_line(self, work: Work) -> None:
-        """Note that work has waited, whatever the outcome."""
+        """Take work out of the queue if it is still there, and note how long it has waited."""
         if work.queued:
             self._queue.discard(work)
         if self._waits:
@@ -288,7 +291,8 @@ class Lane:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:
-        """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
+        """Raise an error for work that must not wait: the queue is full, or the wait would be a
+        deadlock (invariant 17)."""
         if would_deadlock(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
@@ -300,7 +304,7 @@ class Lane:
             )
 
     def _stir(self) -> None:
-        """Have idle connections serve what waits."""
+        """Wake as many idle slots as the work in the queue needs."""
         wanted = self._wanted
         while wanted and self._idle and not self._paused:
             self._idle.pop().rouse()
@@ -308,13 +312,14 @@ class Lane:
 
     @property
     def _wanted(self) -> int:
-        """How many of those that wait an idle connection could serve: where as many are lent as may
-        be, the last one is for calls."""
+        """How much of the work in the queue an idle connection may serve: none of the loans, where
+        as many connections are lent as may be."""
         queue = self._queue
         return queue.live if self._lent < self._most else queue.live - queue.lendings
 
     def _is_quick(self, work: Work) -> bool:
-        """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
+        """Return whether a read is known to be quick by now: its query may have run since it
+        came."""
         return (
             isinstance(work, Call)
             and isinstance(work.what, Query)
@@ -333,7 +338,7 @@ class Lane:
         if self._limits.statement is not None:
             self._wake_in(self._limits.statement + GRACE)
         if isinstance(work, Batch) and len(work.calls) > 1:
-            self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
+            self._wake_in(self._limits.batch)  # calls behind a slow one go on elsewhere
         elif self._timer is None:
             self._wake_in(WATCH)
 
@@ -346,16 +351,16 @@ class Lane:
                 self._calm = None
 
     async def calm(self) -> None:
-        """Return when the next of the quick hops that are under way has ended, or has turned out
-        not to be quick."""
+        """Return when one of the quick hops that are under way has ended, or has turned out to be
+        slow."""
         if self._calm is None:
             self._calm = self._loop.create_future()
             self._wake_in(self._limits.batch)
         await asyncio.shield(self._calm)
 
     async def _run_here(self, slot: Slot, call: Call[Any]) -> None:
-        """Have a call done in the caller's own step, waiting in the event loop for another
-        process's lock."""
+        """Run a call in the caller's own task. Where another process has the lock, wait for it in
+        the event loop."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         busy = False
@@ -383,7 +388,7 @@ class Lane:
             self._note(call)
 
     async def _run_together(self, slot: Slot, batch: Batch) -> None:
-        """Have a batch done, waiting in the event loop for another process's lock."""
+        """Run a batch. Where another process has the lock, wait for it in the event loop."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         self._stats.shared(len(batch.calls))
@@ -394,7 +399,7 @@ class Lane:
             await connection.hop(lambda session: together(session, batch, limits), Deadline())
             if not batch.busy:
                 return
-            self._deliver(batch)  # who has given up
+            self._deliver(batch)  # to the callers that have given up
             pauses = pauses or backoff()
             slot.blocked = batch.since
             await asyncio.sleep(next(pauses))
@@ -407,8 +412,8 @@ class Lane:
             return
         slot.rouse()
         if not slot.ready:
-            self._stir()  # those who were to travel with this one: it has to be cleaned first
-            self._wake_in(GRACE)  # its thread may have something to end that takes long
+            self._stir()  # calls that waited to share this connection: it is cleaned first
+            self._wake_in(GRACE)  # its thread may need long to end what it runs
 
     def _rest(self, slot: Slot) -> None:
         work, slot.work = slot.work, None
@@ -451,33 +456,33 @@ class Lane:
                     slot.work.on_settled()
                 slot.work = None
         except GeneratorExit:
-            # The loop was closed over this task: there is nothing that could be awaited.
+            # The loop was closed before this task ended: nothing can be awaited any more.
             connection, slot.connection = slot.connection, None
             if connection is not None:
                 connection.abandon()
             raise
         except asyncio.CancelledError:
-            # By a loop that ends and cancels every task it has.
+            # A loop that ends cancels every task.
             self.refuse()
             slot.stop()
             if isinstance(slot.work, Batch):
                 for call in slot.work.calls:
-                    call.fail(closed())  # nobody is left to tell more
+                    call.fail(closed())  # no task is left that could learn the outcome
             raise
         finally:
             if slot in self._idle:
-                self._idle.remove(slot)  # nobody may take it any more
+                self._idle.remove(slot)  # no caller may take it any more
             await slot.leave()
             if isinstance(slot.work, Loan):
-                slot.work.on_settled()  # with the connection, what was open on it is gone
+                slot.work.on_settled()  # what was open on the connection is gone with it
             slot.stats.tell()
             if not self._closed:
                 self._forget(slot)
-                self._stir()  # those who were to travel with this one
+                self._stir()  # calls that waited to share this connection
             self._tell_drained()
 
     async def _serve(self, slot: Slot) -> None:
-        """Do what waits; if nothing does, rest until there is something to do for this task."""
+        """Serve the queue; if it is empty, rest until the slot is roused."""
         slot.roused = self._loop.create_future()
         if not self._wanted or self._paused:
             self._rest(slot)
@@ -486,14 +491,14 @@ class Lane:
         try:
             await slot.connected()
         except Exception as error:
-            # Who is dismissed has stopped waiting; others will serve.
+            # A dismissed slot serves nothing more; other slots serve what waits.
             lends = self._lent < self._most
             for unserved in self._queue.take(monotonic(), 0 if slot.leaving else 1, lends=lends):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
             await self.behind.calm()
-        # What is still there: opening a connection may have taken longer than somebody's limit.
+        # Asked anew: while the connection was opened, limits of waiting calls may have passed.
         work = self._queue.take(
             monotonic(), self._config.batch_size, self._is_quick, lends=self._lent < self._most
         )
@@ -513,24 +518,24 @@ class Lane:
         try:
             await self._run_together(slot, batch)
         except Exception as error:
-            # The thread has died, or ran out of memory between two calls. Whether it was before or
-            # after its COMMIT, nobody knows.
+            # The thread has died, or ran out of memory between two calls. Whether that was before
+            # or after its COMMIT, is not known.
             batch.todo.clear()
             self._deliver(batch)
             for call in calls:
                 call.fail(error)
         if slot.ready and not self._wanted and not batch.todo:
-            slot.work = None  # before the callers are told, who shall find it so
+            slot.work = None  # before the callers go on: they find the slot idle
         self._deliver(batch)
         self._take_back(batch)
         if len(calls) > 1 and not slot.leaving:
-            # Whoever was told now may ask again at once: in the same turn of the loop, before this
-            # task goes on, so that they travel together once more.
+            # The callers that were woken may call again in this turn of the loop. This task lets
+            # them, so that their next calls share a hop as well.
             await asyncio.sleep(0)
         self._end(slot)
 
     def _deliver(self, batch: Batch) -> None:
-        """Tell the callers of what is done."""
+        """Wake the callers of the calls that are done."""
         done = batch.done
         while done:
             call = done.popleft()
@@ -540,7 +545,7 @@ class Lane:
                 future.set_result(None)
 
     def _take_back(self, batch: Batch) -> None:
-        """Put what was not begun, or spoilt by others, back to its place in the queue."""
+        """Put calls that were not begun, or that another call has spoilt, back into the queue."""
         while batch.todo:
             try:
                 call = batch.todo.pop()
@@ -554,7 +559,7 @@ class Lane:
     # -- time ------------------------------------------------------------------------------------
 
     def _wake_in(self, seconds: float) -> None:
-        """Have `_tick` called in so many seconds at the latest."""
+        """Have `_tick` called in `seconds` seconds at the latest."""
         if seconds >= self._timer_span:
             return
         # The timer may have been set for a longer time and still be the earlier one.
@@ -565,9 +570,10 @@ class Lane:
         self._timer_span = seconds
 
     def _tick(self) -> None:
-        """Do what is due: look after threads, part the quick from the slow, end waiting."""
+        """Do what is due: free callers at their limits, part quick calls from slow ones, end
+        waits."""
         self._timer, self._timer_span = None, inf
-        again = self._look  # whatever happens here
+        again = self._look  # also where this raises
         try:
             again = self._do_what_is_due()
         finally:
@@ -575,7 +581,7 @@ class Lane:
                 self._wake_in(again)
 
     def _do_what_is_due(self) -> float:
-        """Return in how many seconds to look again."""
+        """Return in how many seconds this is to be done again."""
         working = gathering = False
         now, next_one = monotonic(), inf
         for slot in self.slots:
@@ -585,8 +591,8 @@ class Lane:
                 if slot.connection is not None:
                     slot.connection.look_after()
                     if isinstance(slot.work, Batch):
-                        self._deliver(slot.work)  # before those are freed that ran behind it
-                    # One that waits for another process's lock learns at its next try who has it.
+                        self._deliver(slot.work)  # before the calls behind it are freed
+                    # A call that waits for another process's lock names the holder at its next try.
                     then = now - COMMIT_GRACE if slot.is_blocked else now
                     for call in slot.calls:
                         next_one = min(next_one, call.free_late(slot.connection, then))
@@ -607,21 +613,21 @@ class Lane:
         return next_one
 
     def _look_for_stuck(self) -> bool:
-        """Note which connections are at work for callers that have gone; return whether any is.
+        """Note which connections run for callers that have gone; return whether any does.
 
-        What goes on there is inside one long step of SQLite's, or in a function that asks nothing
-        of SQLite: nothing can end it. A moment of that is no more than a clean-up.
+        Such a connection is inside one long step of SQLite, or in a function that does not call
+        SQLite: nothing can stop it. For a moment, every clean-up looks like that.
         """
         for slot in self.slots:
             slot.seen_deserted = slot.seen_deserted + 1 if slot.is_deserted else 0
         return any(slot.seen_deserted for slot in self.slots)
 
     def _grow(self) -> None:
-        """Open one more connection for what waits, if there may be one more:
+        """Open one more connection for the work that waits, if there may be one more:
 
-        - up to `Config.max_readers`, not counting those that are stuck, whatever waits;
-        - one beyond that where all are lent and a call waits: a stream or a snapshot may last, and
-          a call must not wait for its end.
+        - for any work, up to `Config.max_readers`, where stuck connections do not count;
+        - for a call, one beyond that if all the others are lent: a stream or a snapshot may last,
+          and a call must not wait for its end.
         """
         queue, slots = self._queue, self.slots
         if self._closed or self._paused or monotonic() < self._next_growth:
@@ -648,8 +654,8 @@ class Lane:
             self._next_growth = monotonic() + PAUSE
 
     def _shrink(self, now: float) -> float:
-        """Close connections that `_grow` has opened and that are idle; return the seconds until
-        the next one is due."""
+        """Close connections that `_grow` has opened and that have been idle for long; return the
+        seconds until the next one is due."""
         if len(self.slots) <= self._size:
             return inf
         time = self._config.reader_idle_time
@@ -657,8 +663,8 @@ class Lane:
         return inf if idle_since is None else max(0.0, idle_since + time - now)
 
     def _part(self, slot: Slot, batch: Batch | Call[Any]) -> None:
-        """If one of those who share a hop has turned out to be slow, let the others go on
-        elsewhere: it is the same that was seen running at the last look."""
+        """Where the same call of a hop is running as at the last check, it has turned out to be
+        slow: let the other calls go on elsewhere."""
         running = batch.current if isinstance(batch, Batch) else batch
         if running is not slot.seen:
             slot.seen = running
@@ -670,7 +676,7 @@ class Lane:
         self._stir()
 
     def _expire(self, now: float) -> float:
-        """Fail those who have waited long enough; return the seconds until the next one has."""
+        """Fail work that has waited too long; return the seconds until the next work has."""
         late, next_one = self._queue.late(now, self._patience)
         holder = self._holder() if late else ""
         for work in late:
@@ -681,13 +687,13 @@ class Lane:
                     f" {holder}; {self._queue.live} more wait"
                 )
             )
-        # A little later, so that many who are close to each other are one look.
+        # A little later, so that many limits that lie close together are one check.
         return max(next_one, 0.005)
 
     # -- who holds what --------------------------------------------------------------------------
 
     def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
-        """See `waits.Held`."""
+        """See `deadlock.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
         tasks = [
@@ -696,22 +702,22 @@ class Lane:
         ]
         if for_all:
             return tasks
-        # Others come free by themselves, or can be opened.
+        # Other connections come free by themselves, or can be opened.
         busy: list[asyncio.Task[Any] | None] = [task for task in tasks if task is not None]
         room = self._most if lent else self._most + self._reserve
         return busy if len(busy) >= room else [*busy, None]
 
     def _holder(self) -> str:
-        """Say who holds the lane's connections, the longest one by name."""
+        """Return a description of what holds the lane's connections, the longest holder by name."""
         return self.slots.say_who_holds(paused=self._paused, rival=self._limits.who)
 
     # -- a barrier -------------------------------------------------------------------------------
 
     async def pause(self, wait: float | None) -> None:
-        """Start no more work, until `resume`, and return when what runs has ended.
+        """Begin no more work until `resume`, and return when the running work has ended.
 
-        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` when what runs
-        waits for this task.
+        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` where the
+        running work waits for this task.
         """
         task = asyncio.current_task()
         if would_deadlock(task, Wait(self, for_all=True), self._waits):
@@ -737,11 +743,11 @@ class Lane:
             self._waits.pop(task, None)
 
     def disown(self) -> None:
-        """Note that `resume` will follow without any doing of the task that paused the lane."""
+        """Note that `resume` follows without an act of the task that paused the lane."""
         self._paused_by = None
 
     def resume(self) -> None:
-        """Go on after `pause`, with what has come meanwhile."""
+        """Go on after `pause`, with the work that has come meanwhile."""
         if self._paused:
             self._waits.held -= 1
         self._paused, self._paused_by = False, None
@@ -754,11 +760,11 @@ class Lane:
     # -- looking ---------------------------------------------------------------------------------
 
     def _note(self, call: Call[Any]) -> None:
-        """Count a call that is done, and say so if it was slow."""
+        """Count a call that is done, and log it if it was slow."""
         self._stats.response.add(monotonic() - call.since)
         if self._slow is None or not call.began:
             return
-        # Its caller may have been freed before its end.
+        # Its caller may have been freed while it still runs.
         ran = (call.ended or monotonic()) - call.began
         if ran >= self._slow:
             LOG.warning(
@@ -769,7 +775,7 @@ class Lane:
             )
 
     def _forget(self, slot: Slot) -> None:
-        """Take out a slot that was given up; what it has counted stays."""
+        """Take out a slot that was given up, and keep its counters."""
         self.slots.remove(slot)
         self._stats.include(slot.stats)
 

@@ -57,7 +57,7 @@ class Loan:
         self.label = label
         self.priority = priority
         self.at = at
-        """When it is too late to be lent, on the clock of `time.monotonic()`."""
+        """After this moment it is not lent any more; on the clock of `time.monotonic()`."""
         self.shares = False
         self.task = asyncio.current_task()
         self.since = monotonic()
@@ -66,19 +66,19 @@ class Loan:
         self.queued: bool
         """Whether it is in a queue."""
         self.future: asyncio.Future[None] | None = None
-        """Done when the connection is lent; only those that wait have one."""
+        """Done when the connection is lent. Only a loan that waits in the queue has one."""
         self.returned = False
         """Whether it was given back, perhaps before it was lent."""
         self.on_return: Callable[[], None] = _nothing
-        """What its lane does then."""
+        """Called when it is given back: the lane's part of it."""
         self.on_settled: Callable[[], None] = _nothing
         """Called when the connection has been cleaned up and can serve again, or was closed."""
         self.error: BaseException | None = None
-        """Why it was taken back before its time."""
+        """Why the connection was taken back before the task gave it back."""
         self.blocked = False
-        """Whether it can't begin, for another connection's lock on the file."""
+        """Whether its BEGIN waits for another connection's lock on the file."""
         self.noticed = False
-        """Whether it was told that it takes long."""
+        """Whether the log has named it as one that takes long."""
         self._connection: Connection | None = None
         self._deadline = Deadline()
         self._doing: str | None = None
@@ -87,7 +87,7 @@ class Loan:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether its task does not wait for it any more."""
         return self.returned or (self.future is not None and self.future.done())
 
     def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
@@ -125,7 +125,7 @@ class Loan:
         except RaisedError as raised:
             raise raised.error from None
         except AbtDbError as error:
-            # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
+            # Stopped by `revoke`: the caller gets the reason, not that a statement was stopped.
             if self.error is not None and not isinstance(error, CommitUnknownError):
                 raise self.error from error
             if self.returned and isinstance(error, StoppedError):
@@ -144,7 +144,7 @@ class Loan:
         return self._deadline.committing
 
     def holding(self) -> Holding:
-        """Return what it is doing, for those who look or wait."""
+        """Return what it is in use for, for errors, warnings and `stats()`."""
         connection, doing = self._connection, self._doing
         return Holding(
             self.label,
@@ -156,7 +156,7 @@ class Loan:
         )
 
     def give_back(self) -> None:
-        """Return the connection to its lane. Synchronous, so that nothing can interrupt it."""
+        """Give the connection back to its lane: a plain call, which nothing can interrupt."""
         self._connection = None
         self._deadline.cancel()
         if not self.returned:
@@ -164,7 +164,7 @@ class Loan:
             self.on_return()
 
     def revoke(self, error: AbtDbError) -> None:
-        """Take the connection back; what runs is stopped, what comes later raises `error`. A caller
+        """Take the connection back. What runs is stopped, later uses raise `error`, and a caller
         whose statement can't be stopped at once is freed."""
         connection = self._connection
         self.error = self.error or error
@@ -175,12 +175,13 @@ class Loan:
             )
 
     def abandon(self) -> None:
-        """Stop what runs, for nobody waits for it any more; whoever lent the connection ends it."""
+        """Stop what runs, whose task is gone with its event loop; the lane closes the
+        connection."""
         self.returned, self._connection = True, None
         self._deadline.cancel()
 
     def fail(self, error: BaseException) -> None:
-        """Let its caller, who waits, go on with an error."""
+        """Raise `error` in the task that waits for it."""
         if self.future is not None and not self.future.done():
             self.error = error
             self.future.set_result(None)

@@ -1,4 +1,4 @@
-"""A slot: one connection's place in a lane, and the care for that connection.
+"""A slot: a connection's place in a lane, with the task that looks after the connection.
 
 The connection may be lost and opened again; the slot, its number and its stats stay.
 """
@@ -24,7 +24,7 @@ from .loan import Loan
 from .perform import Batch
 
 Open = Callable[[ConnectionStats, Deadline], Awaitable[Connection]]
-"""Waits for another process's lock until the deadline at most."""
+"""Opens a connection, waiting for another process's lock until the deadline at most."""
 
 
 class Slot:
@@ -64,20 +64,20 @@ class Slot:
         self.connection: Connection | None = None  # None: lost, to be opened again
         self.work: Call[Any] | Batch | Loan | None = None
         self.blocked = 0.0
-        """When the work was made that met another connection's lock on the file."""
+        """The time (`since`) of the work that met another connection's lock on the file."""
         self.shares = False
-        """Whether what runs is quick, so that others had better wait for its end."""
+        """Whether a quick hop runs here, which the next quick calls wait for."""
         self.seen: Call[Any] | None = None
-        """What of it was running when the lane looked last."""
+        """The call that was running at the lane's last check."""
         self.seen_deserted = 0
-        """At how many looks of the lane, one after the other, it ran for nobody."""
+        """At how many of the lane's checks in a row it ran for callers that have gone."""
         self.idle_since = 0.0
         """When it came to rest, on the clock of `time.monotonic()`."""
         self.leaving = False
         """Whether the slot is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
         self.roused: asyncio.Future[None] | None = None
-        """What the task waits for while the slot is idle or a caller has it."""
+        """Done to wake the task, while the slot is idle or a caller has it."""
 
     @property
     def ready(self) -> bool:
@@ -92,7 +92,7 @@ class Slot:
 
     @property
     def calls(self) -> Sequence[Call[Any]]:
-        """What runs here, or is to run in the same hop; none while the connection is lent."""
+        """The calls of the hop that runs here; none while the connection is lent."""
         work = self.work
         if isinstance(work, Batch):
             return work.calls
@@ -100,7 +100,8 @@ class Slot:
 
     @property
     def is_deserted(self) -> bool:
-        """Whether all callers have gone of what still runs: cancelled, or freed at their limit."""
+        """Whether something still runs, and all its callers have gone: cancelled, or freed at their
+        limit."""
         if self.connection is None or self.connection.settled:
             return False
         if isinstance(self.work, Loan):
@@ -113,20 +114,21 @@ class Slot:
         return self.connection is None and self.roused is None
 
     def dismiss(self, reason: Reason) -> None:
-        """Have the slot given up when it comes free; what waits to be opened waits no longer."""
+        """Have the slot given up when it comes free. If it is being opened, that no longer
+        waits."""
         self.leaving, self._reason = True, reason
         self._opening.cancel()
 
     def rouse(self) -> None:
-        """Have the task go on."""
+        """Wake the task."""
         roused = self.roused
         # Otherwise the loop is ending, or has ended over us; the task has done its last work.
         if roused is not None and not roused.done() and not roused.get_loop().is_closed():
             roused.set_result(None)
 
     def stop(self) -> None:
-        """End what runs here. A loan is told that the database was closed, calls what has become of
-        them in their thread: they may be in their COMMIT (invariant 28)."""
+        """Stop what runs here. A loan's task gets `PoolClosedError`; calls get the outcome that
+        they have on their thread, for they may be in their COMMIT (invariant 28)."""
         if isinstance(self.work, Loan):
             self.work.revoke(closed())
         for call in self.calls:
@@ -176,7 +178,7 @@ class Slot:
             await self._renew(connection)
 
     async def _renew(self, old: Connection) -> None:
-        """Replace a connection that has become old, if there is another to be had."""
+        """Replace a connection that has become old, if another one can be opened."""
         try:
             await finish(self._occupy())
         except Exception as error:
@@ -205,8 +207,8 @@ class Slot:
         self.stats.listeners.tell(Closed(self.stats.name, reason))
 
     def abandon(self) -> None:
-        """From anywhere, with nobody to wait: have the thread stop what it runs, close the
-        connection and end."""
+        """Have the thread stop what it runs, close the connection and end. From any thread; waits
+        for nothing."""
         if isinstance(self.work, Loan):
             self.work.abandon()
         elif self.work is not None:
@@ -218,7 +220,7 @@ class Slot:
             self.task.get_loop().call_soon_threadsafe(self.task.cancel)
 
     def holding(self) -> Holding | None:
-        """What the connection is in use for, by whom and since when."""
+        """Return what the connection is in use for, by which task and since when."""
         work = self.work
         if work is None:
             return None
@@ -236,7 +238,7 @@ class Slot:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether what was begun here waits for another connection's lock on the file."""
+        """Whether the work here waits for another connection's lock on the file."""
         work = self.work
         return work is not None and self.blocked == work.since and not self.writing
 
@@ -247,7 +249,7 @@ class Slot:
 
 
 def warn_of_long(slot: Slot, limit: float) -> None:
-    """Log who has been lent the connection for longer than `limit` seconds, once for each."""
+    """Log a loan that has lasted longer than `limit` seconds, once."""
     loan = slot.work
     if not isinstance(loan, Loan) or loan.noticed or loan.returned:
         return
@@ -268,5 +270,5 @@ def warn_of_long(slot: Slot, limit: float) -> None:
 
 
 def closed() -> PoolClosedError:
-    """Return what is told to those who are stopped because the database is closed."""
+    """Return the error of work that is stopped because the database is closed."""
     return PoolClosedError("the database was closed")

@@ -15,9 +15,9 @@ from abt_db.log import LOG
 from .loan import Loan
 from .slot import Slot
 
-Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]] """The work of a slot's
-task. It opens the connection and sets the future, to None or to the error of opening; at its end it
-takes the slot out of the list, unless the lane is closed."""
+Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
+"""The work of a slot's task. It opens the connection and sets the future, to None or to the error
+of opening. At its end it takes the slot out of the list, unless the lane is closed."""
 
 
 class Slots(list[Slot]):
