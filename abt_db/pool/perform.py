@@ -44,7 +44,8 @@ class Batch:
         """The call that was begun last."""
         self.end = inf
         """After this moment no further call of the batch is begun."""
-        self.busy = False """Whether another process's lock was in the way: the calls that are left
+        self.busy = False
+        """Whether another process's lock was in the way: the calls that are left
         are tried again."""
         self.since = self.began = monotonic()
 
