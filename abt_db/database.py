@@ -55,9 +55,9 @@ class Database:
 
     `path` is the file, or ``":memory:"`` (one connection then serves both), for which the URI of a
     private database in memory may stand; other URIs are refused. `read_only` opens a database that
-    others write, or an archive (see `Config.immutable`): no write, no PRAGMA that writes, and no
-    new file but those that SQLite needs to read a WAL database.
-    `connect` is for tests that inject faults: what is called in place of `aiosqlite.connect`.
+    other processes write, or an archive (see `Config.immutable`): no write, no PRAGMA that writes,
+    and no new file but those that SQLite needs to read a WAL database. `connect` is for tests that
+    inject faults: what is called in place of `aiosqlite.connect`.
 
     Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
     the event loop that opened it, until that is closed: it may be opened anew in another one then.
@@ -230,7 +230,7 @@ class Database:
         Calls that wait at the same time share a transaction, unnoticed: when this returns, the
         write is committed; it is there after ``kill -9``, and every read that begins from now on
         sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
-        the database, whatever has become of the others. The rows of RETURNING are dropped;
+        the database, whatever has become of the other calls. The rows of RETURNING are dropped;
         `fetch_one` and `fetch_all` run the same statement and have them.
         """
         query = query_of(statement)
@@ -353,9 +353,9 @@ class Database:
         (`BusyError`).
 
         With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
-        `LockLostError`, and nothing is written. Nobody else can be granted the lock before the end
-        of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds of
-        the lease's ttl: no renewal gets through while it holds the writer.
+        `LockLostError`, and nothing is written. No other holder can be granted the lock before the
+        end of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds
+        of the lease's ttl: no renewal gets through while it holds the writer.
         """
         pool = self._opened()
         return Transaction(
@@ -487,7 +487,7 @@ class Database:
 
         What is not committed is not seen, not even by the task that writes it: read that by its
         transaction. A consumer that is slow, and commits that follow each other closely, skip
-        states, never the last one. Equal statements are run once for all who watch them. The first
+        states, never the last one. Equal statements are run once for all their watches. The first
         run is a call like any other; to run it again waits behind every call, and takes half of the
         readers at most.
 
@@ -516,7 +516,7 @@ class Database:
         iteration, whatever it has not returned yet. What is watched from now on is not concerned.
 
         For servers, which wait at their end for the event streams that they have open, and close
-        the database only after that: call it when the program is told to stop. It may be called
+        the database only after that: call it at the signal that stops the program. It may be called
         from a signal handler in the event loop's thread. Does nothing when the database is closed.
         """
         if self._pool is not None:
@@ -558,7 +558,7 @@ class Database:
         return LockLease(self._locks(), name, ttl, timeout, label, create)
 
     async def lock_info(self, name: str) -> LockInfo | None:
-        """Return who holds a lock, in whatever process; None if it can be had. Writes nothing."""
+        """Return the holder of a lock, in whatever process; None if it is free. Writes nothing."""
         return await self._locks().info(name)
 
     async def break_lock(self, info: LockInfo) -> bool:
@@ -579,10 +579,10 @@ class Database:
 
         SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
         (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
-        ``"passive"`` waits for nobody; the others wait `wait` seconds for readers, while nobody can
-        write, and for another connection's checkpoint; ``"truncate"`` leaves the log empty.
-        Who is in the way for longer is no error: the result says that the checkpoint was `busy`,
-        how much it has `moved`, and who the `readers` are.
+        ``"passive"`` waits for no connection; the other modes wait `wait` seconds, while no call
+        can write, and for another connection's checkpoint; ``"truncate"`` leaves the log empty. A
+        reader in the way for longer is no error: the result says that the checkpoint was `busy`,
+        how much it has `moved`, and which `readers` there are.
         """
         return await self._opened().checkpoints.run(mode, wait)
 
@@ -601,7 +601,7 @@ class Database:
             self.config = config
 
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Loan]:
-        """Return the writer's connection while nobody reads or writes: for changes of the schema.
+        """Return the writer's connection while no other call runs: for changes of the schema.
 
         ``async with db.barrier() as loan: await loan.run(function)``. New calls wait
         until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
@@ -628,7 +628,7 @@ class Database:
         Its next use, and the end of its block, raises `TransactionAbortedError`. One that is
         committing is let end. Returns when the writer is free, unless a statement can't be stopped
         at once; cancelling that wait does not stop the rollback. Snapshots and streams, which keep
-        nobody from writing, stay.
+        no call from writing, stay.
         """
         if not older_than >= 0:
             raise ValueError(f"older_than must be 0 seconds or more, not {older_than!r}")
@@ -643,7 +643,7 @@ class Database:
           ``opened``, ``replaced``; how many are an ``overflow`` beyond `Config.readers`, and how
           many ``overflows`` there were), the queue (``waiting`` now; how many ``waits`` there were,
           ``longest_wait``), and what was done: ``calls`` in ``hops``, ``loans``, ``commits``, in
-          ``batches`` how many hops for those who waited had up to 1, 2, 4, 8 … calls, and as
+          ``batches`` how many hops from the queue had up to 1, 2, 4, 8 … calls, and as
           ``response`` how long the calls took from the call to its result, with the waiting for a
           connection: ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;
         - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
@@ -676,8 +676,8 @@ class Database:
         transaction, wait and checkpoint, or only for the `kinds` given: ``add_listener(told,
         Committed)``. `abt_db.events` has the kinds.
 
-        What it raises is logged and hurts nobody; how long it takes, everyone. Of a function that
-        runs more than 100,000 statements in one go it is told the last ones.
+        What it raises is logged and fails no call; the time that it takes delays every call. Of a
+        function that runs more than 100,000 statements in one go it gets the last ones.
         """
         self._listeners.add(listener, frozenset(kinds) or KINDS)
 

@@ -55,19 +55,20 @@ from .table import LOCKS_TABLE, LockInfo, fence, find, grant, milliseconds, rele
 T = TypeVar("T")
 
 POLL = 0.02
-"""Seconds, on the average, between two looks at a lock that another process has. The same for all
-who wait, however long they have: so all have the same chance."""
+"""Seconds, on average, between two looks at a lock that another process holds. The same for every
+waiting process, however long it has waited: so each has the same chance."""
 
 COURTESY = 0.05
-"""Seconds that a process leaves a lock to the others, once it has had it while they wanted it. More
-than any waits between two looks: otherwise who does the next thing at once would have it for ever.
+"""Seconds for which a process does not ask for a lock that it has just released and that another
+process wants. Longer than the wait between two looks: otherwise a process that asks again at once
+would get the lock each time.
 """
 
 PATIENCE = 1.0
-"""Seconds that a look or a try may take when the time to wait for the lock is over, or was 0."""
+"""Seconds that one look or try may take, also where the time to wait for the lock is over, or 0."""
 
 URGENT = 1_000_000
-"""The priority of renewals: those who wait for the writer may have come long before."""
+"""The priority of renewals: the queue may hold calls that came long before."""
 
 LONGEST = 10**9
 
@@ -78,7 +79,7 @@ class Leases:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.turns = LocalLocks()
-        """One task at a time asks for a lock, as first come; the others wait here."""
+        """The tasks that want a lock wait here in order; the first of them asks for it."""
         self.held: set[LockLease] = set()
         self._courtesy: dict[str, float] = {}  # until when a lock is left to other processes
 
@@ -100,7 +101,7 @@ class Leases:
     async def write(
         self, doing: str, function: Callable[..., T], *args: Any, timeout: float | None = None
     ) -> T:
-        """Run one step of the protocol, in a commit that others may share."""
+        """Run one step of the protocol, in a commit that other calls may share."""
         with _table():
             return await self.pool.write(
                 doing, function, args, timeout, URGENT, shares=True, savepoint=True
@@ -117,13 +118,13 @@ class Leases:
             await asyncio.wait(lost)
 
     def leave_to_others(self, name: str) -> None:
-        """Have the next who asks for the lock here wait for a moment."""
+        """Have the next task that asks for the lock in this process wait for a moment."""
         now = monotonic()
         self._courtesy = {each: end for each, end in self._courtesy.items() if end > now}
         self._courtesy[name] = now + COURTESY
 
     def courtesy(self, name: str) -> float:
-        """For how many seconds the lock is left to others."""
+        """Return for how many seconds the lock is left to other processes."""
         return max(0.0, self._courtesy.get(name, 0.0) - monotonic())
 
 
@@ -170,7 +171,7 @@ class LockLease:
         try:
             await self._turn.__aenter__()
         except LockTimeoutError as error:
-            # The task whose turn it is may be waiting as well: who holds the lock is asked for.
+            # The task whose turn it is may be waiting as well: the error names the lock's holder.
             try:
                 info = await self._leases.info(self.name, timeout=PATIENCE)
             except AbtDbError as second:
@@ -306,7 +307,7 @@ class LockLease:
                 doing, renew, self.name, self.token, self._milliseconds
             )
         except Exception as error:
-            self._problem = error  # told as the cause when there is no time left to do better
+            self._problem = error  # the cause, if no time is left for a better try
             return False
         self._problem = None
         if until is None:
@@ -378,7 +379,7 @@ _MISSING = "no such table: distributed_locks"
 
 @contextmanager
 def _table() -> Iterator[None]:
-    """A block in which a missing table is told of in words that help."""
+    """A block in which the error for a missing table says how to make the table."""
     try:
         yield
     except StatementError as error:

@@ -1,8 +1,9 @@
 """Named locks and semaphores for the tasks of one event loop.
 
-First come, first served: who lets go hands the permit to the one who has waited longest, so nobody
-can come between. A waiter is told once, by its future: that it has the permit or that its time is
-over, never both. Who is cancelled in the instant of the hand-over hands on (fault 78).
+First come, first served: a task that releases hands the permit to the task that has waited longest,
+so no other can take it in between. A waiting task gets one answer, by its future: the permit, or
+the end of its time, never both. A task that is cancelled at the hand-over passes the permit on
+(fault 78).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from abt_db.errors import LockStateError, LockTimeoutError
 
 
 class LocalLocks:
-    """Locks and semaphores by name; a name that nobody uses takes no memory.
+    """Locks and semaphores by name; a name that is not in use takes no memory.
 
     They belong to the event loop that uses them first, until it is closed, and hold among its tasks
     only: among processes, `Database.lock` does. Names appear in errors and statistics.
@@ -93,9 +94,9 @@ class LocalLocks:
 
 
 class _Line:
-    """Those who hold a name, and those who wait for it, in the order of coming.
+    """The tasks that hold a name, and those that wait for it, in the order of coming.
 
-    While somebody waits all permits are held: who lets go passes the permit on.
+    While a task waits, all permits are held: a task that releases passes its permit on.
     """
 
     __slots__ = ("holding", "limit", "waiting")

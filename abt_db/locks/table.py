@@ -4,7 +4,7 @@ Each is a function that is run in one write transaction, so that nothing can com
 reads and what it writes. The time is asked for in there as well: before it, there may have been a
 long wait for the writer.
 
-Nobody goes by the wall clock, which can be set (fault 75). Time is that of `time.monotonic()`,
+No process goes by the wall clock, which can be set (fault 75). Time is that of `time.monotonic()`,
 which all processes of a machine share.
 """
 
@@ -36,12 +36,12 @@ LOCKS_TABLE = Query(
 not there yet, and so does a migration that has the text ``LOCKS_TABLE.sql``.
 
 A lock that comes free keeps its row, for its token must not begin anew: never delete rows.
-`abt_db.maintenance.clear_locks` removes those that nobody needs, and keeps the tokens growing."""
+`abt_db.maintenance.clear_locks` removes rows that no process needs; the tokens still grow."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """Who holds a lock among processes, as it was at one moment."""
+    """The holder of a lock among processes, at one moment."""
 
     name: str
     token: int
@@ -186,7 +186,7 @@ def wall() -> datetime:
 
 
 def find(cx: Session, name: str) -> LockInfo | None:
-    """Return who holds a lock; None if it can be had: it is free, or the lease has run out."""
+    """Return the holder of a lock; None if it can be granted: free, or its lease has run out."""
     info = cx.fetch_one(_FIND(name=name))
     return info if info is not None and info.holds_at(milliseconds()) else None
 

@@ -240,7 +240,7 @@ class _Attempt:
         """The places of coroutine functions. That another function returns a coroutine, a lambda
         for one, is known when it has been called."""
         self.spoiler: int | None = None
-        """Who ended the transaction for all, or left something in it that can't be undone alone."""
+        """The operation that ended the transaction, or left what can't be undone alone; or None."""
         self.committed = False
 
     async def make(self, pool: Pool) -> None:
@@ -255,7 +255,7 @@ class _Attempt:
             if len(self.operations) > 1:
                 self.spoiler = spoilt.place
         except ReadOnlyError:
-            raise  # so would all others
+            raise  # every other operation would fail likewise
         except QueryError as error:
             self.tried = self.tried or len(self.operations)
             for place in range(self.tried):

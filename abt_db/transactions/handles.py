@@ -53,7 +53,7 @@ class _Scope:
         self.loan = loan
         self.loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
-        """Held by the call that is running; the others wait in the order of coming."""
+        """Held by the call that is running; further calls wait for it in the order of coming."""
         self.answered = True
         """Whether the thread is done with the last call: not where that was cancelled, or freed at
         its limit, and may be running still."""
@@ -252,7 +252,7 @@ class _Handle:
 class Snapshot(_Handle):
     """One consistent view of the database, on one reader, for as long as the block lasts.
 
-    Commits of others after its beginning are not seen. As long as it is open the write-ahead log
+    Commits after its beginning are not seen. As long as it is open the write-ahead log
     can't be reset, so it should not be kept for longer than it is needed.
     """
 
@@ -327,7 +327,7 @@ class Transaction(_Writing):
     """A write transaction: ``BEGIN IMMEDIATE`` on the writer, COMMIT at the end of the block.
 
     Left by an error or a cancellation it is rolled back. When the COMMIT itself is cancelled the
-    transaction may or may not be in the database; the writer serves nobody before that is settled.
+    transaction may or may not be in the database; the writer serves no call before that is settled.
     """
 
     def __init__(

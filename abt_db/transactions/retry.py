@@ -54,7 +54,7 @@ async def run_with_retries(
             async with tx:
                 result = await operation(tx)
         except Exception as error:
-            # Jitter, or those who were in each other's way would be so again.
+            # Jitter, or the processes that collided would collide again.
             wait = min(pause, LONGEST_PAUSE) * (0.5 + random.random())
             late = until is not None and monotonic() + wait >= until
             if is_transient(error) and attempt < attempts and not late:
