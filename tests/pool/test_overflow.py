@@ -193,8 +193,9 @@ class TestWithoutOneMore:
     """That no further connection can be had fails nobody."""
 
     async def test_a_call_waits_for_those_there_are(
-        self, path: Path, caplog: pytest.LogCaptureFixture
+        self, path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr("abt_db.pool.lane.PAUSE", 3600.0)
         driver, opened, over = Driver(), 0, False
         connect = driver.connect
 
