@@ -1,19 +1,21 @@
-"""A lane: a fair queue of work and the connections that serve it. It knows no SQL.
+"""A lane: a fair queue of work and the connections that serve it. A lane knows no SQL.
 
-Work is a *call* (a function that runs in one thread hop; its caller waits for the result) or a
-*loan* (the connection is lent until it is given back). It takes one of two ways:
+Work is a *call* (a function that runs on a connection's thread, in one hop to that thread and
+back, while the caller waits for the result) or a *loan* (the connection is lent to a task until
+that task gives it back). New work is served in one of two ways:
 
-- a connection is idle: the caller takes it and runs the hop in its own step, without a detour;
-- none is: the work waits in the queue. Each connection has a *slot* with one task, which goes on
-  when the connection comes free, takes from the queue what can share a hop, and tells the callers.
+- If a connection is idle, the caller's own task takes it and runs the hop.
+- If none is idle, the work waits in the queue. Each connection has a *slot* with one task. When the
+  connection comes free, the slot's task takes from the queue the work that can share a hop, runs
+  it, and wakes the callers.
 
-The caller never holds a connection that it must bring back by awaiting something. It gives it back
-by a plain call, so it can be cancelled anywhere, however often; and where there is something to
-clean up, the slot's task, which nobody cancels, rolls back, resets or replaces the connection
+A caller gives its connection back by a plain function call, never by an `await`, so the caller can
+be cancelled at any point and any number of times. If the connection then needs cleaning, the
+slot's task, which is never cancelled by a caller, rolls back, resets or replaces the connection
 before it serves again (invariants 7, 11, 13).
 
-Who is next is decided in `queue.py`. How slots are made and given up is in `slots.py`, how one
-looks after its connection in `slot.py`, what is done in a hop in `batch.py`.
+`queue.py` decides which work is next. `slots.py` makes slots and gives them up, `slot.py` looks
+after one slot's connection, and `perform.py` does the work of one hop.
 """
 
 from __future__ import annotations
@@ -51,18 +53,19 @@ from .slots import Slots
 T = TypeVar("T")
 
 WATCH = 1.0
-"""Seconds between two looks at the threads of connections that are at work."""
+"""Seconds between two checks of the threads of connections that are at work."""
 
 STUCK = 4
-"""Looks, `GRACE` apart, at which a connection works for nobody, before another is opened in its
-place. Looks and not seconds: on a busy machine both a clean-up and the looks take longer."""
+"""After more than so many checks, `GRACE` apart, that find a connection at work though all its
+callers have gone, another connection is opened in its place. The limit counts checks and not
+seconds because on a busy machine both a clean-up and the checks take longer."""
 
 PAUSE = 0.5
-"""Seconds without another try where one connection more could not be opened."""
+"""Seconds until the next try after an additional connection could not be opened."""
 
 
 class Lane:
-    """Work goes in at `run` and `loan`; idle connections and the slots' tasks do it."""
+    """A queue of work and its connections: work comes in by `run` and `loan`."""
 
     def __init__(
         self,
@@ -87,18 +90,18 @@ class Lane:
         self._slow = config.slow_query
         self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
         self._long = inf if config.slow_transaction is None else config.slow_transaction
-        # Seconds between two looks at what is at work.
+        # Seconds between two checks of the work that is under way.
         self._look = max(0.01, min(WATCH, self._long))
         self._costs = costs
         self._listeners = listeners
-        self._waits = waits  # of all tasks, on every lane of the pool
+        self._waits = waits  # shared by all lanes of the pool
         self._size = size
-        # Beyond those, see `_grow`: as many in all where calls would wait, one more for calls where
-        # all are lent, and some in place of those that are stuck.
+        # Connections beyond `size`, see `_grow`: up to `largest` in all if work waits, `reserve`
+        # more for calls if all are lent, and `spare` more in place of connections that are stuck.
         self._largest, self._reserve, self._spare = largest, reserve, spare
         self._most = max(size, largest)
-        self._lent = 0  # of them, at this moment
-        self._next_growth = 0.0  # not before this moment
+        self._lent = 0  # connections that are lent at this moment
+        self._next_growth = 0.0  # the earliest moment for opening one more
         self.slots = Slots(
             name,
             lambda title, reason: Slot(
@@ -108,21 +111,23 @@ class Lane:
         )
         self._idle = self.slots.idle
         self._queue = Queue()
-        self._sharing = 0  # slots where something quick runs: see `_may_start`
+        self._sharing = 0  # slots that run a quick hop: see `_may_start`
         self._closed = True
         self._paused = False
-        self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
+        # The task that called `pause`; None also while the barrier of that task is ending.
+        self._paused_by: asyncio.Task[Any] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop
-        # One timer for everything here that has to happen at some time; see `_tick`.
+        # The lane's only timer: whatever is due at some time is done by `_tick`.
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_span = inf  # the time it was set for, or less
+        self._timer_span = inf  # the seconds that the timer was set for, or fewer
         self._stats = LaneStats()
         self.behind: Lane | None = None
-        """A lane whose quick hops are let end before one of this lane begins: two threads that run
-        Python at once hinder each other, and meanwhile more work comes to share the hop."""
+        """A lane whose quick hops end before a batch of this lane begins, for two reasons: two
+        threads that run Python at once slow each other down, and during the wait more work arrives
+        that can share the hop."""
         self.on_rest: Callable[[], None] = _nothing
-        """Called now and then when nothing is done here, after something was."""
+        """Called now and then when the lane has come to rest after some work."""
         self._calm: asyncio.Future[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -138,8 +143,11 @@ class Lane:
             raise
 
     async def resize(self, size: int) -> None:
-        """Have that many connections: new ones are open when this returns, those that are too many
-        are closed as soon as they come free. If one can't be opened nothing changes."""
+        """Change the number of connections to `size`.
+
+        New connections are open when this returns. Connections beyond `size` are closed as soon as
+        they come free. If a connection can't be opened nothing changes.
+        """
         if self._closed:
             raise closed()
         before, self._size = self._size, size
@@ -153,9 +161,10 @@ class Lane:
             self._stir()
 
     async def close(self, deadline: Deadline) -> None:
-        """Refuse newcomers, fail the waiters, let running work end until `deadline`, then stop it.
+        """Refuse new work, fail waiting work, let running work end until `deadline`, then stop it.
 
-        Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
+        Returns when the lane's tasks and threads have ended and its files are closed. Must not be
+        cancelled.
         """
         self.refuse()
         await self.slots.close(deadline)
@@ -163,14 +172,15 @@ class Lane:
             self._timer.cancel()
 
     def refuse(self) -> None:
-        """Take no more work, and fail what waits. Connections stay open until `close`: those of
-        another lane may have to be closed first."""
+        """Refuse new work and fail waiting work. Connections stay open until `close`, because those
+        of another lane may have to be closed first."""
         self._closed = True
         while taken := self._queue.take(monotonic(), 1):
             taken[0].fail(PoolClosedError("the database was closed while this waited"))
 
     def abandon(self) -> None:
-        """From anywhere, with nobody to wait: have the threads close their connections and end."""
+        """Have the threads close their connections and end, without waiting for that. May be called
+        from any thread."""
         self._closed = True
         self.slots.abandon()
 
@@ -179,9 +189,9 @@ class Lane:
     async def run(self, call: Call[T]) -> T:
         """Run a call on the next free connection and return its result.
 
-        Waits at most `Config.acquire_timeout` seconds, and not beyond its deadline, for a
-        connection. Cancelled or timed out while it waits, the function never runs; cancelled while
-        it runs, its statement is stopped.
+        Waits for a connection at most `Config.acquire_timeout` seconds, and not beyond the call's
+        time limit. If the caller is cancelled or times out during that wait, the function never
+        runs. If the caller is cancelled while the function runs, its statement is stopped.
         """
         call.task = asyncio.current_task(self._loop)
         if self._may_start(call):
@@ -204,8 +214,10 @@ class Lane:
         raise call.told()
 
     async def loan(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
-        """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
-        # `Database` has looked when the block was made, which may be entered elsewhere.
+        """Lend a connection to the current task. Waits as `run` does, and not beyond `at`, a moment
+        on the clock of `time.monotonic()`."""
+        # `Database` checked the event loop when the block was made, but the block may be entered
+        # in another one.
         if asyncio.get_running_loop() is not self._loop:
             raise PoolClosedError(
                 f"{label} was made in another event loop or process; open a Database of its own in"
@@ -223,7 +235,7 @@ class Lane:
             if loan.error is not None:
                 raise loan.error
         except BaseException:
-            # Also when it was lent at the very moment of the cancellation (invariant 13).
+            # The connection may have been lent at the moment of the cancellation (invariant 13).
             loan.give_back()
             raise
         finally:
@@ -231,13 +243,14 @@ class Lane:
         return loan
 
     def _may_start(self, work: Work) -> bool:
-        """Whether work that has just come can have the idle connection that was used last.
+        """Whether new work may take the idle connection that was used last.
 
-        Raises `PoolClosedError`, and `TypeError` for a priority that could not be compared.
+        Raises `PoolClosedError` if the lane is closed, and `TypeError` or `ValueError` for a
+        priority that can't be compared with others.
 
-        What is quick does not take a second connection while something quick is running: it is
-        done sooner if it goes with all others of its kind in the next hop of the first, for threads
-        that run Python at the same time only hinder each other.
+        Work that may share a hop does not take a second connection while a quick hop is running.
+        Threads that run Python at the same time slow each other down, so such work is done sooner
+        if it waits and shares the next hop of the first connection.
         """
         if self._closed:
             raise PoolClosedError("the database is not open")
@@ -252,8 +265,11 @@ class Lane:
         )
 
     def _line_up(self, work: Work, patience: float) -> asyncio.Future[None]:
-        """Put work into the queue; the future is done when it is done, or lent, or has failed: when
-        it has waited for `patience` seconds, if not before."""
+        """Put work into the queue and return its future.
+
+        The future is done when the call is done, the connection is lent, or the work has failed; at
+        the latest, the work fails when it has waited for `patience` seconds.
+        """
         waits = self._waits
         if waits.held or self._queue.live >= self._config.max_pending:
             self._refuse(work)
@@ -276,7 +292,7 @@ class Lane:
         return future
 
     def _leave_line(self, work: Work) -> None:
-        """Note that work has waited, whatever the outcome."""
+        """Record that work has ended its wait, whatever the outcome."""
         if work.queued:
             self._queue.discard(work)
         if self._waits:
@@ -288,7 +304,8 @@ class Lane:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:
-        """Fail what must not wait: the queue is full, or it would be for ever (invariant 17)."""
+        """Raise for work that must not wait: the queue is full, or the wait would be a deadlock
+        (invariant 17)."""
         if would_deadlock(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
@@ -300,7 +317,7 @@ class Lane:
             )
 
     def _stir(self) -> None:
-        """Have idle connections serve what waits."""
+        """Have idle connections serve the waiting work."""
         wanted = self._wanted
         while wanted and self._idle and not self._paused:
             self._idle.pop().rouse()
@@ -308,13 +325,14 @@ class Lane:
 
     @property
     def _wanted(self) -> int:
-        """How many of those that wait an idle connection could serve: where as many are lent as may
-        be, the last one is for calls."""
+        """How much of the waiting work an idle connection could serve. Once as many connections are
+        lent as may be, the rest serve only calls."""
         queue = self._queue
         return queue.live if self._lent < self._most else queue.live - queue.lendings
 
     def _is_quick(self, work: Work) -> bool:
-        """Whether a read is known by now to be quick: others of its kind have run meanwhile."""
+        """Whether the work is a read whose query is now known to be quick. It may not have been
+        known when the work came, since the query may have run for other callers meanwhile."""
         return (
             isinstance(work, Call)
             and isinstance(work.what, Query)
@@ -333,7 +351,8 @@ class Lane:
         if self._limits.statement is not None:
             self._wake_in(self._limits.statement + GRACE)
         if isinstance(work, Batch) and len(work.calls) > 1:
-            self._wake_in(self._limits.batch)  # those behind a slow one are to go on elsewhere
+            # If a call of the batch is slow, the calls behind it move to another connection then.
+            self._wake_in(self._limits.batch)
         elif self._timer is None:
             self._wake_in(WATCH)
 
@@ -346,16 +365,16 @@ class Lane:
                 self._calm = None
 
     async def calm(self) -> None:
-        """Return when the next of the quick hops that are under way has ended, or has turned out
-        not to be quick."""
+        """Return when one of the quick hops that are under way has ended or has turned out to be
+        slow."""
         if self._calm is None:
             self._calm = self._loop.create_future()
             self._wake_in(self._limits.batch)
         await asyncio.shield(self._calm)
 
     async def _run_here(self, slot: Slot, call: Call[Any]) -> None:
-        """Have a call done in the caller's own step, waiting in the event loop for another
-        process's lock."""
+        """Run a call in its caller's own task. Waits in the event loop while another process has
+        the file's lock."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         busy = False
@@ -383,7 +402,7 @@ class Lane:
             self._note(call)
 
     async def _run_together(self, slot: Slot, batch: Batch) -> None:
-        """Have a batch done, waiting in the event loop for another process's lock."""
+        """Run a batch. Waits in the event loop while another process has the file's lock."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         self._stats.shared(len(batch.calls))
@@ -394,7 +413,7 @@ class Lane:
             await connection.hop(lambda session: together(session, batch, limits), Deadline())
             if not batch.busy:
                 return
-            self._deliver(batch)  # who has given up
+            self._deliver(batch)  # calls that are done, or may wait no longer for the lock
             pauses = pauses or backoff()
             slot.blocked = batch.since
             await asyncio.sleep(next(pauses))
@@ -407,15 +426,17 @@ class Lane:
             return
         slot.rouse()
         if not slot.ready:
-            self._stir()  # those who were to travel with this one: it has to be cleaned first
-            self._wake_in(GRACE)  # its thread may have something to end that takes long
+            # This connection is cleaned up first, so another one serves the work that was waiting
+            # to share a hop with it.
+            self._stir()
+            self._wake_in(GRACE)  # ending what the thread still runs may take long
 
     def _rest(self, slot: Slot) -> None:
         work, slot.work = slot.work, None
         slot.idle_since = monotonic()
         self._idle.append(slot)
         if slot.stats.events:
-            slot.stats.tell()  # of a commit whose caller was cancelled
+            slot.stats.tell()  # a commit whose caller was cancelled may not be reported yet
         if isinstance(work, Loan):
             work.on_settled()
         self._tell_drained()
@@ -451,33 +472,34 @@ class Lane:
                     slot.work.on_settled()
                 slot.work = None
         except GeneratorExit:
-            # The loop was closed over this task: there is nothing that could be awaited.
+            # The event loop was closed while this task waited, so nothing can be awaited any more.
             connection, slot.connection = slot.connection, None
             if connection is not None:
                 connection.abandon()
             raise
         except asyncio.CancelledError:
-            # By a loop that ends and cancels every task it has.
+            # The event loop is ending and cancels all of its tasks.
             self.refuse()
             slot.stop()
             if isinstance(slot.work, Batch):
                 for call in slot.work.calls:
-                    call.fail(closed())  # nobody is left to tell more
+                    call.fail(closed())  # no task is left that could deliver the results
             raise
         finally:
             if slot in self._idle:
-                self._idle.remove(slot)  # nobody may take it any more
+                self._idle.remove(slot)
             await slot.leave()
             if isinstance(slot.work, Loan):
-                slot.work.on_settled()  # with the connection, what was open on it is gone
+                # Closing the connection has rolled back what was open on it.
+                slot.work.on_settled()
             slot.stats.tell()
             if not self._closed:
                 self._forget(slot)
-                self._stir()  # those who were to travel with this one
+                self._stir()  # another connection serves the work that waited for this one
             self._tell_drained()
 
     async def _serve(self, slot: Slot) -> None:
-        """Do what waits; if nothing does, rest until there is something to do for this task."""
+        """Do waiting work; if there is none, rest until this task has something to do."""
         slot.roused = self._loop.create_future()
         if not self._wanted or self._paused:
             self._rest(slot)
@@ -486,14 +508,15 @@ class Lane:
         try:
             await slot.connected()
         except Exception as error:
-            # Who is dismissed has stopped waiting; others will serve.
+            # A slot that is being given up has stopped opening its connection, which is no failure
+            # of the waiting work: other slots will serve it. Otherwise one work gets the error.
             lends = self._lent < self._most
             for unserved in self._queue.take(monotonic(), 0 if slot.leaving else 1, lends=lends):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
             await self.behind.calm()
-        # What is still there: opening a connection may have taken longer than somebody's limit.
+        # Only now: opening a connection may have taken longer than the time limit of some work.
         work = self._queue.take(
             monotonic(), self._config.batch_size, self._is_quick, lends=self._lent < self._most
         )
@@ -513,24 +536,24 @@ class Lane:
         try:
             await self._run_together(slot, batch)
         except Exception as error:
-            # The thread has died, or ran out of memory between two calls. Whether it was before or
-            # after its COMMIT, nobody knows.
+            # The thread has died, or ran out of memory between two calls. Whether that was before
+            # or after its COMMIT can't be known.
             batch.todo.clear()
             self._deliver(batch)
             for call in calls:
                 call.fail(error)
         if slot.ready and not self._wanted and not batch.todo:
-            slot.work = None  # before the callers are told, who shall find it so
+            slot.work = None  # before the callers are woken, so that they see the connection free
         self._deliver(batch)
         self._take_back(batch)
         if len(calls) > 1 and not slot.leaving:
-            # Whoever was told now may ask again at once: in the same turn of the loop, before this
-            # task goes on, so that they travel together once more.
+            # The callers woken by `_deliver` may make their next calls at once. They do so in this
+            # turn of the loop, before this task goes on, so that those calls share the next hop.
             await asyncio.sleep(0)
         self._end(slot)
 
     def _deliver(self, batch: Batch) -> None:
-        """Tell the callers of what is done."""
+        """Wake the callers of the calls that are done."""
         done = batch.done
         while done:
             call = done.popleft()
@@ -540,12 +563,13 @@ class Lane:
                 future.set_result(None)
 
     def _take_back(self, batch: Batch) -> None:
-        """Put what was not begun, or spoilt by others, back to its place in the queue."""
+        """Put the calls that are still to be done back to the front of the queue: those that were
+        not begun, and those whose transaction was spoilt by another call."""
         while batch.todo:
             try:
                 call = batch.todo.pop()
             except IndexError:
-                break  # the thread was faster
+                break  # the connection's thread took the last call first
             if self._closed:
                 call.fail(closed())
             elif not call.gone:
@@ -554,10 +578,10 @@ class Lane:
     # -- time ------------------------------------------------------------------------------------
 
     def _wake_in(self, seconds: float) -> None:
-        """Have `_tick` called in so many seconds at the latest."""
+        """Have `_tick` called in `seconds` at the latest."""
         if seconds >= self._timer_span:
             return
-        # The timer may have been set for a longer time and still be the earlier one.
+        # A timer that was set for a longer time, but some time ago, may still fire earlier.
         if self._timer is None or self._loop.time() + seconds < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
@@ -565,9 +589,9 @@ class Lane:
         self._timer_span = seconds
 
     def _tick(self) -> None:
-        """Do what is due: look after threads, part the quick from the slow, end waiting."""
+        """Do what is due, and set the timer again: see `_do_what_is_due`."""
         self._timer, self._timer_span = None, inf
-        again = self._look  # whatever happens here
+        again = self._look  # if an error is raised here, the timer still goes on
         try:
             again = self._do_what_is_due()
         finally:
@@ -575,7 +599,12 @@ class Lane:
                 self._wake_in(again)
 
     def _do_what_is_due(self) -> float:
-        """Return in how many seconds to look again."""
+        """Do what is due, and return in how many seconds to look again.
+
+        That is: look after the connections' threads, raise time limits' errors in callers, take
+        quick calls from behind slow ones, fail work that has waited too long, and open or close
+        additional connections.
+        """
         working = gathering = False
         now, next_one = monotonic(), inf
         for slot in self.slots:
@@ -585,8 +614,10 @@ class Lane:
                 if slot.connection is not None:
                     slot.connection.look_after()
                     if isinstance(slot.work, Batch):
-                        self._deliver(slot.work)  # before those are freed that ran behind it
-                    # One that waits for another process's lock learns at its next try who has it.
+                        # Before `free_late`: a call that is done must not get a time limit's error.
+                        self._deliver(slot.work)
+                    # A call that waits for another process's lock gets more time: at its next try
+                    # its thread looks for the process that has the lock.
                     then = now - COMMIT_GRACE if slot.is_blocked else now
                     for call in slot.calls:
                         next_one = min(next_one, call.free_late(slot.connection, then))
@@ -607,21 +638,22 @@ class Lane:
         return next_one
 
     def _look_for_stuck(self) -> bool:
-        """Note which connections are at work for callers that have gone; return whether any is.
+        """Count the checks at which a connection was at work though all its callers had gone;
+        return whether there is such a connection.
 
-        What goes on there is inside one long step of SQLite's, or in a function that asks nothing
-        of SQLite: nothing can end it. A moment of that is no more than a clean-up.
+        Its thread is inside one long step of SQLite, or in a function that does not use SQLite, and
+        neither can be interrupted. If it lasts only a moment, it is just a clean-up.
         """
         for slot in self.slots:
             slot.seen_deserted = slot.seen_deserted + 1 if slot.is_deserted else 0
         return any(slot.seen_deserted for slot in self.slots)
 
     def _grow(self) -> None:
-        """Open one more connection for what waits, if there may be one more:
+        """Open one more connection for the waiting work, if one more is allowed:
 
-        - up to `Config.max_readers`, not counting those that are stuck, whatever waits;
-        - one beyond that where all are lent and a call waits: a stream or a snapshot may last, and
-          a call must not wait for its end.
+        - up to `Config.max_readers` connections, not counting stuck ones, for any work;
+        - one beyond that if all are lent and a call waits, because a stream or a snapshot may last
+          long, and a call must not wait for its end.
         """
         queue, slots = self._queue, self.slots
         if self._closed or self._paused or monotonic() < self._next_growth:
@@ -646,8 +678,8 @@ class Lane:
             self._next_growth = monotonic() + PAUSE
 
     def _shrink(self, now: float) -> float:
-        """Close connections that `_grow` has opened and that are idle; return the seconds until
-        the next one is due."""
+        """Close additional connections that have been idle for `Config.reader_idle_time`; return
+        the seconds until the next one is due."""
         if len(self.slots) <= self._size:
             return inf
         time = self._config.reader_idle_time
@@ -655,8 +687,8 @@ class Lane:
         return inf if idle_since is None else max(0.0, idle_since + time - now)
 
     def _part(self, slot: Slot, batch: Batch | Call[Any]) -> None:
-        """If one of those who share a hop has turned out to be slow, let the others go on
-        elsewhere: it is the same that was seen running at the last look."""
+        """If a call has turned out to be slow, let the calls that wait behind it, in its hop or in
+        the queue, use other connections. A call is slow if it was running at the last look too."""
         running = batch.current if isinstance(batch, Batch) else batch
         if running is not slot.seen:
             slot.seen = running
@@ -668,7 +700,8 @@ class Lane:
         self._stir()
 
     def _expire(self, now: float) -> float:
-        """Fail those who have waited long enough; return the seconds until the next one has."""
+        """Fail the work that has waited as long as it may; return the seconds until the next work
+        will have."""
         late, next_one = self._queue.late(now, self._patience)
         holder = self._holder() if late else ""
         for work in late:
@@ -679,13 +712,13 @@ class Lane:
                     f" {holder}; {self._queue.live} more wait"
                 )
             )
-        # A little later, so that many who are close to each other are one look.
+        # At least a few milliseconds, so that one look fails all work that is due close together.
         return max(next_one, 0.005)
 
-    # -- who holds what --------------------------------------------------------------------------
+    # -- holders ---------------------------------------------------------------------------------
 
     def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
-        """See `waits.Held`."""
+        """Return the tasks that hold connections: see `deadlock.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
         tasks = [
@@ -694,22 +727,22 @@ class Lane:
         ]
         if for_all:
             return tasks
-        # Others come free by themselves, or can be opened.
+        # The other connections come free without any task's doing, or can still be opened.
         busy: list[asyncio.Task[Any] | None] = [task for task in tasks if task is not None]
         room = self._most if lent else self._most + self._reserve
         return busy if len(busy) >= room else [*busy, None]
 
     def _holder(self) -> str:
-        """Say who holds the lane's connections, the longest one by name."""
+        """Return a text that says what holds the lane's connections; the longest holder by name."""
         return self.slots.say_who_holds(paused=self._paused, rival=self._limits.who)
 
     # -- a barrier -------------------------------------------------------------------------------
 
     async def pause(self, wait: float | None) -> None:
-        """Start no more work, until `resume`, and return when what runs has ended.
+        """Start no more work until `resume`; return when all running work has ended.
 
-        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` when what runs
-        waits for this task.
+        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` if running work
+        can't end because it waits for this task. `resume` must be called after an error as well.
         """
         task = asyncio.current_task()
         if would_deadlock(task, Wait(self, for_all=True), self._waits):
@@ -735,11 +768,12 @@ class Lane:
             self._waits.pop(task, None)
 
     def disown(self) -> None:
-        """Note that `resume` will follow without any doing of the task that paused the lane."""
+        """Record that `resume` will be called without any doing of the task that paused the lane,
+        so that waiting for it is no deadlock."""
         self._paused_by = None
 
     def resume(self) -> None:
-        """Go on after `pause`, with what has come meanwhile."""
+        """End the effect of `pause`: serve the work that has come meanwhile."""
         if self._paused:
             self._waits.held -= 1
         self._paused, self._paused_by = False, None
@@ -749,14 +783,14 @@ class Lane:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- statistics ------------------------------------------------------------------------------
 
     def _note(self, call: Call[Any]) -> None:
-        """Count a call that is done, and say so if it was slow."""
+        """Count a call that is done, and log it if it was slow."""
         self._stats.response.add(monotonic() - call.since)
         if self._slow is None or not call.began:
             return
-        # Its caller may have been freed before its end.
+        # `ended` is not set yet if the caller got its time limit's error before the call's end.
         ran = (call.ended or monotonic()) - call.began
         if ran >= self._slow:
             LOG.warning(
@@ -767,12 +801,12 @@ class Lane:
             )
 
     def _forget(self, slot: Slot) -> None:
-        """Take out a slot that was given up; what it has counted stays."""
+        """Remove a slot that was given up, and keep its counts."""
         self.slots.remove(slot)
         self._stats.include(slot.stats)
 
     def stats(self) -> dict[str, Any]:
-        """Return the lane's figures, as a plain dict."""
+        """Return the lane's statistics as a plain dict."""
         return {
             "size": len(self.slots),
             "overflow": max(0, len(self.slots) - self._size),
@@ -783,14 +817,14 @@ class Lane:
         }
 
     def add_queries_to(self, stats: QueryStats) -> None:
-        """Add what the connections have counted of each query."""
+        """Add the connections' counts of each query to `stats`."""
         stats.include(self._stats.queries)
         for slot in self.slots:
             stats.include(slot.stats.queries)
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a connection."""
+        """How many calls and loans wait for a connection."""
         return self._queue.live
 
 

@@ -1,4 +1,4 @@
-"""The queue of a lane. What is taken next is a function of what waits and of the time."""
+"""The queue of a lane. The work that is next depends only on the waiting work and the time."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from .call import Call
 from .loan import Loan, Work
 
 AGEING = 1.0
-"""Seconds of waiting that are worth one step of priority."""
+"""Seconds of waiting that count as one step of priority."""
 
 MOST = 2**31
-"""Priorities lie between this and its negative: they are added to seconds, as floats."""
+"""Priorities must lie between `-MOST` and `MOST`, because they are added to seconds, as floats."""
 
 
 class Queue:
-    """Work that waits: higher priority first, first come first served within one priority.
+    """Waiting work: higher priority first, and first come, first served within one priority.
 
-    A second of waiting counts as one step of priority, so a low one gets its turn (invariant 14).
+    A second of waiting counts as one step of priority, so work of low priority gets its turn too
+    (invariant 14).
     """
 
     __slots__ = ("_left", "_levels", "lendings", "live")
 
     def __init__(self) -> None:
-        # A line for each priority, and for loans, which may have to let calls pass.
+        # Two lines for each priority, one with the calls and one with the loans: loans may have to
+        # let calls pass.
         self._levels: dict[tuple[int, bool], deque[Work]] = {}
         self.live = 0
-        """How many wait."""
+        """How many calls and loans wait."""
         self.lendings = 0
         """How many of them are loans."""
-        # Those who leave stay in the line, marked, until it is their turn or there are too many:
-        # nobody can be taken out of the middle of a deque at once.
+        # Discarded work that is still in its line. Removing from the middle of a deque is slow, so
+        # discarded work is only marked, and removed at its turn or when there is too much of it.
         self._left = 0
 
     def __iter__(self) -> Iterator[Work]:
@@ -43,7 +45,7 @@ class Queue:
                     yield work
 
     def add(self, work: Work) -> None:
-        """Add newcomers, behind all others of their priority."""
+        """Add new work, behind all other work of its priority."""
         lends = isinstance(work, Loan)
         level = self._levels.get((work.priority, lends))
         if level is None:
@@ -54,13 +56,13 @@ class Queue:
         self.lendings += lends
 
     def put_back(self, call: Call[Any]) -> None:
-        """Add a call that was taken out, before all others of its priority."""
+        """Put back a call that was taken out, before all other calls of its priority."""
         self._levels.setdefault((call.priority, False), deque()).appendleft(call)
         call.queued = True
         self.live += 1
 
     def discard(self, work: Work) -> bool:
-        """Take `work` out; return whether it was in."""
+        """Remove `work`; return whether it was in the queue."""
         if not work.queued:
             return False
         work.queued = False
@@ -84,12 +86,11 @@ class Queue:
         *,
         lends: bool = True,
     ) -> list[Work]:
-        """Take out what is served next: one, or up to `most` that follow each other and can share.
+        """Remove and return the work that is next: one, or up to `most` calls that follow each
+        other and can share a hop. Loans are passed over if `lends` is false.
 
-        Loans are passed over unless it `lends`.
-
-        What does not share is never overtaken by what does. Of what did not when it came,
-        `may_share` is asked once more.
+        A call that can share never overtakes work that can't. For work that could not share when
+        it came, ``may_share(work)`` decides again.
         """
         taken: list[Work] = []
         while len(taken) < most and (level := self._next_level(now, lends)) is not None:
@@ -108,8 +109,8 @@ class Queue:
         return taken
 
     def late(self, now: float, patience: float) -> tuple[list[Work], float]:
-        """Return those who have waited for `patience` seconds, or until it is too late for them,
-        and in how many seconds the next one will have."""
+        """Return the work that has waited for `patience` seconds or until its own limit `at`, and
+        the number of seconds until the next work will have."""
         late: list[Work] = []
         next_one = inf
         for work in self:
@@ -123,7 +124,8 @@ class Queue:
         return late, next_one
 
     def _next_level(self, now: float, lends: bool) -> deque[Work] | None:
-        """The line whose first is the most urgent of all; none of those who left is first in it."""
+        """Return the line whose first work is the most urgent of all. Discarded work at the head of
+        a line is removed before."""
         first = None
         for kind, level in [*self._levels.items()]:
             while level and not level[0].queued:
@@ -147,8 +149,9 @@ def _urgency(work: Work, now: float) -> float:
 
 
 def require_priority(priority: int) -> None:
-    """Raise `TypeError` or `ValueError` for what can't be compared with the priority of others: it
-    would fail the connection's task, which takes from the queue, instead of the caller."""
+    """Raise `TypeError` or `ValueError` for a priority that can't be compared with others. Without
+    this check the error would hit the slot's task, which takes from the queue, and not the
+    caller."""
     if not isinstance(priority, int):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
     if not -MOST < priority < MOST:
