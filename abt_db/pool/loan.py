@@ -1,4 +1,4 @@
-"""Loans: a connection that is lent to one task, until it is given back or taken back."""
+"""Loans: a connection that is lent to one task until the task gives it back or it is revoked."""
 
 from __future__ import annotations
 
@@ -57,28 +57,30 @@ class Loan:
         self.label = label
         self.priority = priority
         self.at = at
-        """When it is too late to be lent, on the clock of `time.monotonic()`."""
+        """The moment until which the caller waits for a connection, on the clock of
+        `time.monotonic()`; None: no limit but the lane's."""
         self.shares = False
         self.task = asyncio.current_task()
         self.since = monotonic()
         self.began = 0.0
         """When the connection was lent; 0: not yet."""
         self.queued: bool
-        """Whether it is in a queue."""
+        """Whether the loan is in a queue."""
         self.future: asyncio.Future[None] | None = None
-        """Done when the connection is lent; only those that wait have one."""
+        """Done when the connection is lent, or the loan has failed. None if the connection was lent
+        without waiting in the queue."""
         self.returned = False
-        """Whether it was given back, perhaps before it was lent."""
+        """Whether the loan was given back, perhaps before the connection was lent."""
         self.on_return: Callable[[], None] = _nothing
-        """What its lane does then."""
+        """Called when the loan is given back; set by its lane."""
         self.on_settled: Callable[[], None] = _nothing
         """Called when the connection has been cleaned up and can serve again, or was closed."""
         self.error: BaseException | None = None
-        """Why it was taken back before its time."""
+        """Why the loan failed or was revoked."""
         self.blocked = False
-        """Whether it can't begin, for another connection's lock on the file."""
+        """Whether its transaction can't begin because another connection has a lock on the file."""
         self.noticed = False
-        """Whether it was told that it takes long."""
+        """Whether the log has a warning that the connection has been lent for long."""
         self._connection: Connection | None = None
         self._deadline = Deadline()
         self._doing: str | None = None
@@ -87,11 +89,11 @@ class Loan:
 
     @property
     def gone(self) -> bool:
-        """Whether nobody waits for it any more."""
+        """Whether the caller no longer waits for the connection to be lent."""
         return self.returned or (self.future is not None and self.future.done())
 
     def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
-        """Hand the connection over."""
+        """Hand the connection over to the caller."""
         self._connection = connection
         self._ran_before = connection.stats.queries.runs()
         self.began = monotonic()
@@ -102,10 +104,11 @@ class Loan:
     async def run(
         self, function: Callable[[EngineSession], T], deadline: Deadline, doing: str | None = None
     ) -> T:
-        """Run `function` on the lent connection, in one hop; `doing` is what it is called.
+        """Run `function` on the lent connection, in one hop; `doing` is its name in errors.
 
-        Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
-        after the loan was given back, and the reason given to `revoke` after that.
+        Cancelling stops the function's statement; the connection stays lent. Raises
+        `TransactionStateError` after the loan was given back, and after `revoke` the error given
+        there.
         """
         if self.error is not None:
             raise self.error
@@ -119,7 +122,7 @@ class Loan:
         except RaisedError as raised:
             raise raised.error from None
         except AbtDbError as error:
-            # Stopped by `revoke`: the caller is told why, not that a statement was stopped.
+            # After `revoke` the caller gets its reason, not just that a statement was stopped.
             if self.error is not None and not isinstance(error, CommitUnknownError):
                 raise self.error from error
             if self.returned and isinstance(error, StoppedError):
@@ -134,11 +137,11 @@ class Loan:
 
     @property
     def committing(self) -> bool:
-        """Whether the last thing that was run on it has come to its COMMIT."""
+        """Whether the last function that was run on the connection has come to its COMMIT."""
         return self._deadline.committing
 
     def holding(self) -> Holding:
-        """Return what it is doing, for those who look or wait."""
+        """Return what the loan is used for, for statistics, logs, and errors of waiting calls."""
         connection, doing = self._connection, self._doing
         return Holding(
             self.label,
@@ -158,8 +161,11 @@ class Loan:
             self.on_return()
 
     def revoke(self, error: AbtDbError) -> None:
-        """Take the connection back; what runs is stopped, what comes later raises `error`. A caller
-        whose statement can't be stopped at once is freed."""
+        """Take the connection back: stop what runs on it, and raise `error` in every later use.
+
+        If the running statement can't be stopped at once, its caller gets its error after `GRACE`
+        seconds, without waiting for the statement's end.
+        """
         connection = self._connection
         self.error = self.error or error
         self.give_back()
@@ -169,12 +175,12 @@ class Loan:
             )
 
     def abandon(self) -> None:
-        """Stop what runs, for nobody waits for it any more; whoever lent the connection ends it."""
+        """Stop what runs, without waiting for that. The slot closes the connection."""
         self.returned, self._connection = True, None
         self._deadline.cancel()
 
     def fail(self, error: BaseException) -> None:
-        """Let its caller, who waits, go on with an error."""
+        """Fail the loan with `error`, if its caller waits for a future."""
         if self.future is not None and not self.future.done():
             self.error = error
             self.future.set_result(None)

@@ -155,4 +155,4 @@ def require_priority(priority: int) -> None:
     if not isinstance(priority, int):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
     if not -MOST < priority < MOST:
-        raise ValueError("priority must be a small number: others wait as many seconds for it")
+        raise ValueError("priority must be a small number: other calls wait as many seconds for it")

@@ -160,7 +160,7 @@ class Slots(list[Slot]):
         holder waits for the file's lock, `rival` says what holds the lock."""
         name, held = self._name, self.holdings()
         if not held:
-            return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+            return f"{'a barrier' if paused else 'no task'} holds the {name}"
         longest = max(held, key=lambda holding: holding.age)
         which = f"the {name}" if len(self) == 1 else f"{len(held)} {name}s at work"
         waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""
