@@ -51,7 +51,7 @@ class Batch:
         self.since = self.began = monotonic()
 
     def next(self, limits: Limits) -> Call[Any] | None:
-        """Take the next call whose caller still waits, and start its time. None: no call is left."""
+        """Take the next call whose caller still waits, and start its time; None if none is left."""
         while self.todo:
             try:
                 call = self.todo.popleft()
