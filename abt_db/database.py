@@ -1,7 +1,8 @@
-"""`Database`: what applications use.
+"""`Database`: the class that applications use.
 
-A call here goes through the pool to one connection and back: reads on any idle reader, writes one
-after the other on the writer. How a call waits is in `lane.py`, how it runs in `session.py`.
+A call goes through the pool to one connection and back. Reads run on any idle reader, writes run
+one after the other on the writer. `pool/lane.py` says how a call waits for its connection,
+`connection/session.py` how it runs there.
 """
 
 from __future__ import annotations
@@ -53,27 +54,29 @@ P = ParamSpec("P")
 class Database:
     """One SQLite database: one writer and `Config.readers` readers.
 
-    `path` is the file, or ``":memory:"`` (one connection then serves both), for which the URI of a
-    private database in memory may stand; other URIs are refused. `read_only` opens a database that
-    other processes write, or an archive (see `Config.immutable`): no write, no PRAGMA that writes,
-    and no new file but those that SQLite needs to read a WAL database. `connect` is for tests that
-    inject faults: what is called in place of `aiosqlite.connect`.
+    `path` is the file, or ``":memory:"``, or the URI of a private database in memory; in memory,
+    one connection is both writer and reader. Other URIs are refused. `read_only` opens a database
+    that other processes write, or an archive (see `Config.immutable`): no write, no PRAGMA that
+    writes, and no new file but those that SQLite needs to read a WAL database. `connect` is called
+    in place of `aiosqlite.connect`; it is for tests that inject faults.
 
-    Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. It belongs to
-    the event loop that opened it, until that is closed: it may be opened anew in another one then.
-    Every call
+    Use it as ``async with Database("app.db") as db:``, or with `open` and `close`. A `Database`
+    belongs to the event loop that opened it. When that loop is closed, it may be opened again in
+    another one. Every call
 
-    - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names who
-      holds it) and runs at most `timeout` seconds in all, `Config.statement_timeout` where that is
-      less (`StatementTimeoutError`). Its caller is free at that limit also where SQLite can't be
-      stopped, inside a sort or a function of a large value; of a write nothing is committed then,
-      or it is `CommitUnknownError`: the COMMIT itself took more than a second longer;
-    - may be cancelled at any moment: what has not begun never runs, a statement that runs is
-      stopped and its transaction rolled back. A write that is cancelled in its COMMIT may have
-      been committed;
-    - raises `PoolClosedError` when the database is not open in this event loop;
-    - in the task that has a transaction open, raises `TransactionStateError` where it would wait
-      for that, as a write does, or would read a table that it has written, as it was before.
+    - waits for a connection at most `Config.acquire_timeout` seconds (`PoolTimeoutError` names the
+      call or loan that holds it) and takes at most `timeout` seconds in all. It runs at most
+      `Config.statement_timeout` seconds, if that is less (`StatementTimeoutError`). The caller goes
+      on at that limit even if SQLite can't be stopped, inside a sort or a function of a large
+      value. Nothing of a write is committed then; or, if its COMMIT takes more than a second beyond
+      the limit, the error is `CommitUnknownError`;
+    - may be cancelled at any moment: a call that has not begun never runs, and a statement that
+      runs is stopped and its transaction rolled back. A write that is cancelled in its COMMIT may
+      have been committed;
+    - raises `PoolClosedError` if the database is not open in this event loop;
+    - raises `TransactionStateError`, in a task that has a transaction open, if the call would wait
+      for that transaction, as a write does, or would read a table that the transaction has written,
+      without its changes.
     """
 
     def __init__(
@@ -92,14 +95,14 @@ class Database:
         self.read_only = read_only
         self._connect = connect
         self._pool: Pool | None = None
-        # Of the pool, and as old:
+        # Made with the pool, for that pool:
         self._watching: Watching
         self._housekeeping: Housekeeping
         self._leases: Leases
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._forks = 0
-        self._turn = asyncio.Lock()  # opening and closing, one after the other
+        self._turn = asyncio.Lock()  # held while opening, closing or resizing
         self._opening = self._closing = False
         self._finalizer: weakref.finalize[[str, Pool], Database] | None = None
         self._listeners = Listeners()
@@ -107,13 +110,15 @@ class Database:
     # -- life ------------------------------------------------------------------------------------
 
     async def open(self) -> Self:
-        """Open all connections; does nothing when they are open.
+        """Open all connections; does nothing if they are open.
 
-        Those that a closed event loop has left are let go of first, with what was open on them: a
-        transaction is rolled back. Their threads are waited for, `Config.close_timeout` at most.
+        If an event loop was closed without closing the database in it, the connections that were
+        left open are closed first, and a transaction that was open on them is rolled back. That
+        waits for their threads `Config.close_timeout` seconds at most.
+
         Raises `CantOpenError` for a path that can't be a database, `CorruptError` for a file that
-        is none, `BusyError` when another process keeps it locked for `Config.busy_timeout`. If it
-        fails or is cancelled, nothing stays open.
+        is not a database, and `BusyError` if another process keeps the file locked for
+        `Config.busy_timeout` seconds. If opening fails or is cancelled, nothing stays open.
         """
         left = self._leave_behind()
         if self._pool is not None and not self._closing:
@@ -135,11 +140,11 @@ class Database:
         return self
 
     async def close(self) -> None:
-        """Close all connections; does nothing when they are closed.
+        """Close all connections; does nothing if they are closed.
 
-        New calls are refused at once and waiting ones fail with `PoolClosedError`. Running ones
-        have `Config.close_timeout` seconds to end and are stopped then. Nothing is left behind:
-        no thread, no file descriptor, no task. Cancelling it does not stop it.
+        New calls are refused at once, and waiting ones fail with `PoolClosedError`. Running calls
+        have `Config.close_timeout` seconds to end, and are stopped then. No thread, file descriptor
+        or task is left behind. Cancelling this does not stop the closing.
         """
         if (left := self._leave_behind()) is not None:
             await left.abandoned()
@@ -149,7 +154,7 @@ class Database:
             self._closing = True
             pool.refuse()
         elif self._loop is not asyncio.get_running_loop():
-            return  # never opened here
+            return  # never opened in this event loop
         await finish(self._close(pool, opening=self._opening))
 
     async def _open(self) -> None:
@@ -164,25 +169,26 @@ class Database:
         self._pool, self._housekeeping = pool, Housekeeping(pool)
         self._watching, self._leases = Watching(pool), Leases(pool)
         self._housekeeping.start()
-        # Unlike __del__ it also runs for what is still there when the program ends.
+        # Unlike __del__, a finalizer also runs for objects that still exist at the program's end.
         self._finalizer = weakref.finalize(self, _forgotten, self._name, pool)
 
     async def _close(self, pool: Pool | None, *, opening: bool) -> None:
         async with self._turn:
-            # What was opening is to be closed as well; what was opened later is not.
+            # Close also a pool that was being opened when `close` was called, but not one that was
+            # opened later.
             if opening:
                 pool = self._pool
             if pool is not None and pool is self._pool:
                 await self._watching.close()
                 await self._housekeeping.close()
                 await pool.close()
-                await self._leases.close()  # also those that were granted meanwhile
+                await self._leases.close()  # last: a lease may have been granted until now
                 self._pool, self._closing = None, False
                 if self._finalizer is not None:
                     self._finalizer.detach()
 
     def _leave_behind(self) -> Pool | None:
-        """Let go of the pool of a loop that is closed, if there is one, and return it."""
+        """Abandon the pool if its event loop is closed, and return it; otherwise return None."""
         pool, loop = self._pool, self._loop
         if pool is None or loop is None or not loop.is_closed() or self._forks != _Forks.count:
             return None
@@ -204,15 +210,15 @@ class Database:
     async def fetch_one(
         self, statement: Statement[T], *, timeout: float | None = None, priority: int = 0
     ) -> T | None:
-        """Return the first row as the query's row type, or None when there is none.
+        """Return the first row as the query's row type, or None if there is none.
 
         A statement that writes and returns rows (RETURNING) runs on the writer, in a transaction
-        of its own. Raises a `QueryError` when SQLite fails, `MappingError` for a row that does not
-        fit its type. Higher `priority` is served first.
+        of its own. Raises a `QueryError` if SQLite fails, `MappingError` for a row that does not
+        fit the row type. Calls of higher `priority` are served first.
 
-        A read asks a connection that has written nothing, so what only the writer's connection
-        knows raises `DeniedError`: `last_insert_rowid()`, `changes()`, temporary tables. A
-        transaction may ask that.
+        A read runs on a connection that has written nothing. So a read of what only the writer's
+        connection knows (`last_insert_rowid()`, `changes()`, temporary tables) raises
+        `DeniedError`; inside a transaction it is allowed.
         """
         return await self._run(Verbs.fetch_one, statement, timeout, priority)
 
@@ -225,13 +231,13 @@ class Database:
     async def execute(
         self, statement: Statement[Any], *, timeout: float | None = None, priority: int = 0
     ) -> Result:
-        """Run a statement that writes, in a transaction of its own, or as if it were.
+        """Run a statement that writes, as if in a transaction of its own.
 
-        Calls that wait at the same time share a transaction, unnoticed: when this returns, the
-        write is committed; it is there after ``kill -9``, and every read that begins from now on
-        sees it. Raises `IntegrityError` and other `QueryError`s, after which nothing of it is in
-        the database, whatever has become of the other calls. The rows of RETURNING are dropped;
-        `fetch_one` and `fetch_all` run the same statement and have them.
+        Calls that wait at the same time may share a transaction; the caller does not notice that.
+        When this returns, the write is committed: it survives ``kill -9``, and every read that
+        begins from now on sees it. Raises `IntegrityError` and other `QueryError`s; then nothing of
+        this statement is in the database, whatever the outcome of the other calls. The rows of
+        RETURNING are dropped; `fetch_one` and `fetch_all` run such a statement and return them.
         """
         query = query_of(statement)
         return await self._opened().write(
@@ -245,7 +251,7 @@ class Database:
         timeout: float | None = None,
         priority: int = 0,
     ) -> list[Result]:
-        """Run several statements that write in one transaction: all of them or none."""
+        """Run several statements that write, in one transaction: all of them or none."""
         listed = list(series(statements, "execute_batch", "statements"))
         return await self._opened().write(
             query_of(listed[0]).name if listed else "an empty batch",
@@ -268,11 +274,11 @@ class Database:
         """Run one statement for each of `rows`, mappings or dataclass instances: all or none.
 
         Returns how many rows changed. `rows` may be a generator; it is read in the connection's
-        thread, inside the transaction. Where it comes to the same, as for an
+        thread, inside the transaction. If the result is the same, as for an
         ``INSERT INTO t (…) VALUES (:a, :b)``, up to 64 rows are given to SQLite at a time.
 
-        Raises `TypeError` for rows that are no iterable, an async one among them (`run_batch` takes
-        that), and `QueryError` for a query with RETURNING, whose rows would be dropped.
+        Raises `TypeError` for rows that are not iterable, or an async iterable (`run_batch` takes
+        those), and `QueryError` for a query with RETURNING, whose rows would be dropped.
         """
         require_many(query, rows)
         return await self._opened().write(
@@ -300,10 +306,11 @@ class Database:
 
         `cx` has the verbs of this class without `await`, and one consistent view of the database.
         The function runs in the connection's thread: it must not touch the event loop. It is run
-        again from its beginning when another process's lock was in the way.
+        again from its beginning if another process's lock was in the way.
 
-        ``priority=`` is the call's, as in `fetch_one`, unless the function has a parameter of that
-        name: then it gets it. A lambda around such a function gives both.
+        ``priority=`` is the priority of the call, as in `fetch_one`, unless the function has a
+        parameter of that name: then the function gets it. To give both, put a lambda around such a
+        function.
         """
         name, priority = name_of(function), take_priority(function, kwargs)
         return await self._read(name, _in_snapshot, (function, args, kwargs), priority=priority)
@@ -325,8 +332,9 @@ class Database:
     async def write(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Run ``function(cx, …)``, a synchronous function, in one transaction and one hop.
 
-        Committed when it returns, rolled back when it raises. It is never run twice, and the
-        transaction is its own. ``priority=`` is as in `read`.
+        The transaction is committed when the function returns and rolled back if it raises. The
+        function is never run twice, and no other call shares its transaction. ``priority=`` is as
+        in `read`.
         """
         name, priority = name_of(function), take_priority(function, kwargs)
         return await self._opened().write(name, _call, (function, args, kwargs), priority=priority)
@@ -344,18 +352,21 @@ class Database:
     ) -> Transaction:
         """Return a write transaction, to be used with ``async with``.
 
-        It has the writer for itself: other writes wait, reads go on. Any task of the event loop may
-        use it; the one that has entered it ends it (see `abt_db.transactions.handles`). `timeout`
-        seconds after its beginning (`Config.transaction_timeout` if None) it is rolled back,
-        whatever it is doing, and its next use raises `TransactionTimeoutError`. `label` names it in
-        errors of the calls that wait. Waits for the writer as every call does, in the order of
-        `priority`, then for other processes' locks `Config.busy_timeout` seconds at most
-        (`BusyError`).
+        The transaction has the writer for itself: other writes wait, reads go on. Any task of the
+        event loop may use it; the task that has entered it must end it (see
+        `abt_db.transactions.handles`). `timeout` seconds after its beginning
+        (`Config.transaction_timeout` if None) the transaction is rolled back, whatever it is doing,
+        and its next use raises `TransactionTimeoutError`. `label` names it in the errors of calls
+        that wait for it.
 
-        With a `lease` (see `lock`) it begins only if that is held: otherwise entering it raises
-        `LockLostError`, and nothing is written. No other holder can be granted the lock before the
-        end of the transaction, whatever its lease does meanwhile. Keep it shorter than two thirds
-        of the lease's ttl: no renewal gets through while it holds the writer.
+        Entering it waits for the writer as every call does, in the order of `priority`, then for
+        other processes' locks `Config.busy_timeout` seconds at most (`BusyError`).
+
+        With a `lease` (see `lock`) the transaction begins only if the lease is held. Otherwise
+        entering it raises `LockLostError`, and nothing is written. No other holder can be granted
+        the lock before the transaction ends, even if the lease runs out meanwhile. Keep the
+        transaction shorter than two thirds of the lease's ttl, because the lease can't be renewed
+        while the transaction holds the writer.
         """
         pool = self._opened()
         return Transaction(
@@ -379,18 +390,20 @@ class Database:
         mode: Literal["immediate", "exclusive"] = "immediate",
         lease: LockLease | None = None,
     ) -> T:
-        """Run ``await operation(tx)`` in a transaction; again, in a new one, if it was busy.
+        """Run ``await operation(tx)`` in a transaction, and again in a new one after a `BusyError`.
 
-        Returns what `operation` returned in the try that was committed. It must have no effects
-        but in the database: a try that fails leaves nothing there, and nothing of it is undone
-        elsewhere. Only a `BusyError` is tried again, `attempts` times in all, after a pause of
-        `backoff` seconds, more or less, that doubles; a constraint that was violated, a time limit,
-        whatever the operation raises itself, is raised at once, and so is CancelledError. An error
-        whose COMMIT may have gone through is never tried again. The last error has a note how often
-        and for how long it was tried.
+        Returns what `operation` returned in the try that was committed. `operation` must have no
+        effects outside the database: a try that fails leaves nothing in the database, but its other
+        effects are not undone.
 
-        `timeout` is for all tries together, with the waiting for the writer and the pauses;
-        otherwise each has `Config.transaction_timeout`. For the rest, as `transaction`.
+        Only a `BusyError` is tried again, `attempts` times in all, after a pause of about `backoff`
+        seconds that doubles each time. Every other error (a violated constraint, a time limit, an
+        error of the operation itself, `CancelledError`) is raised at once. If the COMMIT may have
+        succeeded, the transaction is never tried again. The last error has a note that says how
+        often and for how long it was tried.
+
+        `timeout` covers all tries together, with the waits for the writer and the pauses. If it is
+        None, each try has `Config.transaction_timeout`. For the rest, see `transaction`.
         """
         return await run_with_retries(
             lambda: self.transaction(priority=priority, label=label, mode=mode, lease=lease),
@@ -412,31 +425,33 @@ class Database:
         label: str | None = None,
         progress: Callable[[BatchReport], object] | None = None,
     ) -> BatchReport:
-        """Run many operations in transactions of `batch_size`, and report what became of each.
+        """Run many operations in transactions of `batch_size`, and report the outcome of each.
 
         An operation is a statement that writes, ``function(cx)``, or ``async function(tx)``, where
         `tx` has the verbs of a transaction and ends with the operation. A function should have no
-        effects but in the database: it may be run again if another operation ended the transaction
-        for all. `operations` is read in the event loop as they are needed, so it may be endless.
-        `BatchReport.results` has what they returned, in order.
+        effects outside the database: it may be run again if another operation spoilt their common
+        transaction. `operations` is read in the event loop as operations are needed, so it may be
+        endless. `BatchReport.results` has their results, in order.
 
-        Each transaction takes `timeout` seconds at most, and other calls have their turn between
-        two. It is one hop, unless an operation in it is asynchronous or `mode` is ``"exclusive"``:
-        then it is a `transaction`, to which `Config.transaction_timeout` applies where `timeout` is
-        None, with two hops more, and one for each asynchronous operation beside its own. Such an
-        operation is cancelled at the limit.
+        Each transaction takes `timeout` seconds at most, and between two transactions other calls
+        have their turn. A transaction takes one hop, unless an operation in it is asynchronous or
+        `mode` is ``"exclusive"``. Then it is a `transaction`: `Config.transaction_timeout` applies
+        if `timeout` is None, and it takes two more hops, and one more for each asynchronous
+        operation besides that operation's own. An asynchronous operation is cancelled at the limit.
 
-        An operation that fails is undone alone. ``"stop"``: what was before it is committed, in its
-        transaction too, and nothing behind it is run. ``"continue"``: so are those behind it. A
-        transaction that can't begin or be committed (`BusyError`, `FullError`, a deferred foreign
-        key) fails all its operations.
+        An operation that fails is undone alone. With ``on_error="stop"`` the operations before it
+        are committed, those in its transaction too, and no operation after it is run. With
+        ``on_error="continue"`` the operations after it are run and committed as well. If a
+        transaction can't begin or be committed (`BusyError`, `FullError`, a deferred foreign key),
+        all its operations fail.
 
-        Cancelled, the transaction that is running is rolled back (in its COMMIT it may go through),
-        and those before it stay. ``progress(report)`` is called after each one, and so tells how
-        far it came. What `operations` raises, and errors of the pool such as `PoolTimeoutError`,
-        are raised in the same way, with a note of the counts. If operations have failed, one
-        warning in the log says so at the end, under the `label`, which names the batch in errors of
-        calls that wait as well.
+        If the caller is cancelled, the running transaction is rolled back (if it is in its COMMIT,
+        it may be committed), and the transactions before it stay committed. ``progress(report)`` is
+        called after each transaction, so the last report says how far the batch came. Errors that
+        iterating over `operations` raises, and errors of the pool such as `PoolTimeoutError`, end
+        the batch in the same way, with a note of the counts. If operations have failed, one warning
+        in the log says so at the end, under the `label`. The `label` also names the batch in the
+        errors of calls that wait for it.
         """
         how = Batching(
             batch_size=batch_size,
@@ -451,8 +466,8 @@ class Database:
     def snapshot(self, *, priority: int = 0, label: str | None = None) -> Snapshot:
         """Return one consistent view, on one reader, to be used with ``async with``.
 
-        It waits for a reader as every call does, in the order of `priority`. In the task that has a
-        transaction open it is the way to read how things were before.
+        Entering it waits for a reader as every call does, in the order of `priority`. A task that
+        has a transaction open can use a snapshot to read the database without its own changes.
         """
         return Snapshot(self._opened(), f"snapshot {label!r}" if label else "a snapshot", priority)
 
@@ -466,9 +481,9 @@ class Database:
     ) -> Stream[T]:
         """Return the rows of a query, to be read as they are needed, in constant memory.
 
-        ``async with db.stream(ALL_LOGS()) as rows: async for row in rows: …``. `size` rows are
-        read in one hop, each within `timeout` seconds. It has a reader for itself, for which it
-        waits in the order of `priority`, and sees the database as it was at its beginning.
+        ``async with db.stream(ALL_LOGS()) as rows: async for row in rows: …``. Each hop reads
+        `size` rows, within `timeout` seconds. The stream has a reader for itself, for which it
+        waits in the order of `priority`, and sees the database as it was at the stream's beginning.
         """
         query = query_of(statement)
         if query.writes:
@@ -477,31 +492,31 @@ class Database:
         return Stream(snapshot, statement, size, timeout, own=snapshot)
 
     def watch(self, statement: Statement[T]) -> Watch[T]:
-        """Return the rows of a statement, and again whenever they have changed.
+        """Return the rows of a statement, and return them again whenever they have changed.
 
-        ``async with db.watch(ALL_PROJECTS()) as states: async for rows in states: …`` gets what
-        `fetch_all` returns: first the rows as they are, then anew after each commit that has
-        changed them, through whatever view, trigger or cascade (invariant 26). Commits of this
-        `Database` to a table that the statement reads are seen at once, those of other processes
-        are looked for every `Config.watch_interval` seconds.
+        ``async with db.watch(ALL_PROJECTS()) as states: async for rows in states: …`` gets the rows
+        as `fetch_all` returns them: first the present ones, then the new ones after each commit
+        that has changed them, through whatever view, trigger or cascade (invariant 26). Commits of
+        this `Database` to a table that the statement reads are seen at once. Commits of other
+        processes are looked for every `Config.watch_interval` seconds.
 
-        What is not committed is not seen, not even by the task that writes it: read that by its
-        transaction. A consumer that is slow, and commits that follow each other closely, skip
-        states, never the last one. Equal statements are run once for all their watches. The first
-        run is a call like any other; to run it again waits behind every call, and takes half of the
+        Uncommitted changes are not seen, not even in the task that makes them: read those through
+        the transaction. If the consumer is slow, or commits follow each other closely, states are
+        skipped, but never the last one. Equal statements are run once for all their watches. The
+        first run is a call like any other. Later runs wait behind every call, and use half of the
         readers at most.
 
-        It ends, and the statement is not run for it any more, at the end of the block, at once. In
-        place of a block one may call `Watch.aclose`, or just iterate, ``async for rows in
-        db.watch(…)``: then it ends when nothing refers to it any more, which a framework that keeps
-        the frames of a cancelled task can delay until a garbage collection. `end_watches` ends all.
+        The watch ends at once when the block ends, and the statement is not run for it any more.
+        Without a block, call `Watch.aclose`; or just iterate, ``async for rows in db.watch(…)``:
+        then the watch ends when nothing refers to it any more. A framework that keeps the frames of
+        a cancelled task can delay that until a garbage collection. `end_watches` ends all watches.
 
-        Iterating raises what running the statement raises, and `PoolClosedError` when the database
-        is closed. It raises `QueryError` for a statement whose rows can change without a commit to
-        be seen: what asks for the time (``date('now')``; bind it as a parameter), for chance
-        (``random()``) or for something of the connection (``changes()``, ``PRAGMA data_version``,
-        EXPLAIN). Where a statement reads virtual tables, such as those of FTS5, tables of SQLite's
-        own or ``pragma_…``, it is run again after each commit of anything.
+        Iterating raises the errors of running the statement, and `PoolClosedError` when the
+        database is closed. It raises `QueryError` for a statement whose rows can change without a
+        commit: one that uses the time (``date('now')``; bind it as a parameter), randomness
+        (``random()``), or a property of the connection (``changes()``, ``PRAGMA data_version``,
+        EXPLAIN). A statement that reads virtual tables (such as those of FTS5), SQLite's own tables
+        or ``pragma_…`` is run again after every commit.
         """
         query = query_of(statement)
         if query.writes:
@@ -512,12 +527,12 @@ class Database:
         return self._watching.watch(statement)
 
     def end_watches(self) -> None:
-        """End every `watch` that has begun, at once: each loop over one ends, as at the end of an
-        iteration, whatever it has not returned yet. What is watched from now on is not concerned.
+        """End every `watch` that has begun, at once: each loop over one ends normally, even if
+        there are rows that it has not returned yet. Watches that begin later are not affected.
 
-        For servers, which wait at their end for the event streams that they have open, and close
-        the database only after that: call it at the signal that stops the program. It may be called
-        from a signal handler in the event loop's thread. Does nothing when the database is closed.
+        For servers that, when they stop, first wait for their open event streams to end and only
+        then close the database: call this when the program is asked to stop. It may be called from
+        a signal handler in the event loop's thread. Does nothing if the database is closed.
         """
         if self._pool is not None:
             self._opened()
@@ -534,38 +549,43 @@ class Database:
         label: str | None = None,
         create: bool = False,
     ) -> LockLease:
-        """Return a block that one holder at a time is in, among all processes that have this file
-        open: ``async with db.lock("deploy") as lease: …``. `abt_db.locks.lease` says what that
-        means.
+        """Return a block that only one task at a time can be in, among all processes that have this
+        file open: ``async with db.lock("deploy") as lease: …``. `abt_db.locks.lease` says what is
+        promised and where.
 
-        The lock is granted for `ttl` seconds and renewed by a task at a third of that, for as long
-        as the block lasts. Of a process that died it comes free when its ttl has passed.
+        The lock is granted for `ttl` seconds, and a task renews it after each third of that time,
+        for as long as the block lasts. If the process dies, the lock comes free when the ttl has
+        passed.
 
-        Entering waits at most `timeout` seconds, or for ever (0: tries once); `LockTimeoutError`
-        says who holds it. Tasks of one `Database` are served as they came, processes have equal
-        chances. It is one commit, as is leaving, and raises what other calls do. Cancelled at any
-        moment, the lock is released or was not had. A task that has it gets `LockStateError`.
+        Entering waits at most `timeout` seconds, or without limit if None (0: tries once);
+        `LockTimeoutError` says which task and process hold the lock. Tasks of one `Database` are
+        served in the order in which they came; processes have equal chances. Entering is one
+        commit, and so is leaving; both raise the errors of other calls. If the task is cancelled,
+        at whatever moment, the lock is released or was never granted. A task that already has the
+        lock gets `LockStateError`.
 
-        Locks are rows of the table `abt_db.LOCKS_TABLE`, which belongs into the schema of the
-        application. Where it is missing, entering makes it if `create` is true, in one commit more,
-        and raises `StatementError` otherwise. `label` says what the lock is held for, to those who
-        wait (in `LockTimeoutError`) or ask (`lock_info`).
+        Locks are rows of the table `abt_db.LOCKS_TABLE`, which should be part of the application's
+        schema. If the table is missing, entering creates it if `create` is true, in one more
+        commit, and raises `StatementError` otherwise. `label` says what the lock is held for; it is
+        shown in `LockTimeoutError` and by `lock_info`.
 
-        If the lease is lost (the program was stopped, the database busy, for too long; or somebody
-        released it) `lease.lost` is done, `lease.check()` raises `LockLostError`, as does the end
-        of the block, and ``db.transaction(lease=lease)`` writes nothing.
+        The lease is lost if it could not be renewed in time, because the program was stopped or the
+        database was busy for too long, or if it was released by force. Then `lease.lost` is done,
+        `lease.check()` and the end of the block raise `LockLostError`, and
+        ``db.transaction(lease=lease)`` writes nothing.
         """
         return LockLease(self._locks(), name, ttl, timeout, label, create)
 
     async def lock_info(self, name: str) -> LockInfo | None:
-        """Return the holder of a lock, in whatever process; None if it is free. Writes nothing."""
+        """Return the holder of a lock, in whatever process; None if the lock is free. Writes
+        nothing."""
         return await self._locks().info(name)
 
     async def break_lock(self, info: LockInfo) -> bool:
-        """Release a lock by force, as `lock_info` has shown it; return whether it was still so.
+        """Release a lock by force; return whether the lease that `info` shows was still held.
 
-        A later holder's lease is never ended by this. The one whose lease is ended notices at the
-        next renewal, or when it writes with it.
+        This never ends the lease of a later holder. The holder whose lease is ended notices that at
+        its next renewal, or when it writes with the lease.
         """
         return await self._locks().end(info)
 
@@ -577,21 +597,21 @@ class Database:
     ) -> Checkpointed:
         """Move pages of the write-ahead log into the database file, on the writer's connection.
 
-        SQLite does so by itself when a commit finds `Config.wal_autocheckpoint` pages in the log
-        (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
-        ``"passive"`` waits for no connection; the other modes wait `wait` seconds, while no call
-        can write, and for another connection's checkpoint; ``"truncate"`` leaves the log empty. A
-        reader in the way for longer is no error: the result says that the checkpoint was `busy`,
-        how much it has `moved`, and which `readers` there are.
+        SQLite makes a checkpoint by itself when a commit finds `Config.wal_autocheckpoint` pages in
+        the log (https://www.sqlite.org/wal.html#ckpt), and `Config.wal_limit` keeps the log short.
+        ``"passive"`` does not wait. The other modes wait `wait` seconds for readers, while no
+        connection can write, and for another connection's checkpoint. ``"truncate"`` leaves the log
+        empty. It is no error if a reader is in the way for longer: the result says that the
+        checkpoint was `busy`, how much it has `moved`, and which `readers` were in the way.
         """
         return await self._opened().checkpoints.run(mode, wait)
 
     async def resize(self, *, readers: int) -> None:
-        """Have that many connections that read, from now on.
+        """Change the number of readers.
 
-        New ones are open when this returns; those that are too many are closed as they come free.
-        Raises as `open` does, and `ConfigError` for more than `Config.max_readers`: nothing has
-        changed then.
+        New readers are open when this returns; readers beyond that number are closed as they come
+        free. Raises the errors of `open`, and `ConfigError` for more than `Config.max_readers`;
+        then nothing has changed.
         """
         config = replace(self.config, readers=readers)
         async with self._turn:
@@ -601,40 +621,41 @@ class Database:
             self.config = config
 
     def barrier(self, *, label: str | None = None) -> AbstractAsyncContextManager[Loan]:
-        """Return the writer's connection while no other call runs: for changes of the schema.
+        """Lend the writer's connection while no other call reads or writes: for schema changes.
 
-        ``async with db.barrier() as loan: await loan.run(function)``. New calls wait
-        until the end; running ones are waited for `Config.acquire_timeout` seconds at most.
+        ``async with db.barrier() as loan: await loan.run(function, deadline)``. Entering waits for
+        running calls, `Config.acquire_timeout` seconds at most. New calls wait until the block
+        ends.
         """
         return self._opened().barrier(label or "a barrier")
 
     @asynccontextmanager
     async def writer(self, *, label: str) -> AsyncIterator[Loan]:
-        """Lend the writer's connection, outside a transaction, while reads go on: for what can't
-        run in one. Used as `barrier` is."""
+        """Lend the writer's connection, outside a transaction, while reads go on: for statements
+        that can't run in a transaction. Used as `barrier` is."""
         pool = self._opened()
         loan = await pool.lend_writer(label)
         try:
             yield loan
         finally:
             loan.give_back()
-            # VACUUM, for one, commits by itself, and may give rows other numbers.
+            # A statement such as VACUUM commits by itself, and may change rowids.
             pool.listeners.tell(Committed(None))
 
     async def end_transactions(self, *, older_than: float) -> list[Holding]:
         """Roll back each interactive transaction that has been open for `older_than` seconds or
-        longer, whatever it is doing, and return what is known of it: label, task, age, statements.
+        longer, whatever it is doing, and return its label, task, age and statements.
 
-        Its next use, and the end of its block, raises `TransactionAbortedError`. One that is
-        committing is let end. Returns when the writer is free, unless a statement can't be stopped
-        at once; cancelling that wait does not stop the rollback. Snapshots and streams, which keep
-        no call from writing, stay.
+        The next use of such a transaction, and the end of its block, raises
+        `TransactionAbortedError`. A transaction that is committing is left to end. Returns when the
+        writer is free, unless a statement can't be stopped at once; cancelling that wait does not
+        stop the rollback. Snapshots and streams are not ended, because they block no writes.
         """
         if not older_than >= 0:
             raise ValueError(f"older_than must be 0 seconds or more, not {older_than!r}")
         return await self._opened().end_transactions(older_than)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- statistics and events -------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
         """Return counters since `open`, as plain dicts; durations are in seconds.
@@ -642,24 +663,27 @@ class Database:
         - ``writer`` (None if read-only) and ``readers``: connections (``size``, ``idle``, ``busy``,
           ``opened``, ``replaced``; how many are an ``overflow`` beyond `Config.readers`, and how
           many ``overflows`` there were), the queue (``waiting`` now; how many ``waits`` there were,
-          ``longest_wait``), and what was done: ``calls`` in ``hops``, ``loans``, ``commits``, in
-          ``batches`` how many hops from the queue had up to 1, 2, 4, 8 … calls, and as
-          ``response`` how long the calls took from the call to its result, with the waiting for a
-          connection: ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``queries``: by name, the runs on a connection, wherever they came from: ``count``,
-          ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``transactions``: what is lent now, the oldest first: ``label``, ``task``, ``age``, how
-          many ``statements`` have run, its ``state`` (``"idle"``, ``"running"`` or, for another
-          connection's lock on the file, ``"waiting"``) and the ``query`` that is running;
-        - ``transacted``: of the interactive transactions, how many were ``begun``, are ``open``,
-          were ``committed`` and ``rolled_back``, those that were ``timed_out`` or ``ended`` by
-          `end_transactions` among them, and how many have an ``unknown`` outcome, for their COMMIT
-          was cancelled; how long they were open: ``mean``, ``p50``, ``p99``, ``slowest``;
-        - ``locks``: what `LocalLocks.stats` returns, of the tasks here that have a `lock` or are
-          the ones to ask for it (``holders``), and of those that wait behind them.
+          ``longest_wait``), and the work: ``calls`` in ``hops``, ``loans``, ``commits``. The counts
+          in ``batches`` say how many of the hops for waiting calls had up to 1, 2, 4, 8 … calls.
+          ``response`` says how long calls took until their result, with the wait for a connection:
+          ``count``, ``mean``, ``p50``, ``p99``, ``slowest``;
+        - ``queries``: by name, the runs of each query on any connection, in a call of its own or in
+          a function: ``count``, ``errors``, ``rows``, ``seconds`` (the sum), ``mean``, ``p50``,
+          ``p99``, ``slowest``;
+        - ``transactions``: the loans of this moment, the oldest first: ``label``, ``task``,
+          ``age``, how many ``statements`` have run, the ``state`` (``"idle"``, ``"running"``, or
+          ``"waiting"`` for another connection's lock on the file) and the ``query`` that is
+          running;
+        - ``transacted``: how many interactive transactions were ``begun``, are ``open``, were
+          ``committed`` and ``rolled_back`` (with those that were ``timed_out``, or ``ended`` by
+          `end_transactions`), and how many have an ``unknown`` outcome because their COMMIT was
+          cancelled; and how long they were open: ``mean``, ``p50``, ``p99``, ``slowest``;
+        - ``locks``: the figures of `LocalLocks.stats` for `lock`, for the tasks of this `Database`
+          only. ``holders`` are the tasks that have a lock or are asking the database for it, and
+          the other tasks wait behind them.
 
-        Reading them costs nothing to those at work, and they take no more memory the longer the
-        program runs.
+        Reading the counters does not slow down running calls, and their memory does not grow with
+        the time that the program runs.
         """
         pool = self._opened()
         return {
@@ -676,13 +700,14 @@ class Database:
         transaction, wait and checkpoint, or only for the `kinds` given: ``add_listener(told,
         Committed)``. `abt_db.events` has the kinds.
 
-        What it raises is logged and fails no call; the time that it takes delays every call. Of a
-        function that runs more than 100,000 statements in one go it gets the last ones.
+        An error that the listener raises is logged and affects no call. The time that it takes
+        delays every call, because it runs in the event loop. If a function runs more than 100,000
+        statements in one hop, the listener gets only the last ones.
         """
         self._listeners.add(listener, frozenset(kinds) or KINDS)
 
     def remove_listener(self, listener: Listener) -> None:
-        """Undo `add_listener`; does nothing if it is not there."""
+        """Undo `add_listener`; does nothing if the listener is not registered."""
         self._listeners.remove(listener)
 
     def __repr__(self) -> str:
@@ -709,11 +734,12 @@ class Database:
         return self._leases
 
     def _opened(self) -> Pool:
-        """Return the pool, if it may be used here."""
+        """Return the pool. Raises `PoolClosedError` if it is closed, or belongs to another event
+        loop, thread or process."""
         pool, loop = self._pool, self._loop
         if pool is None:
             raise PoolClosedError(f"{self.path} is not open")
-        # To ask asyncio for the running loop would be a system call, each time.
+        # Not `asyncio.get_running_loop()`, which makes a system call each time.
         if (
             loop is None
             or not loop.is_running()
@@ -722,7 +748,7 @@ class Database:
         ):
             raise PoolClosedError(
                 f"{self.path} was opened in another event loop or process; open a Database of its"
-                " own in each, or this one anew when that loop is closed"
+                " own in each, or open this one again when that loop is closed"
             )
         return pool
 
@@ -733,7 +759,7 @@ class Database:
         timeout: float | None,
         priority: int,
     ) -> Coroutine[Any, Any, T]:
-        """Have one statement that returns rows run where it belongs."""
+        """Run one statement that returns rows, on the writer if it writes, else on a reader."""
         query = query_of(statement)
         if query.writes:
             return self._opened().write(query, verb, (statement,), timeout, priority, shares=True)
@@ -747,7 +773,8 @@ class Database:
         timeout: float | None = None,
         priority: int = 0,
     ) -> Coroutine[Any, Any, T]:
-        """Have something run that reads, but not what this task has written and not committed."""
+        """Run a function that reads, and refuse it the tables that this task has written in its
+        open transaction: a reader would show them without those changes."""
         pool = self._opened()
         tables = pool.uncommitted()
         if tables is None or tables:
@@ -756,7 +783,7 @@ class Database:
 
 
 class _Forks:
-    """How many forks lie between this process and the one that imported us."""
+    """Counts the forks between this process and the one that imported this module."""
 
     count = 0
 
@@ -773,7 +800,7 @@ def _forgotten(name: str, pool: Pool) -> None:
     try:
         warnings.warn(f"<Database {name}> was never closed", ResourceWarning, stacklevel=2)
     finally:
-        pool.abandon()  # also where warnings are errors
+        pool.abandon()  # also if the warning is raised as an error
 
 
 def _writes(query: Query[Any], problem: str) -> QueryError:
@@ -805,6 +832,6 @@ def _without(
     function: Callable[..., T],
     arguments: tuple[Any, ...],
 ) -> T:
-    """Run what reads, refusing it where it reads one of `tables`."""
+    """Run a function that reads; refuse it if it reads one of `tables` (None: any table)."""
     with session.hiding(tables):
         return function(session, *arguments)

@@ -1,4 +1,4 @@
-"""Work for a lane: a *call* is a function, a *loan* lends the connection."""
+"""A call: a function to be run on a connection, with its caller's time limit."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The limits, from `Config`, under which calls are performed. In seconds."""
+    """The limits of `Config` that all calls of a lane have in common, in seconds."""
 
     batch: float
-    """A batch begins no further call after this time."""
+    """When a hop has run for so long, no further call of its batch is begun."""
     busy: float
     """How long a call waits for another process's lock."""
     statement: float | None
-    """How long one call may run."""
+    """How long one call may run; None: no limit."""
     who: Callable[[], str]
-    """Returns a description of the holder of that lock."""
+    """Returns a text that says what holds that lock."""
 
 
 class Call(Deadline, Generic[T]):
-    """A call: a function to be run on a connection, alone in a hop or in a batch, and the caller's
-    time limit for it."""
+    """A function to be run on a connection, alone in a hop or together with other calls.
+
+    A call is its own `Deadline`: its time limit, and the flag that stops it.
+    """
 
     __slots__ = (
         "arguments",
@@ -70,33 +72,34 @@ class Call(Deadline, Generic[T]):
         savepoint: bool = False,
     ) -> None:
         self.what = what
-        """The query that it runs, or a name for what it does."""
+        """The query that the call runs, or a name for what the call does."""
         self.function = function
         """Called as ``function(session, *arguments)``."""
         self.arguments = arguments
         self.since = since = monotonic()
-        # What `Deadline.__init__` does, without the price of calling it.
+        # What `Deadline.__init__` would set; a call of it for every call would cost too much.
         self.at = None if timeout is None else since + timeout
         self.cancelled = self.committing = False
         self.given_up = None
         self.priority = priority
         self.writes = writes
-        """Whether it runs in a transaction, which is committed after it."""
+        """Whether the function runs in a transaction that is committed after it."""
         self.shares = shares
-        """Whether it may share a hop with other calls. It may then be run twice: what the first run
-        did is rolled back."""
+        """Whether the call may share a hop with others. Its function may then be run twice, the
+        first time without effect."""
         self.savepoint = savepoint
-        """Whether the function undoes its own changes before it raises an error."""
+        """Whether the function undoes its own work before it raises an error."""
         self.task: asyncio.Task[Any] | None = None
         self.future: asyncio.Future[None] | None = None
-        """Done when the call is done. Only a call that waits in the queue has one."""
+        """Done when the call is done. None if the call started without waiting in the queue."""
         self.queued: bool
-        """Whether it is in a queue."""
+        """Whether the call is in a queue."""
         # Set on the connection's thread:
         self.began = 0.0
         self.ended = 0.0
         self.refused = False
-        """Whether it gave up waiting for another process's lock; its caller has not gone on yet."""
+        """Whether the call has waited as long as it may for another process's lock. It is about to
+        get its `BusyError`."""
         self.result: T
         self.error: BaseException | None = None
 
@@ -106,11 +109,11 @@ class Call(Deadline, Generic[T]):
 
     @property
     def gone(self) -> bool:
-        """Whether its caller does not wait for it any more."""
+        """Whether the caller no longer waits for the call."""
         return self.cancelled or (self.future is not None and self.future.done())
 
     def begins(self, limits: Limits) -> bool:
-        """Start the clock of the call. Return False if it must not begin: it has an error then."""
+        """Start the call's time; return whether it may run. If not, the call has failed."""
         future = self.future
         if not self.began:
             self.began = monotonic()
@@ -128,14 +131,17 @@ class Call(Deadline, Generic[T]):
         return False
 
     def fail(self, error: BaseException) -> None:
-        """Raise `error` in the caller, if it waits in the queue."""
+        """Fail the call with `error`, if its caller waits for a future."""
         if self.future is not None and not self.future.done():
             self.error = error
             self.future.set_result(None)
 
     def free_late(self, connection: Connection, now: float) -> float:
         """Raise the time limit's error in the caller if the limit has passed and the call still
-        runs; otherwise return in how many seconds to ask again."""
+        runs.
+
+        Returns in how many seconds to ask again; infinity if that is not necessary.
+        """
         if self.at is None or self.gone or self.given_up:
             return inf
         late = self.at + (GRACE + COMMIT_GRACE if self.committing or self.refused else GRACE)
@@ -149,11 +155,11 @@ class Call(Deadline, Generic[T]):
         return inf
 
     def told(self) -> BaseException:
-        """Return the error of the call, for its caller to raise."""
-        error, self.error = self.error, None  # its traceback will know this call
+        """Return the call's error, to be raised in the caller."""
+        error, self.error = self.error, None  # the error's traceback will refer to this call
         assert error is not None
         if isinstance(error, StopIteration):
-            # A coroutine can't raise it: that would be its result.
+            # Python lets no coroutine raise StopIteration: it turns it into a RuntimeError.
             told = RuntimeError(f"{self.label} raised StopIteration")
             told.__cause__ = error
             return told
@@ -161,10 +167,10 @@ class Call(Deadline, Generic[T]):
 
 
 def name_of(function: Callable[..., object]) -> str:
-    """What a function is called in errors and statistics; `TypeError` for one that can't be run on
-    a connection."""
+    """Return the name of a function for errors and statistics; raise `TypeError` for a function
+    that can't be run on a connection."""
     if isinstance(function, Query):
-        _ = function.query  # raises: it could be called, but that binds it
+        _ = function.query  # raises: a query is callable, but calling it only binds its parameters
     if iscoroutinefunction(function):
         raise TypeError(
             f"{function.__qualname__} is a coroutine function, and a connection's thread has no"
@@ -172,8 +178,8 @@ def name_of(function: Callable[..., object]) -> str:
         )
     if isgeneratorfunction(function) or isasyncgenfunction(function):
         raise TypeError(
-            f"{function.__qualname__} is a generator function, of which a call runs nothing yet:"
-            " give a function that returns"
+            f"{function.__qualname__} is a generator function, and calling it runs nothing yet:"
+            " give a plain function that returns"
         )
     if not callable(function):
         raise TypeError(f"a {type(function).__name__} is no function that takes a connection")
@@ -181,15 +187,16 @@ def name_of(function: Callable[..., object]) -> str:
 
 
 def take_priority(function: Callable[..., object], kwargs: dict[str, Any]) -> int:
-    """Take the priority of a call out of the keyword arguments of its function, 0 if it has none.
+    """Remove a call's ``priority`` from the keyword arguments of its function and return it; 0 if
+    there is none.
 
-    A parameter of the function's own that is called so keeps its argument.
+    If the function has a parameter ``priority`` of its own, the argument stays there.
     """
     if "priority" not in kwargs:
         return 0
     try:
         own = "priority" in signature(function).parameters
-    except (TypeError, ValueError):  # of a function in C that does not tell its parameters
+    except (TypeError, ValueError):  # a function in C whose parameters Python can't list
         own = False
     priority: int = 0 if own else kwargs.pop("priority")
     return priority

@@ -1,6 +1,7 @@
-"""Deadlock detection: which wait could end only if the waiting task itself went on.
+"""Deadlock detection: whether a wait could end only if the waiting task itself went on.
 
-The lane refuses such a wait at once, instead of at a time limit (invariants 15, 17).
+A task that holds a connection and waits for another one may wait for a task that waits for it in
+turn. Such a wait is refused before it begins (invariant 17).
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ from typing import Any, Protocol
 
 
 class Held(Protocol):
-    """A lane, as far as deadlock detection needs to know it."""
+    """What deadlock detection needs to know of a lane."""
 
     def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
-        """Return the tasks that have to act before one connection comes free, to be `lent` or to
-        run a call on; with `for_all`, before all of them are free.
+        """Return the tasks that hold the connections which a wait is for.
 
-        None stands for a connection that comes free without any task having to act.
+        With `for_all`, all of them have to act before the wait can end; otherwise it is enough that
+        one of them does. `lent` says that the wait is for a connection to be lent, not one to run a
+        call on. None in the list stands for a connection that comes free without any task's doing.
         """
         ...
 
@@ -31,29 +33,31 @@ class Wait:
     lent: bool = False
     """Whether the connection is to be lent, and not to run a call on."""
     future: asyncio.Future[None] | None = None
-    """Done when the wait has ended; the task goes on in a later turn of the loop."""
+    """Done when the wait has ended; the waiting task itself goes on a little later."""
 
     def holders(self) -> list[asyncio.Task[Any] | None]:
         return self.lane.holders(for_all=self.for_all, lent=self.lent)
 
 
 class WaitGraph(dict["asyncio.Task[Any] | None", Wait]):
-    """The waits of tasks that may hold a loan or a barrier, over all lanes of a pool."""
+    """What each task waits for; shared by all lanes of a pool. Waits are noted only while there is
+    a loan or a barrier."""
 
     __slots__ = ("held",)
 
     def __init__(self) -> None:
         self.held = 0
-        """How many loans and barriers there are. Without any, there is no deadlock."""
+        """How many loans and barriers there are. Without any, a deadlock is impossible."""
 
     def of(self, task: asyncio.Task[Any] | None) -> Wait | None:
-        """Return what a task waits for at this moment, None if it does not wait."""
+        """Return what a task waits for at this moment; None if it does not wait."""
         wait = None if task is None else self.get(task)
         return wait if wait is None or wait.future is None or not wait.future.done() else None
 
 
 def would_deadlock(task: asyncio.Task[Any] | None, wait: Wait, waits: WaitGraph) -> bool:
-    """Return whether `wait` would close a circle of tasks that can only wait for each other."""
+    """Whether `task`, if it began `wait`, would wait for ever: only for tasks that wait for each
+    other, `task` among them."""
     stuck = {task: wait}
     found = [wait]
     for each in found:
@@ -66,7 +70,8 @@ def would_deadlock(task: asyncio.Task[Any] | None, wait: Wait, waits: WaitGraph)
         held = [holder is not None and holder in stuck for holder in wait.holders()]
         return not (any if wait.for_all else all)(held)
 
-    # A task that gets on lets go of what it holds, and so others get on.
+    # A task that can go on may free what others wait for, so remove such tasks until none is left
+    # that can go on. The rest wait for each other.
     while free := [waiter for waiter, their in stuck.items() if gets_on(their)]:
         for waiter in free:
             del stuck[waiter]

@@ -1,19 +1,21 @@
-"""A lane: a fair queue of work and the connections that serve it. It knows no SQL.
+"""A lane: a fair queue of work and the connections that serve it. A lane knows no SQL.
 
-Work is a *call* (a function that runs in one thread hop while its caller waits for the result) or a
-*loan* (a connection that is lent to a task until the task gives it back). It goes one of two ways:
+Work is a *call* (a function that runs on a connection's thread, in one hop to that thread and
+back, while the caller waits for the result) or a *loan* (the connection is lent to a task until
+that task gives it back). New work is served in one of two ways:
 
-- A connection is idle: the caller's own task takes it and runs the hop.
-- No connection is idle: the work waits in the queue. Each connection has a *slot* with a task of
-  its own. When the connection comes free, that task takes from the queue what can share a hop,
-  performs it, and wakes the callers.
+- If a connection is idle, the caller's own task takes it and runs the hop.
+- If none is idle, the work waits in the queue. Each connection has a *slot* with one task. When the
+  connection comes free, the slot's task takes from the queue the work that can share a hop, runs
+  it, and wakes the callers.
 
-A caller gives a connection back by a plain call and awaits nothing for that, so it can be cancelled
-anywhere, however often. If there is something to clean up, the slot's task, which no caller can
-cancel, rolls back, resets or replaces the connection before it serves again (invariants 7, 11, 13).
+A caller gives its connection back by a plain function call, never by an `await`, so the caller can
+be cancelled at any point and any number of times. If the connection then needs cleaning, the
+slot's task, which is never cancelled by a caller, rolls back, resets or replaces the connection
+before it serves again (invariants 7, 11, 13).
 
-`queue.py` decides what is served next, `slots.py` makes and gives up slots, `slot.py` looks after
-one connection, `perform.py` does the work of a hop.
+`queue.py` decides which work is next. `slots.py` makes slots and gives them up, `slot.py` looks
+after one slot's connection, and `perform.py` does the work of one hop.
 """
 
 from __future__ import annotations
@@ -51,20 +53,19 @@ from .slots import Slots
 T = TypeVar("T")
 
 WATCH = 1.0
-"""Seconds between two checks of the connections that are at work, at most."""
+"""Seconds between two checks of the threads of connections that are at work."""
 
 STUCK = 4
-"""Checks in a row, `GRACE` apart, at which a connection runs for callers that have gone, before it
-counts as stuck. Checks and not seconds: on a busy machine a clean-up takes longer, and so do
-they."""
+"""After more than so many checks, `GRACE` apart, that find a connection at work though all its
+callers have gone, another connection is opened in its place. The limit counts checks and not
+seconds because on a busy machine both a clean-up and the checks take longer."""
 
 PAUSE = 0.5
-"""Seconds without another try after a further connection could not be opened."""
+"""Seconds until the next try after an additional connection could not be opened."""
 
 
 class Lane:
-    """Work comes in by `run` and `loan`; callers with an idle connection and the slots' tasks do
-    it."""
+    """A queue of work and its connections: work comes in by `run` and `loan`."""
 
     def __init__(
         self,
@@ -89,18 +90,18 @@ class Lane:
         self._slow = config.slow_query
         self._limits = Limits(config.batch_time, config.busy_timeout, config.statement_timeout, who)
         self._long = inf if config.slow_transaction is None else config.slow_transaction
-        # Seconds between two checks of the connections that are at work.
+        # Seconds between two checks of the work that is under way.
         self._look = max(0.01, min(WATCH, self._long))
         self._costs = costs
         self._listeners = listeners
-        self._waits = waits  # of all tasks, on every lane of the pool
+        self._waits = waits  # shared by all lanes of the pool
         self._size = size
-        # More connections, see `_grow`: `largest` in all where work would wait, `reserve` for calls
-        # where all the others are lent, `spare` in place of stuck ones.
+        # Connections beyond `size`, see `_grow`: up to `largest` in all if work waits, `reserve`
+        # more for calls if all are lent, and `spare` more in place of connections that are stuck.
         self._largest, self._reserve, self._spare = largest, reserve, spare
         self._most = max(size, largest)
-        self._lent = 0  # connections, at this moment
-        self._next_growth = 0.0  # not before this moment
+        self._lent = 0  # connections that are lent at this moment
+        self._next_growth = 0.0  # the earliest moment for opening one more
         self.slots = Slots(
             name,
             lambda title, reason: Slot(
@@ -110,21 +111,23 @@ class Lane:
         )
         self._idle = self.slots.idle
         self._queue = Queue()
-        self._sharing = 0  # slots where something quick runs: see `_may_start`
+        self._sharing = 0  # slots that run a quick hop: see `_may_start`
         self._closed = True
         self._paused = False
-        self._paused_by: asyncio.Task[Any] | None = None  # None as well when its barrier is ending
+        # The task that called `pause`; None also while the barrier of that task is ending.
+        self._paused_by: asyncio.Task[Any] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._loop: asyncio.AbstractEventLoop
-        # One timer for everything here that has to happen at some time; see `_tick`.
+        # The lane's only timer: whatever is due at some time is done by `_tick`.
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_span = inf  # the time it was set for, or less
+        self._timer_span = inf  # the seconds that the timer was set for, or fewer
         self._stats = LaneStats()
         self.behind: Lane | None = None
-        """A lane whose quick hops end before a hop of this lane begins: two threads that run Python
-        at once slow each other down, and meanwhile more work comes to share the hop."""
+        """A lane whose quick hops end before a batch of this lane begins, for two reasons: two
+        threads that run Python at once slow each other down, and during the wait more work arrives
+        that can share the hop."""
         self.on_rest: Callable[[], None] = _nothing
-        """Called when the lane has come to rest after work."""
+        """Called now and then when the lane has come to rest after some work."""
         self._calm: asyncio.Future[None] | None = None
 
     # -- life ------------------------------------------------------------------------------------
@@ -140,8 +143,11 @@ class Lane:
             raise
 
     async def resize(self, size: int) -> None:
-        """Have `size` connections. New ones are open when this returns; connections that are too
-        many are closed as soon as they come free. If one can't be opened, nothing changes."""
+        """Change the number of connections to `size`.
+
+        New connections are open when this returns. Connections beyond `size` are closed as soon as
+        they come free. If a connection can't be opened nothing changes.
+        """
         if self._closed:
             raise closed()
         before, self._size = self._size, size
@@ -155,10 +161,10 @@ class Lane:
             self._stir()
 
     async def close(self, deadline: Deadline) -> None:
-        """Refuse new work, fail the work that waits, let running work end until `deadline`, then
-        stop it.
+        """Refuse new work, fail waiting work, let running work end until `deadline`, then stop it.
 
-        Returns when the tasks, threads and files of the lane are gone. Must not be cancelled.
+        Returns when the lane's tasks and threads have ended and its files are closed. Must not be
+        cancelled.
         """
         self.refuse()
         await self.slots.close(deadline)
@@ -166,14 +172,15 @@ class Lane:
             self._timer.cancel()
 
     def refuse(self) -> None:
-        """Refuse new work and fail the work that waits. Connections stay open until `close`,
-        because those of another lane may have to be closed first."""
+        """Refuse new work and fail waiting work. Connections stay open until `close`, because those
+        of another lane may have to be closed first."""
         self._closed = True
         while taken := self._queue.take(monotonic(), 1):
             taken[0].fail(PoolClosedError("the database was closed while this waited"))
 
     def abandon(self) -> None:
-        """Have the threads close their connections and end. From any thread; waits for nothing."""
+        """Have the threads close their connections and end, without waiting for that. May be called
+        from any thread."""
         self._closed = True
         self.slots.abandon()
 
@@ -182,9 +189,9 @@ class Lane:
     async def run(self, call: Call[T]) -> T:
         """Run a call on the next free connection and return its result.
 
-        Waits at most `Config.acquire_timeout` seconds, and not beyond its deadline, for a
-        connection. Cancelled or timed out while it waits, the function never runs; cancelled while
-        it runs, its statement is stopped.
+        Waits for a connection at most `Config.acquire_timeout` seconds, and not beyond the call's
+        time limit. If the caller is cancelled or times out during that wait, the function never
+        runs. If the caller is cancelled while the function runs, its statement is stopped.
         """
         call.task = asyncio.current_task(self._loop)
         if self._may_start(call):
@@ -207,8 +214,10 @@ class Lane:
         raise call.told()
 
     async def loan(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
-        """Have a connection lent, waiting as `run` does, and not beyond the moment `at`."""
-        # `Database` checked the loop when the block was made; it may be entered in another one.
+        """Lend a connection to the current task. Waits as `run` does, and not beyond `at`, a moment
+        on the clock of `time.monotonic()`."""
+        # `Database` checked the event loop when the block was made, but the block may be entered
+        # in another one.
         if asyncio.get_running_loop() is not self._loop:
             raise PoolClosedError(
                 f"{label} was made in another event loop or process; open a Database of its own in"
@@ -226,7 +235,7 @@ class Lane:
             if loan.error is not None:
                 raise loan.error
         except BaseException:
-            # Also if it was lent in the same turn in which the task was cancelled (invariant 13).
+            # The connection may have been lent at the moment of the cancellation (invariant 13).
             loan.give_back()
             raise
         finally:
@@ -234,13 +243,14 @@ class Lane:
         return loan
 
     def _may_start(self, work: Work) -> bool:
-        """Return whether new work can have the idle connection that was used last.
+        """Whether new work may take the idle connection that was used last.
 
-        Raises `PoolClosedError`, and `TypeError` for a priority that can't be compared.
+        Raises `PoolClosedError` if the lane is closed, and `TypeError` or `ValueError` for a
+        priority that can't be compared with others.
 
-        A quick call does not take a second connection while a quick hop is under way. It is done
-        sooner in the next hop of the first connection, with all the quick calls that come
-        meanwhile, because threads that run Python at the same time only slow each other down.
+        Work that may share a hop does not take a second connection while a quick hop is running.
+        Threads that run Python at the same time slow each other down, so such work is done sooner
+        if it waits and shares the next hop of the first connection.
         """
         if self._closed:
             raise PoolClosedError("the database is not open")
@@ -255,8 +265,11 @@ class Lane:
         )
 
     def _line_up(self, work: Work, patience: float) -> asyncio.Future[None]:
-        """Put work into the queue. The future is done when the call is done, when the loan is lent,
-        or when it has failed, which it does after `patience` seconds at the latest."""
+        """Put work into the queue and return its future.
+
+        The future is done when the call is done, the connection is lent, or the work has failed; at
+        the latest, the work fails when it has waited for `patience` seconds.
+        """
         waits = self._waits
         if waits.held or self._queue.live >= self._config.max_pending:
             self._refuse(work)
@@ -279,7 +292,7 @@ class Lane:
         return future
 
     def _leave_line(self, work: Work) -> None:
-        """Take work out of the queue if it is still there, and note how long it has waited."""
+        """Record that work has ended its wait, whatever the outcome."""
         if work.queued:
             self._queue.discard(work)
         if self._waits:
@@ -291,8 +304,8 @@ class Lane:
             self._listeners.tell(Waited(work.label, self.name, waited, work.began > 0))
 
     def _refuse(self, work: Work) -> None:
-        """Raise an error for work that must not wait: the queue is full, or the wait would be a
-        deadlock (invariant 17)."""
+        """Raise for work that must not wait: the queue is full, or the wait would be a deadlock
+        (invariant 17)."""
         if would_deadlock(work.task, Wait(self, lent=isinstance(work, Loan)), self._waits):
             raise TransactionStateError(
                 f"{work.label} would wait for ever: {self._holder()}, and that waits for this task;"
@@ -304,7 +317,7 @@ class Lane:
             )
 
     def _stir(self) -> None:
-        """Wake as many idle slots as the work in the queue needs."""
+        """Have idle connections serve the waiting work."""
         wanted = self._wanted
         while wanted and self._idle and not self._paused:
             self._idle.pop().rouse()
@@ -312,14 +325,14 @@ class Lane:
 
     @property
     def _wanted(self) -> int:
-        """How much of the work in the queue an idle connection may serve: none of the loans, where
-        as many connections are lent as may be."""
+        """How much of the waiting work an idle connection could serve. Once as many connections are
+        lent as may be, the rest serve only calls."""
         queue = self._queue
         return queue.live if self._lent < self._most else queue.live - queue.lendings
 
     def _is_quick(self, work: Work) -> bool:
-        """Return whether a read is known to be quick by now: its query may have run since it
-        came."""
+        """Whether the work is a read whose query is now known to be quick. It may not have been
+        known when the work came, since the query may have run for other callers meanwhile."""
         return (
             isinstance(work, Call)
             and isinstance(work.what, Query)
@@ -338,7 +351,8 @@ class Lane:
         if self._limits.statement is not None:
             self._wake_in(self._limits.statement + GRACE)
         if isinstance(work, Batch) and len(work.calls) > 1:
-            self._wake_in(self._limits.batch)  # calls behind a slow one go on elsewhere
+            # If a call of the batch is slow, the calls behind it move to another connection then.
+            self._wake_in(self._limits.batch)
         elif self._timer is None:
             self._wake_in(WATCH)
 
@@ -351,7 +365,7 @@ class Lane:
                 self._calm = None
 
     async def calm(self) -> None:
-        """Return when one of the quick hops that are under way has ended, or has turned out to be
+        """Return when one of the quick hops that are under way has ended or has turned out to be
         slow."""
         if self._calm is None:
             self._calm = self._loop.create_future()
@@ -359,8 +373,8 @@ class Lane:
         await asyncio.shield(self._calm)
 
     async def _run_here(self, slot: Slot, call: Call[Any]) -> None:
-        """Run a call in the caller's own task. Where another process has the lock, wait for it in
-        the event loop."""
+        """Run a call in its caller's own task. Waits in the event loop while another process has
+        the file's lock."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         busy = False
@@ -388,7 +402,7 @@ class Lane:
             self._note(call)
 
     async def _run_together(self, slot: Slot, batch: Batch) -> None:
-        """Run a batch. Where another process has the lock, wait for it in the event loop."""
+        """Run a batch. Waits in the event loop while another process has the file's lock."""
         connection, limits = slot.connection, self._limits
         assert connection is not None
         self._stats.shared(len(batch.calls))
@@ -399,7 +413,7 @@ class Lane:
             await connection.hop(lambda session: together(session, batch, limits), Deadline())
             if not batch.busy:
                 return
-            self._deliver(batch)  # to the callers that have given up
+            self._deliver(batch)  # calls that are done, or may wait no longer for the lock
             pauses = pauses or backoff()
             slot.blocked = batch.since
             await asyncio.sleep(next(pauses))
@@ -412,15 +426,17 @@ class Lane:
             return
         slot.rouse()
         if not slot.ready:
-            self._stir()  # calls that waited to share this connection: it is cleaned first
-            self._wake_in(GRACE)  # its thread may need long to end what it runs
+            # This connection is cleaned up first, so another one serves the work that was waiting
+            # to share a hop with it.
+            self._stir()
+            self._wake_in(GRACE)  # ending what the thread still runs may take long
 
     def _rest(self, slot: Slot) -> None:
         work, slot.work = slot.work, None
         slot.idle_since = monotonic()
         self._idle.append(slot)
         if slot.stats.events:
-            slot.stats.tell()  # of a commit whose caller was cancelled
+            slot.stats.tell()  # a commit whose caller was cancelled may not be reported yet
         if isinstance(work, Loan):
             work.on_settled()
         self._tell_drained()
@@ -456,33 +472,34 @@ class Lane:
                     slot.work.on_settled()
                 slot.work = None
         except GeneratorExit:
-            # The loop was closed before this task ended: nothing can be awaited any more.
+            # The event loop was closed while this task waited, so nothing can be awaited any more.
             connection, slot.connection = slot.connection, None
             if connection is not None:
                 connection.abandon()
             raise
         except asyncio.CancelledError:
-            # A loop that ends cancels every task.
+            # The event loop is ending and cancels all of its tasks.
             self.refuse()
             slot.stop()
             if isinstance(slot.work, Batch):
                 for call in slot.work.calls:
-                    call.fail(closed())  # no task is left that could learn the outcome
+                    call.fail(closed())  # no task is left that could deliver the results
             raise
         finally:
             if slot in self._idle:
-                self._idle.remove(slot)  # no caller may take it any more
+                self._idle.remove(slot)
             await slot.leave()
             if isinstance(slot.work, Loan):
-                slot.work.on_settled()  # what was open on the connection is gone with it
+                # Closing the connection has rolled back what was open on it.
+                slot.work.on_settled()
             slot.stats.tell()
             if not self._closed:
                 self._forget(slot)
-                self._stir()  # calls that waited to share this connection
+                self._stir()  # another connection serves the work that waited for this one
             self._tell_drained()
 
     async def _serve(self, slot: Slot) -> None:
-        """Serve the queue; if it is empty, rest until the slot is roused."""
+        """Do waiting work; if there is none, rest until this task has something to do."""
         slot.roused = self._loop.create_future()
         if not self._wanted or self._paused:
             self._rest(slot)
@@ -491,14 +508,15 @@ class Lane:
         try:
             await slot.connected()
         except Exception as error:
-            # A dismissed slot serves nothing more; other slots serve what waits.
+            # A slot that is being given up has stopped opening its connection, which is no failure
+            # of the waiting work: other slots will serve it. Otherwise one work gets the error.
             lends = self._lent < self._most
             for unserved in self._queue.take(monotonic(), 0 if slot.leaving else 1, lends=lends):
                 unserved.fail(error)
             return
         if self.behind is not None and self.behind._sharing:
             await self.behind.calm()
-        # Asked anew: while the connection was opened, limits of waiting calls may have passed.
+        # Only now: opening a connection may have taken longer than the time limit of some work.
         work = self._queue.take(
             monotonic(), self._config.batch_size, self._is_quick, lends=self._lent < self._most
         )
@@ -519,18 +537,18 @@ class Lane:
             await self._run_together(slot, batch)
         except Exception as error:
             # The thread has died, or ran out of memory between two calls. Whether that was before
-            # or after its COMMIT, is not known.
+            # or after its COMMIT can't be known.
             batch.todo.clear()
             self._deliver(batch)
             for call in calls:
                 call.fail(error)
         if slot.ready and not self._wanted and not batch.todo:
-            slot.work = None  # before the callers go on: they find the slot idle
+            slot.work = None  # before the callers are woken, so that they see the connection free
         self._deliver(batch)
         self._take_back(batch)
         if len(calls) > 1 and not slot.leaving:
-            # The callers that were woken may call again in this turn of the loop. This task lets
-            # them, so that their next calls share a hop as well.
+            # The callers woken by `_deliver` may make their next calls at once. They do so in this
+            # turn of the loop, before this task goes on, so that those calls share the next hop.
             await asyncio.sleep(0)
         self._end(slot)
 
@@ -545,12 +563,13 @@ class Lane:
                 future.set_result(None)
 
     def _take_back(self, batch: Batch) -> None:
-        """Put calls that were not begun, or that another call has spoilt, back into the queue."""
+        """Put the calls that are still to be done back to the front of the queue: those that were
+        not begun, and those whose transaction was spoilt by another call."""
         while batch.todo:
             try:
                 call = batch.todo.pop()
             except IndexError:
-                break  # the thread was faster
+                break  # the connection's thread took the last call first
             if self._closed:
                 call.fail(closed())
             elif not call.gone:
@@ -559,10 +578,10 @@ class Lane:
     # -- time ------------------------------------------------------------------------------------
 
     def _wake_in(self, seconds: float) -> None:
-        """Have `_tick` called in `seconds` seconds at the latest."""
+        """Have `_tick` called in `seconds` at the latest."""
         if seconds >= self._timer_span:
             return
-        # The timer may have been set for a longer time and still be the earlier one.
+        # A timer that was set for a longer time, but some time ago, may still fire earlier.
         if self._timer is None or self._loop.time() + seconds < self._timer.when():
             if self._timer is not None:
                 self._timer.cancel()
@@ -570,10 +589,9 @@ class Lane:
         self._timer_span = seconds
 
     def _tick(self) -> None:
-        """Do what is due: free callers at their limits, part quick calls from slow ones, end
-        waits."""
+        """Do what is due, and set the timer again: see `_do_what_is_due`."""
         self._timer, self._timer_span = None, inf
-        again = self._look  # also where this raises
+        again = self._look  # if an error is raised here, the timer still goes on
         try:
             again = self._do_what_is_due()
         finally:
@@ -581,7 +599,12 @@ class Lane:
                 self._wake_in(again)
 
     def _do_what_is_due(self) -> float:
-        """Return in how many seconds this is to be done again."""
+        """Do what is due, and return in how many seconds to look again.
+
+        That is: look after the connections' threads, raise time limits' errors in callers, take
+        quick calls from behind slow ones, fail work that has waited too long, and open or close
+        additional connections.
+        """
         working = gathering = False
         now, next_one = monotonic(), inf
         for slot in self.slots:
@@ -591,8 +614,10 @@ class Lane:
                 if slot.connection is not None:
                     slot.connection.look_after()
                     if isinstance(slot.work, Batch):
-                        self._deliver(slot.work)  # before the calls behind it are freed
-                    # A call that waits for another process's lock names the holder at its next try.
+                        # Before `free_late`: a call that is done must not get a time limit's error.
+                        self._deliver(slot.work)
+                    # A call that waits for another process's lock gets more time: at its next try
+                    # its thread looks for the process that has the lock.
                     then = now - COMMIT_GRACE if slot.is_blocked else now
                     for call in slot.calls:
                         next_one = min(next_one, call.free_late(slot.connection, then))
@@ -613,21 +638,22 @@ class Lane:
         return next_one
 
     def _look_for_stuck(self) -> bool:
-        """Note which connections run for callers that have gone; return whether any does.
+        """Count the checks at which a connection was at work though all its callers had gone;
+        return whether there is such a connection.
 
-        Such a connection is inside one long step of SQLite, or in a function that does not call
-        SQLite: nothing can stop it. For a moment, every clean-up looks like that.
+        Its thread is inside one long step of SQLite, or in a function that does not use SQLite, and
+        neither can be interrupted. If it lasts only a moment, it is just a clean-up.
         """
         for slot in self.slots:
             slot.seen_deserted = slot.seen_deserted + 1 if slot.is_deserted else 0
         return any(slot.seen_deserted for slot in self.slots)
 
     def _grow(self) -> None:
-        """Open one more connection for the work that waits, if there may be one more:
+        """Open one more connection for the waiting work, if one more is allowed:
 
-        - for any work, up to `Config.max_readers`, where stuck connections do not count;
-        - for a call, one beyond that if all the others are lent: a stream or a snapshot may last,
-          and a call must not wait for its end.
+        - up to `Config.max_readers` connections, not counting stuck ones, for any work;
+        - one beyond that if all are lent and a call waits, because a stream or a snapshot may last
+          long, and a call must not wait for its end.
         """
         queue, slots = self._queue, self.slots
         if self._closed or self._paused or monotonic() < self._next_growth:
@@ -654,8 +680,8 @@ class Lane:
             self._next_growth = monotonic() + PAUSE
 
     def _shrink(self, now: float) -> float:
-        """Close connections that `_grow` has opened and that have been idle for long; return the
-        seconds until the next one is due."""
+        """Close additional connections that have been idle for `Config.reader_idle_time`; return
+        the seconds until the next one is due."""
         if len(self.slots) <= self._size:
             return inf
         time = self._config.reader_idle_time
@@ -663,8 +689,8 @@ class Lane:
         return inf if idle_since is None else max(0.0, idle_since + time - now)
 
     def _part(self, slot: Slot, batch: Batch | Call[Any]) -> None:
-        """Where the same call of a hop is running as at the last check, it has turned out to be
-        slow: let the other calls go on elsewhere."""
+        """If a call has turned out to be slow, let the calls that wait behind it, in its hop or in
+        the queue, use other connections. A call is slow if it was running at the last look too."""
         running = batch.current if isinstance(batch, Batch) else batch
         if running is not slot.seen:
             slot.seen = running
@@ -676,7 +702,8 @@ class Lane:
         self._stir()
 
     def _expire(self, now: float) -> float:
-        """Fail work that has waited too long; return the seconds until the next work has."""
+        """Fail the work that has waited as long as it may; return the seconds until the next work
+        will have."""
         late, next_one = self._queue.late(now, self._patience)
         holder = self._holder() if late else ""
         for work in late:
@@ -687,13 +714,13 @@ class Lane:
                     f" {holder}; {self._queue.live} more wait"
                 )
             )
-        # A little later, so that many limits that lie close together are one check.
+        # At least a few milliseconds, so that one look fails all work that is due close together.
         return max(next_one, 0.005)
 
-    # -- who holds what --------------------------------------------------------------------------
+    # -- holders ---------------------------------------------------------------------------------
 
     def holders(self, *, for_all: bool, lent: bool) -> list[asyncio.Task[Any] | None]:
-        """See `deadlock.Held`."""
+        """Return the tasks that hold connections: see `deadlock.Held`."""
         if self._paused and not for_all:
             return [self._paused_by]
         tasks = [
@@ -702,22 +729,22 @@ class Lane:
         ]
         if for_all:
             return tasks
-        # Other connections come free by themselves, or can be opened.
+        # The other connections come free without any task's doing, or can still be opened.
         busy: list[asyncio.Task[Any] | None] = [task for task in tasks if task is not None]
         room = self._most if lent else self._most + self._reserve
         return busy if len(busy) >= room else [*busy, None]
 
     def _holder(self) -> str:
-        """Return a description of what holds the lane's connections, the longest holder by name."""
+        """Return a text that says what holds the lane's connections; the longest holder by name."""
         return self.slots.say_who_holds(paused=self._paused, rival=self._limits.who)
 
     # -- a barrier -------------------------------------------------------------------------------
 
     async def pause(self, wait: float | None) -> None:
-        """Begin no more work until `resume`, and return when the running work has ended.
+        """Start no more work until `resume`; return when all running work has ended.
 
-        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` where the
-        running work waits for this task.
+        Raises `PoolTimeoutError` after `wait` seconds, and `TransactionStateError` if running work
+        can't end because it waits for this task. `resume` must be called after an error as well.
         """
         task = asyncio.current_task()
         if would_deadlock(task, Wait(self, for_all=True), self._waits):
@@ -743,11 +770,12 @@ class Lane:
             self._waits.pop(task, None)
 
     def disown(self) -> None:
-        """Note that `resume` follows without an act of the task that paused the lane."""
+        """Record that `resume` will be called without any doing of the task that paused the lane,
+        so that waiting for it is no deadlock."""
         self._paused_by = None
 
     def resume(self) -> None:
-        """Go on after `pause`, with the work that has come meanwhile."""
+        """End the effect of `pause`: serve the work that has come meanwhile."""
         if self._paused:
             self._waits.held -= 1
         self._paused, self._paused_by = False, None
@@ -757,14 +785,14 @@ class Lane:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- statistics ------------------------------------------------------------------------------
 
     def _note(self, call: Call[Any]) -> None:
         """Count a call that is done, and log it if it was slow."""
         self._stats.response.add(monotonic() - call.since)
         if self._slow is None or not call.began:
             return
-        # Its caller may have been freed while it still runs.
+        # `ended` is not set yet if the caller got its time limit's error before the call's end.
         ran = (call.ended or monotonic()) - call.began
         if ran >= self._slow:
             LOG.warning(
@@ -775,12 +803,12 @@ class Lane:
             )
 
     def _forget(self, slot: Slot) -> None:
-        """Take out a slot that was given up, and keep its counters."""
+        """Remove a slot that was given up, and keep its counts."""
         self.slots.remove(slot)
         self._stats.include(slot.stats)
 
     def stats(self) -> dict[str, Any]:
-        """Return the lane's figures, as a plain dict."""
+        """Return the lane's statistics as a plain dict."""
         return {
             "size": len(self.slots),
             "overflow": max(0, len(self.slots) - self._size),
@@ -791,14 +819,14 @@ class Lane:
         }
 
     def add_queries_to(self, stats: QueryStats) -> None:
-        """Add what the connections have counted of each query."""
+        """Add the connections' counts of each query to `stats`."""
         stats.include(self._stats.queries)
         for slot in self.slots:
             stats.include(slot.stats.queries)
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for a connection."""
+        """How many calls and loans wait for a connection."""
         return self._queue.live
 
 

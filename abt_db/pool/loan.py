@@ -1,4 +1,4 @@
-"""Loans: a connection that is lent to one task, until it is given back or taken back."""
+"""Loans: a connection that is lent to one task until the task gives it back or it is revoked."""
 
 from __future__ import annotations
 
@@ -57,28 +57,30 @@ class Loan:
         self.label = label
         self.priority = priority
         self.at = at
-        """After this moment it is not lent any more; on the clock of `time.monotonic()`."""
+        """The moment until which the caller waits for a connection, on the clock of
+        `time.monotonic()`; None: no limit but the lane's."""
         self.shares = False
         self.task = asyncio.current_task()
         self.since = monotonic()
         self.began = 0.0
         """When the connection was lent; 0: not yet."""
         self.queued: bool
-        """Whether it is in a queue."""
+        """Whether the loan is in a queue."""
         self.future: asyncio.Future[None] | None = None
-        """Done when the connection is lent. Only a loan that waits in the queue has one."""
+        """Done when the connection is lent, or the loan has failed. None if the connection was lent
+        without waiting in the queue."""
         self.returned = False
-        """Whether it was given back, perhaps before it was lent."""
+        """Whether the loan was given back, perhaps before the connection was lent."""
         self.on_return: Callable[[], None] = _nothing
-        """Called when it is given back: the lane's part of it."""
+        """Called when the loan is given back; set by its lane."""
         self.on_settled: Callable[[], None] = _nothing
         """Called when the connection has been cleaned up and can serve again, or was closed."""
         self.error: BaseException | None = None
-        """Why the connection was taken back before the task gave it back."""
+        """Why the loan failed or was revoked."""
         self.blocked = False
-        """Whether its BEGIN waits for another connection's lock on the file."""
+        """Whether its transaction can't begin because another connection has a lock on the file."""
         self.noticed = False
-        """Whether the log has named it as one that takes long."""
+        """Whether the log has a warning that the connection has been lent for long."""
         self._connection: Connection | None = None
         self._deadline = Deadline()
         self._doing: str | None = None
@@ -87,11 +89,11 @@ class Loan:
 
     @property
     def gone(self) -> bool:
-        """Whether its task does not wait for it any more."""
+        """Whether the caller no longer waits for the connection to be lent."""
         return self.returned or (self.future is not None and self.future.done())
 
     def lend(self, connection: Connection, on_return: Callable[[], None]) -> None:
-        """Hand the connection over."""
+        """Hand the connection over to the caller."""
         self._connection = connection
         self._ran_before = connection.stats.queries.runs()
         self.began = monotonic()
@@ -105,13 +107,11 @@ class Loan:
         deadline: Deadline | None = None,
         doing: str | None = None,
     ) -> T:
-        """Run ``function(session)`` on the lent connection, in one hop, until `deadline` where one
-        is given; `doing` is what it is called in errors.
+        """Run `function` on the lent connection, in one hop; `doing` is its name in errors.
 
-        The session has the verbs of a `Session`, and what else the engine does on a connection:
-        ``control(sql)`` for a PRAGMA, ``transaction("IMMEDIATE")`` for a block that is committed.
-        Cancelling stops its statement; the connection stays lent. Raises `TransactionStateError`
-        after the loan was given back, and the reason given to `revoke` after that.
+        Cancelling stops the function's statement; the connection stays lent. Raises
+        `TransactionStateError` after the loan was given back, and after `revoke` the error given
+        there.
         """
         if self.error is not None:
             raise self.error
@@ -125,7 +125,7 @@ class Loan:
         except RaisedError as raised:
             raise raised.error from None
         except AbtDbError as error:
-            # Stopped by `revoke`: the caller gets the reason, not that a statement was stopped.
+            # After `revoke` the caller gets its reason, not just that a statement was stopped.
             if self.error is not None and not isinstance(error, CommitUnknownError):
                 raise self.error from error
             if self.returned and isinstance(error, StoppedError):
@@ -140,11 +140,11 @@ class Loan:
 
     @property
     def committing(self) -> bool:
-        """Whether the last thing that was run on it has come to its COMMIT."""
+        """Whether the last function that was run on the connection has come to its COMMIT."""
         return self._deadline.committing
 
     def holding(self) -> Holding:
-        """Return what it is in use for, for errors, warnings and `stats()`."""
+        """Return what the loan is used for, for statistics, logs, and errors of waiting calls."""
         connection, doing = self._connection, self._doing
         return Holding(
             self.label,
@@ -164,8 +164,11 @@ class Loan:
             self.on_return()
 
     def revoke(self, error: AbtDbError) -> None:
-        """Take the connection back. What runs is stopped, later uses raise `error`, and a caller
-        whose statement can't be stopped at once is freed."""
+        """Take the connection back: stop what runs on it, and raise `error` in every later use.
+
+        If the running statement can't be stopped at once, its caller gets its error after `GRACE`
+        seconds, without waiting for the statement's end.
+        """
         connection = self._connection
         self.error = self.error or error
         self.give_back()
@@ -175,13 +178,12 @@ class Loan:
             )
 
     def abandon(self) -> None:
-        """Stop what runs, whose task is gone with its event loop; the lane closes the
-        connection."""
+        """Stop what runs, without waiting for that. The slot closes the connection."""
         self.returned, self._connection = True, None
         self._deadline.cancel()
 
     def fail(self, error: BaseException) -> None:
-        """Raise `error` in the task that waits for it."""
+        """Fail the loan with `error`, if its caller waits for a future."""
         if self.future is not None and not self.future.done():
             self.error = error
             self.future.set_result(None)

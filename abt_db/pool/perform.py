@@ -1,10 +1,11 @@
-"""What is done in one thread hop: reads one after the other, or writes in one transaction.
+"""The work of one hop: reads one after the other, or writes that share a transaction.
 
-This runs on a connection's thread. The way to that thread and back costs ten times as much as a
-short statement, and a COMMIT several times as much; calls that share a hop or a COMMIT pay for it
-together (*group commit*: a caller is answered only after the COMMIT that has its write in it).
+This module runs on a connection's thread. A hop to a thread and back costs ten times as much as a
+short statement, and a commit costs several times as much. Calls that share a hop or a commit pay
+only a small part of that. (With *group commit*, each caller is answered only after the COMMIT that
+contains its write.)
 
-Callers do not notice the sharing: each has its own result or error, as if its call had been alone.
+Sharing must not be visible to callers: each call has its own result or error, as if it ran alone.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ from .call import Call, Limits
 class Batch:
     """The calls of one hop.
 
-    Two threads use `todo` at once: the connection's thread takes the next call from the left, and
-    the event loop takes calls back from the right when the running one turns out to be slow. The
-    connection's thread fills `done`, and the loop empties it, also while the hop goes on.
+    The connection's thread takes the next call from the left end of `todo`. If a call turns out to
+    be slow, the event loop takes the remaining ones back from the right end. The thread fills
+    `done` and the event loop empties it, even while the hop goes on.
     """
 
     __slots__ = ("began", "busy", "calls", "current", "done", "end", "since", "todo", "writes")
@@ -43,19 +44,19 @@ class Batch:
         self.current: Call[Any] | None = None
         """The call that was begun last."""
         self.end = inf
-        """After this moment no further call of the batch is begun."""
+        """The moment after which no further call is begun."""
         self.busy = False
-        """Whether another process's lock was in the way: the calls that are left
-        are tried again."""
+        """Whether another process's lock was in the way, so that the calls in `todo` have to be
+        tried again."""
         self.since = self.began = monotonic()
 
     def next(self, limits: Limits) -> Call[Any] | None:
-        """Take the next call whose caller still waits, and start its clock."""
+        """Take the next call whose caller still waits, and start its time; None if none is left."""
         while self.todo:
             try:
                 call = self.todo.popleft()
             except IndexError:
-                break  # the loop was faster
+                break  # the event loop took the last call first
             if call.begins(limits):
                 self.current = call
                 return call
@@ -63,13 +64,13 @@ class Batch:
         return None
 
     def put_back(self, calls: Iterable[Call[Any]]) -> None:
-        """Put calls back, in their order, as the next ones."""
+        """Put `calls` back at the front, in their order."""
         self.todo.extendleft(reversed([*calls]))
 
 
 def alone(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
-    """Perform one call alone. Return whether to try it again, because another process's lock was in
-    the way."""
+    """Run one call in a hop of its own; return whether it has to be tried again because another
+    process's lock was in the way."""
     if not call.begins(limits):
         return False
     if not call.writes:
@@ -93,8 +94,7 @@ def alone(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
 
 
 def together(session: EngineSession, batch: Batch, limits: Limits) -> None:
-    """Perform the calls of a batch, which all write or all read, for as long as the limits
-    allow."""
+    """Run the calls of a batch, for as long as `limits` allow. Either all calls write, or none."""
     if batch.writes:
         # There is more than one transaction only if a call spoils the first.
         while batch.todo and not batch.busy and session.settled and monotonic() < batch.end:
@@ -104,8 +104,8 @@ def together(session: EngineSession, batch: Batch, limits: Limits) -> None:
     if len(batch.calls) == 1:
         _read_together(session, batch, limits)
         return
-    # All calls came before the hop began, so one view of the database serves them all (invariant
-    # 6). To open one for each would take longer than most of the calls do.
+    # All calls came before the hop began, so one view of the database serves all of them (invariant
+    # 6). Opening a view for each call would take longer than most of the calls.
     try:
         with session.view():
             _read_together(session, batch, limits)
@@ -128,8 +128,8 @@ def _read_together(session: EngineSession, batch: Batch, limits: Limits) -> None
 
 
 def _read(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
-    """Perform a call that reads; returns as `alone` does."""
-    # A read has no effects: wherever it met the lock, it can begin anew.
+    """Run a call that only reads; return whether it has to be tried again, as `alone` does."""
+    # A read has no effects, so wherever it meets the lock, it can be run again.
     return (
         not _do(session, call)
         and isinstance(call.error, BusyError)
@@ -138,18 +138,18 @@ def _read(session: EngineSession, call: Call[Any], limits: Limits) -> bool:
 
 
 def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
-    """Perform calls in one transaction and commit it.
+    """Run calls of the batch in one transaction and commit it.
 
-    If a call spoils the transaction, it is rolled back and its calls go back to the batch; the call
-    that spoiled it, or may have, is alone in its transaction the next time.
+    If one call spoils the transaction, it is rolled back: nothing of its calls is in the database.
+    They go back into the batch, and the call that spoilt it, or may have, runs alone the next time.
     """
     call = batch.next(limits)
     if call is None:
         return
     try:
         session.begin("IMMEDIATE")
-        # A call that breaks a deferred foreign key could be saved by the row of another call, or
-        # fail the COMMIT of all, and SQLite would not say which call it was.
+        # With deferred foreign keys, the COMMIT would not say which call broke one, and a row of
+        # another call could satisfy a key that should have failed. So those calls share nothing.
         shared = bool(batch.todo) and call.shares and not session.has_deferred_keys()
     except BeginBusyError as error:
         batch.put_back([call])
@@ -162,17 +162,16 @@ def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
         return
 
     if batch.end == inf:
-        batch.end = monotonic() + limits.batch  # the wait for the lock does not count
-    # Failed calls too: the row that a call collided with may be one of this transaction, which is
-    # not committed yet.
+        batch.end = monotonic() + limits.batch  # only now: the wait for the lock does not count
+    # Also the calls that failed: their error may come from another call's uncommitted row.
     calls: list[Call[Any]] = []
     while call is not None:
         calls.append(call)
         before = session.changes
         if not _do(session, call):
-            # Usually SQLite undoes the failed statement, and only that. But OR ROLLBACK, a full
-            # disk and some other errors end the whole transaction (invariant 8), OR FAIL leaves the
-            # first half of the statement, and an error of row mapping leaves all of it.
+            # Usually SQLite has undone the statement, and only that. But OR ROLLBACK, a full disk
+            # and some other errors end the whole transaction (invariant 8), OR FAIL leaves half of
+            # the statement's changes, and a returned row that can't be mapped leaves all of them.
             undone = session.in_transaction and (call.savepoint or session.changes == before)
             if not undone or not call.shares:
                 _roll_back(session, call.error)
@@ -184,9 +183,9 @@ def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
 
     try:
         if all(call.error is not None for call in calls):
-            session.rollback()  # there is nothing to commit, nor anybody to have been in the way
+            session.rollback()  # nothing to commit, and no other call's row caused an error
         elif late := [call for call in calls if not call.may_commit()]:
-            # Their callers have been told that nothing was written.
+            # Their callers have got their time limit's error, which says that nothing was written.
             _roll_back(session, None)
             _put_apart(batch, calls, late[0])
             return
@@ -200,8 +199,8 @@ def _transaction(session: EngineSession, batch: Batch, limits: Limits) -> None:
 
 
 def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None:
-    """Put calls back to be performed again, the spoiler alone. A spoiler that was alone has
-    failed."""
+    """Put the calls back to be run again, the spoiler in a transaction of its own. If the spoiler
+    was the only call, it has failed and is done."""
     if len(calls) == 1:
         batch.done.extend(calls)
         return
@@ -213,11 +212,11 @@ def _put_apart(batch: Batch, calls: list[Call[Any]], spoiler: Call[Any]) -> None
 
 
 def _do(session: EngineSession, call: Call[Any]) -> bool:
-    """Run the function of one call; return whether it raised nothing."""
+    """Run one call; return whether it succeeded."""
     session.deadline = call
     try:
         call.result = call.function(session, *call.arguments)
-    except BaseException as error:  # of a caller's function, whatever it is: the caller gets it
+    except BaseException as error:  # whatever a caller's function raises is for that caller
         call.error = error
         call.ended = monotonic()
         return False
@@ -226,8 +225,8 @@ def _do(session: EngineSession, call: Call[Any]) -> bool:
 
 
 def _roll_back(session: EngineSession, first: BaseException | None) -> None:
-    """Roll back. An error of that is noted on the first error (invariant 10); the connection, which
-    is still in the transaction then, is replaced."""
+    """Roll the transaction back. If that fails, its error is added as a note to `first` (invariant
+    10), and the connection, which is still in the transaction, is replaced later."""
     try:
         session.close_cursors()
         session.rollback()
@@ -237,8 +236,8 @@ def _roll_back(session: EngineSession, first: BaseException | None) -> None:
 
 
 def _fail(call: Call[Any], error: BaseException) -> None:
-    """Fail a call by an error of its BEGIN or COMMIT, which other calls may have in common."""
-    mine = copy.copy(error)  # raising it adds the traceback of one caller
+    """Fail a call with an error of its BEGIN or COMMIT, which several calls may have in common."""
+    mine = copy.copy(error)  # raising it in each caller adds that caller's traceback
     mine.__cause__ = error.__cause__
     if isinstance(mine, QueryError) and mine.query is None and not isinstance(call.what, str):
         mine.query, mine.sql = call.what.name, call.what.sql
@@ -253,7 +252,7 @@ def _fail(call: Call[Any], error: BaseException) -> None:
 
 
 def _waits(call: Call[Any], error: BusyError, limits: Limits) -> bool:
-    """Return whether a call that met the lock may wait on; if not, it has failed."""
+    """Whether a call that met the lock may go on waiting for it. If not, the call has failed."""
     now = monotonic()
     if now < call.began + limits.busy and not call.passed():
         call.error = None
@@ -264,8 +263,8 @@ def _waits(call: Call[Any], error: BusyError, limits: Limits) -> bool:
 
 
 def _wait_together(batch: Batch, error: BeginBusyError, limits: Limits) -> None:
-    """Keep the calls that may wait on for the lock, fail the others."""
-    limits = replace(limits, who=cache(limits.who))  # asked once for all calls
+    """Keep in the batch the calls that may go on waiting for the lock; fail the others."""
+    limits = replace(limits, who=cache(limits.who))  # asked once for all of them
     waiting = []
     while (call := batch.next(limits)) is not None:
         if _waits(call, error, limits):

@@ -1,7 +1,7 @@
 """The pool: a lane with the one writer, and a lane with the readers of one database file.
 
-It says how work of each kind is done: a read runs as it is, a write runs in a transaction of its
-own, and both are tried again while another process's lock is in the way.
+The pool decides how each kind of work is done. A read runs as it is, a write runs in a transaction
+of its own, and both are tried again while another process's lock is in the way.
 """
 
 from __future__ import annotations
@@ -51,23 +51,25 @@ class OpenTransaction:
     ) -> None:
         self.loan = loan
         self.written = written
-        """Tells the tables that it has written so far; None: it may be any."""
+        """Returns the tables that the transaction has written so far; None: it may be any."""
         self.undone = undone
-        """Waits until the writer is free, when an error has ended it."""
+        """Waits until the writer is free, after an error has ended the transaction."""
         self.committing = False
-        """Whether its holder has asked for the COMMIT, which nobody else may prevent then."""
+        """Whether the task that has the transaction has asked for its COMMIT. From then on no other
+        task may prevent it."""
         self._stats = stats
         self._counted = False
         stats.begun += 1
 
     def revoke(self, error: AbtDbError, outcome: Outcome) -> None:
-        """Roll it back; its holder gets the error. What becomes of a COMMIT is counted later."""
+        """Roll the transaction back; its next use raises `error`. The outcome is counted here,
+        unless the transaction is committing: then it is counted when the block ends."""
         if not self.committing:
             self.count(outcome)
         self.loan.revoke(error)
 
     def count(self, outcome: Outcome) -> None:
-        """Count it as ended; does nothing if that has been done."""
+        """Count the transaction as ended; does nothing if it has been counted."""
         if not self._counted:
             self._counted = True
             self._stats.ended(outcome, monotonic() - self.loan.began)
@@ -87,7 +89,8 @@ class Pool:
     ) -> None:
         if path != MEMORY:
             require_path(path)
-            # Made absolute: a connection that is replaced later has to open the same file.
+            # Absolute, so that a connection that is replaced later opens the same file even if the
+            # working directory has changed.
             path = str(Path(path).absolute())
         self.path = path
         self.config = config
@@ -96,8 +99,8 @@ class Pool:
 
         self.listeners = listeners
         self.who = partial(who_holds, path)
-        """Says who holds the write lock of the file."""
-        # A follower is for files that others may put in place anew.
+        """Returns a text that says what holds the file's write lock."""
+        # A read-only pool does not check the file's identity: another process may replace the file.
         identity = None if read_only or path == MEMORY else FileIdentity(path)
         waits = WaitGraph()
         self._costs = Costs()
@@ -119,7 +122,7 @@ class Pool:
                 size,
                 config,
                 open=open_one,
-                # In memory, the database would go with its connection.
+                # A database in memory would be lost with its connection.
                 lifetime=None if path == MEMORY else config.max_lifetime,
                 waits=waits,
                 costs=self._costs if name != "writer" or path == MEMORY else None,
@@ -147,7 +150,8 @@ class Pool:
         )
 
     async def open(self) -> None:
-        """Open the writer, then the readers: a reader can't make the files it needs."""
+        """Open the writer, then the readers, because a reader can't create the files that it needs
+        (invariant 4)."""
         lanes = self._lanes()
         for number, lane in enumerate(lanes):
             try:
@@ -161,7 +165,8 @@ class Pool:
         self.checkpoints.open()
 
     async def close(self) -> None:
-        """Close the readers before the writer, whose last connection checkpoints the WAL."""
+        """Close the readers, then the writer: closing the last connection checkpoints the WAL, and
+        a reader can't do that."""
         self.refuse()
         self.checkpoints.close()
         strike_off(self._writing)
@@ -173,21 +178,24 @@ class Pool:
         await self.checkpoints.ended()
 
     def refuse(self) -> None:
-        """Take no more calls, and fail those that wait."""
+        """Refuse new work, and fail waiting work."""
         for lane in self._lanes():
             lane.refuse()
 
     def abandon(self) -> None:
-        """Let go of everything without waiting: nobody will close it any more."""
+        """Have all threads close their connections and end, without waiting for that. For a pool
+        that can't be closed any more, because its event loop is closed or its owner is gone."""
         strike_off(self._writing)
         self.checkpoints.close()
         for lane in self._lanes():
             lane.abandon()
 
     async def abandoned(self) -> None:
-        """Return when nothing is left of what was abandoned; wait `Config.close_timeout` at most.
+        """Wait, after `abandon`, until the connections' threads have ended, `Config.close_timeout`
+        at most.
 
-        Its event loop is closed, so there is nothing of asyncio's to wait for.
+        The threads are polled, because the pool's event loop is closed and can't announce their
+        end.
         """
         limit = Deadline.after(self.config.close_timeout)
         for pause in backoff():
@@ -211,7 +219,7 @@ class Pool:
     ) -> Coroutine[Any, Any, T]:
         """Run ``function(session, *arguments)`` on a reader, in one hop.
 
-        If it is one query, and known to be quick, others may share the hop.
+        A call of a single query that is known to be quick may share the hop with others.
         """
         quick = not isinstance(what, str) and self._costs.are_low(what.name)
         if self.readers is self.writer:
@@ -232,8 +240,9 @@ class Pool:
     ) -> Coroutine[Any, Any, T]:
         """Run ``function(session, *arguments)`` on the writer, in a transaction and in one hop.
 
-        If it `shares`, others may be in that transaction, and it may be run twice, the first time
-        without effect. `savepoint` says that it undoes its own work before it raises an error.
+        `shares` allows other calls in the same transaction; the function may then be run twice,
+        the first time without effect. `savepoint` says that the function undoes its own work before
+        it raises an error.
         """
         lane = self.writer
         if lane is None:
@@ -242,8 +251,8 @@ class Pool:
         return lane.run(call)
 
     def uncommitted(self) -> frozenset[str] | None:
-        """Return the tables that this task has written in a transaction which it has open; None: it
-        may be any."""
+        """Return the tables that the current task has written in its open transaction; empty if it
+        has none open, None if it may be any table."""
         opened = self.open_transaction
         if opened is not None:
             loan = opened.loan
@@ -252,8 +261,9 @@ class Pool:
         return frozenset()
 
     async def end_transactions(self, age: float) -> list[Holding]:
-        """Roll back the interactive transaction, if it is as old and not committing; return what it
-        was doing. There is one writer, so there is one at most."""
+        """Roll back the interactive transaction if it has been open for `age` seconds or longer and
+        is not committing; return what it was doing. There is one writer, so the list has one entry
+        at most."""
         opened = self.open_transaction
         if opened is None or opened.committing or opened.loan.returned:
             return []
@@ -269,28 +279,30 @@ class Pool:
         return [holding]
 
     async def others_committed(self) -> bool:
-        """Whether another process has committed since this was last asked, or may have."""
-        # On the writer, for to a reader our own writer is another. A follower has none.
+        """Whether another process has committed since the last call of this, or may have."""
+        # Asked on the writer: a reader would also report the commits of this pool's own writer. A
+        # read-only pool has no writer and asks a reader.
         lane = self.writer or self.readers
         ask = EngineSession.others_committed
         return await lane.run(Call("a look for others", ask, (), None, 0, False, False))
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Loan:
-        """Have a reader lent until the loan is given back; waits as every call does."""
+        """Lend a reader until the loan is given back. Waits for it as every call does."""
         return await self.readers.loan(label, priority=priority)
 
     async def lend_writer(self, label: str, *, priority: int = 0, at: float | None = None) -> Loan:
-        """As `lend_reader`, the writer; `at` is when it is too late, on the clock of
-        `time.monotonic()`."""
+        """Lend the writer, as `lend_reader` lends a reader. Waits no longer than until `at`, on the
+        clock of `time.monotonic()`."""
         if self.writer is None:
             raise self._refused(label)
         return await self.writer.loan(label, priority=priority, at=at)
 
     @asynccontextmanager
     async def barrier(self, label: str) -> AsyncIterator[Loan]:
-        """Lend the writer while no reader works (invariant 21); new readers wait for the end.
+        """Lend the writer while no reader is at work (invariant 21).
 
-        Readers at work are waited for, `Config.acquire_timeout` at most.
+        New reads wait until the block ends. Before it begins, running reads have
+        `Config.acquire_timeout` to end.
         """
         loan = await self.lend_writer(label)
         readers = None if self.readers is self.writer else self.readers
@@ -299,15 +311,15 @@ class Pool:
                 await readers.pause(self.config.acquire_timeout)
             yield loan
         finally:
-            # A step that was cancelled goes on until its thread has undone it; readers wait for
-            # that too, though the caller does not.
+            # If the caller was cancelled, the thread still has to undo its last step. The caller
+            # does not wait for that, but the readers do: they resume when the writer is settled.
             if readers is not None:
                 readers.disown()
                 if loan.returned:
                     readers.resume()  # the database is closing
                 loan.on_settled = readers.resume
             loan.give_back()
-            self.listeners.tell(Committed(None))  # whatever has become of the schema
+            self.listeners.tell(Committed(None))  # the schema, or any table, may have changed
 
     def reading(self, function: Callable[[EngineSession], T]) -> Callable[[EngineSession], T]:
         """Return `function` so that it can't write, even on the one connection of `:memory:`."""
@@ -325,14 +337,14 @@ class Pool:
         return sum(lane.slots.busy for lane in self._lanes()) > 1
 
     def queries(self) -> dict[str, dict[str, Any]]:
-        """What was counted of each query, on all connections."""
+        """Return the counts of each query, summed over all connections."""
         stats = QueryStats()
         for lane in self._lanes():
             lane.add_queries_to(stats)
         return stats.as_dict()
 
     def transactions(self) -> list[dict[str, Any]]:
-        """What is lent, as plain dicts, see `Holding`; the oldest first."""
+        """Return the open loans as plain dicts, see `Holding`; the oldest first."""
         held = [loan.holding() for lane in self._lanes() for loan in lane.slots.loans()]
         return [asdict(holding) for holding in sorted(held, key=lambda holding: -holding.age)]
 

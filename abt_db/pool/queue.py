@@ -1,5 +1,4 @@
-"""The queue of a lane. What is taken next depends on what waits and on the time, on nothing
-else."""
+"""The queue of a lane. The work that is next depends only on the waiting work and the time."""
 
 from __future__ import annotations
 
@@ -12,31 +11,31 @@ from .call import Call
 from .loan import Loan, Work
 
 AGEING = 1.0
-"""Seconds of waiting that are worth one step of priority."""
+"""Seconds of waiting that count as one step of priority."""
 
 MOST = 2**31
-"""Priorities lie between this and its negative: they are added to seconds of waiting, as floats."""
+"""Priorities must lie between `-MOST` and `MOST`, because they are added to seconds, as floats."""
 
 
 class Queue:
-    """Calls and loans that wait: higher priority first, within one priority first come first
-    served.
+    """Waiting work: higher priority first, and first come, first served within one priority.
 
-    A second of waiting counts as much as one step of priority, so that work of a low priority is
-    served in the end (invariant 14).
+    A second of waiting counts as one step of priority, so work of low priority gets its turn too
+    (invariant 14).
     """
 
     __slots__ = ("_left", "_levels", "lendings", "live")
 
     def __init__(self) -> None:
-        # A line for each priority and kind: calls pass the loans where no more may be lent.
+        # Two lines for each priority, one with the calls and one with the loans: loans may have to
+        # let calls pass.
         self._levels: dict[tuple[int, bool], deque[Work]] = {}
         self.live = 0
         """How many calls and loans wait."""
         self.lendings = 0
-        """How many of these are loans."""
-        # Work that is discarded stays in its line, marked, until its turn comes or there is too
-        # much of it: to take it out of the middle of a deque would cost a walk through the line.
+        """How many of them are loans."""
+        # Discarded work that is still in its line. Removing from the middle of a deque is slow, so
+        # discarded work is only marked, and removed at its turn or when there is too much of it.
         self._left = 0
 
     def __iter__(self) -> Iterator[Work]:
@@ -46,7 +45,7 @@ class Queue:
                     yield work
 
     def add(self, work: Work) -> None:
-        """Add work, behind all other work of its priority."""
+        """Add new work, behind all other work of its priority."""
         lends = isinstance(work, Loan)
         level = self._levels.get((work.priority, lends))
         if level is None:
@@ -57,13 +56,13 @@ class Queue:
         self.lendings += lends
 
     def put_back(self, call: Call[Any]) -> None:
-        """Put a call back that was taken, before all others of its priority."""
+        """Put back a call that was taken out, before all other calls of its priority."""
         self._levels.setdefault((call.priority, False), deque()).appendleft(call)
         call.queued = True
         self.live += 1
 
     def discard(self, work: Work) -> bool:
-        """Take `work` out; return whether it was waiting."""
+        """Remove `work`; return whether it was in the queue."""
         if not work.queued:
             return False
         work.queued = False
@@ -87,13 +86,11 @@ class Queue:
         *,
         lends: bool = True,
     ) -> list[Work]:
-        """Take what is served next: one, or up to `most` calls that follow each other and can
-        share.
+        """Remove and return the work that is next: one, or up to `most` calls that follow each
+        other and can share a hop. Loans are passed over if `lends` is false.
 
-        Loans are passed over if not `lends`.
-
-        A call that can share never overtakes one that can't. `may_share` is asked for a call that
-        could not share when it came.
+        A call that can share never overtakes work that can't. For work that could not share when
+        it came, ``may_share(work)`` decides again.
         """
         taken: list[Work] = []
         while len(taken) < most and (level := self._next_level(now, lends)) is not None:
@@ -112,8 +109,8 @@ class Queue:
         return taken
 
     def late(self, now: float, patience: float) -> tuple[list[Work], float]:
-        """Return the work that has waited for `patience` seconds or until its own limit, and in how
-        many seconds the next work will have."""
+        """Return the work that has waited for `patience` seconds or until its own limit `at`, and
+        the number of seconds until the next work will have."""
         late: list[Work] = []
         next_one = inf
         for work in self:
@@ -127,8 +124,8 @@ class Queue:
         return late, next_one
 
     def _next_level(self, now: float, lends: bool) -> deque[Work] | None:
-        """Return the line whose first work is the most urgent, after discarded work at its head has
-        been removed."""
+        """Return the line whose first work is the most urgent of all. Discarded work at the head of
+        a line is removed before."""
         first = None
         for kind, level in [*self._levels.items()]:
             while level and not level[0].queued:
@@ -152,9 +149,10 @@ def _urgency(work: Work, now: float) -> float:
 
 
 def require_priority(priority: int) -> None:
-    """Raise `TypeError` or `ValueError` for a priority that can't be compared with others. In the
-    queue it would fail the slot's task that takes from it, and not the caller."""
+    """Raise `TypeError` or `ValueError` for a priority that can't be compared with others. Without
+    this check the error would hit the slot's task, which takes from the queue, and not the
+    caller."""
     if not isinstance(priority, int):
         raise TypeError(f"priority must be an int, not {type(priority).__name__}")
     if not -MOST < priority < MOST:
-        raise ValueError("priority must be a small number: others wait as many seconds for it")
+        raise ValueError("priority must be a small number: other calls wait as many seconds for it")

@@ -1,4 +1,4 @@
-"""A slot: a connection's place in a lane, with the task that looks after the connection.
+"""A slot: one connection's place in a lane; it opens, cleans, replaces and closes that connection.
 
 The connection may be lost and opened again; the slot, its number and its stats stay.
 """
@@ -24,13 +24,13 @@ from .loan import Loan
 from .perform import Batch
 
 Open = Callable[[ConnectionStats, Deadline], Awaitable[Connection]]
-"""Opens a connection, waiting for another process's lock until the deadline at most."""
+"""Opens a connection; waits for another process's lock until the deadline at most."""
 
 
 class Slot:
-    """Either idle (`work` is None), or at work for a caller or for its own task.
+    """A connection's place in a lane: idle (`work` is None), or at work for a caller.
 
-    That task, the lane's, is the only one that cleans up, and nobody cancels it.
+    Only the slot's own task cleans up the connection, and no caller cancels that task.
     """
 
     __slots__ = (
@@ -59,29 +59,29 @@ class Slot:
         self._lifetime = lifetime
         self._expires: float | None = None
         self.stats = stats
-        self._reason = reason  # of the next opening or closing
+        self._reason = reason  # for the event of the next opening or closing
         self._opening = Deadline()
-        self.connection: Connection | None = None  # None: lost, to be opened again
+        self.connection: Connection | None = None  # None: not open yet, or lost
         self.work: Call[Any] | Batch | Loan | None = None
         self.blocked = 0.0
-        """The time (`since`) of the work that met another connection's lock on the file."""
+        """The `since` of the last work that met another connection's lock on the file."""
         self.shares = False
-        """Whether a quick hop runs here, which the next quick calls wait for."""
+        """Whether a quick hop runs here, so that other quick calls wait to share the next one."""
         self.seen: Call[Any] | None = None
-        """The call that was running at the lane's last check."""
+        """The call of that hop that was running when the lane looked last."""
         self.seen_deserted = 0
-        """At how many of the lane's checks in a row it ran for callers that have gone."""
+        """At how many checks of the lane in a row the slot was deserted (`is_deserted`)."""
         self.idle_since = 0.0
-        """When it came to rest, on the clock of `time.monotonic()`."""
+        """When the slot became idle, on the clock of `time.monotonic()`."""
         self.leaving = False
         """Whether the slot is to be given up when it comes free."""
         self.task: asyncio.Task[None] | None = None
         self.roused: asyncio.Future[None] | None = None
-        """Done to wake the task, while the slot is idle or a caller has it."""
+        """What the task waits for while the slot is idle or a caller has the connection."""
 
     @property
     def ready(self) -> bool:
-        """Whether the connection can serve as it is."""
+        """Whether the connection can serve without being cleaned up or replaced first."""
         connection = self.connection
         return (
             connection is not None
@@ -100,8 +100,8 @@ class Slot:
 
     @property
     def is_deserted(self) -> bool:
-        """Whether something still runs, and all its callers have gone: cancelled, or freed at their
-        limit."""
+        """Whether work still runs here though all its callers have gone: they were cancelled, or
+        have got their time limit's error."""
         if self.connection is None or self.connection.settled:
             return False
         if isinstance(self.work, Loan):
@@ -110,36 +110,36 @@ class Slot:
 
     @property
     def is_opening(self) -> bool:
-        """Whether it is new and its connection not open yet."""
+        """Whether the slot is new and its connection is not open yet."""
         return self.connection is None and self.roused is None
 
     def dismiss(self, reason: Reason) -> None:
-        """Have the slot given up when it comes free. If it is being opened, that no longer
-        waits."""
+        """Have the slot given up when it comes free; stop the opening of its connection."""
         self.leaving, self._reason = True, reason
         self._opening.cancel()
 
     def rouse(self) -> None:
         """Wake the task."""
         roused = self.roused
-        # Otherwise the loop is ending, or has ended over us; the task has done its last work.
+        # Otherwise the event loop is ending or has ended, and the task has done its last work.
         if roused is not None and not roused.done() and not roused.get_loop().is_closed():
             roused.set_result(None)
 
     def stop(self) -> None:
-        """Stop what runs here. A loan's task gets `PoolClosedError`; calls get the outcome that
-        they have on their thread, for they may be in their COMMIT (invariant 28)."""
+        """Stop what runs here. The holder of a loan gets the error that the database was closed.
+        The caller of a call gets the call's real outcome from the thread, because the call may be
+        in its COMMIT (invariant 28)."""
         if isinstance(self.work, Loan):
             self.work.revoke(closed())
         for call in self.calls:
             call.cancel()
 
     async def connected(self) -> Connection:
-        """Return the connection, opened again if it was lost; raises what opening it does."""
+        """Return the connection, opened again if it was lost. Raises the error of opening it."""
         if self.connection is not None and not self.connection.alive:
             await self.give_up()
         if self.connection is None:
-            # Not to be cancelled half-way: the driver would leak the file descriptor.
+            # A cancellation must not interrupt it: the driver would leak the file descriptor.
             await finish(self._occupy())
         assert self.connection is not None
         return self.connection
@@ -153,13 +153,15 @@ class Slot:
         if not self.leaving:
             self._reason = "replace"  # the next opening is in place of this connection
         if self._lifetime is not None:
-            # Not all at the same moment.
+            # Random, so that the connections are not all replaced at the same moment.
             self._expires = monotonic() + self._lifetime * random.uniform(0.9, 1.0)
 
     async def tidy(self) -> None:
-        """Make the connection fit to serve: reset, replaced if that fails or it is too old.
+        """Make the connection fit to serve: reset it, and replace it if that fails or if it has
+        reached the end of its lifetime.
 
-        A replacement that can't be opened is tried again by the next who needs it (invariant 12).
+        If a replacement can't be opened, the next work that needs the connection tries again
+        (invariant 12).
         """
         connection = self.connection
         if connection is None:
@@ -178,7 +180,7 @@ class Slot:
             await self._renew(connection)
 
     async def _renew(self, old: Connection) -> None:
-        """Replace a connection that has become old, if another one can be opened."""
+        """Replace a connection at the end of its lifetime. If no new one can be opened, keep it."""
         try:
             await finish(self._occupy())
         except Exception as error:
@@ -207,8 +209,8 @@ class Slot:
         self.stats.listeners.tell(Closed(self.stats.name, reason))
 
     def abandon(self) -> None:
-        """Have the thread stop what it runs, close the connection and end. From any thread; waits
-        for nothing."""
+        """Have the thread stop what it runs, close the connection and end, without waiting for
+        that. May be called from any thread."""
         if isinstance(self.work, Loan):
             self.work.abandon()
         elif self.work is not None:
@@ -220,7 +222,7 @@ class Slot:
             self.task.get_loop().call_soon_threadsafe(self.task.cancel)
 
     def holding(self) -> Holding | None:
-        """Return what the connection is in use for, by which task and since when."""
+        """Return what the connection is used for, by which task and for how long; None if idle."""
         work = self.work
         if work is None:
             return None
@@ -238,7 +240,7 @@ class Slot:
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the work here waits for another connection's lock on the file."""
+        """Whether the work of this slot waits for another connection's lock on the file."""
         work = self.work
         return work is not None and self.blocked == work.since and not self.writing
 
@@ -249,7 +251,7 @@ class Slot:
 
 
 def warn_of_long(slot: Slot, limit: float) -> None:
-    """Log a loan that has lasted longer than `limit` seconds, once."""
+    """Log a warning, once for each loan, if the connection has been lent for `limit` seconds."""
     loan = slot.work
     if not isinstance(loan, Loan) or loan.noticed or loan.returned:
         return
@@ -265,10 +267,10 @@ def warn_of_long(slot: Slot, limit: float) -> None:
             " ".join(filter(None, [holding.state, holding.query])),
             "other writes wait for it"
             if slot.stats.name.startswith("writer")
-            else "the write-ahead log can't be reset before its end",
+            else "the write-ahead log can't be reset before this ends",
         )
 
 
 def closed() -> PoolClosedError:
-    """Return the error of work that is stopped because the database is closed."""
+    """Return the error for work that is stopped because the database is closed."""
     return PoolClosedError("the database was closed")

@@ -1,4 +1,4 @@
-"""The slots of a lane: how they are made and given up, and what each of them is in use for."""
+"""The slots of a lane: makes them, gives them up, and says what their connections are used for."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .loan import Loan
 from .slot import Slot
 
 Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
-"""The work of a slot's task. It opens the connection and sets the future, to None or to the error
-of opening. At its end it takes the slot out of the list, unless the lane is closed."""
+"""The coroutine function of a slot's task. It first opens the connection and sets the future, to
+None or to the error. When it ends it removes the slot from the list, unless the lane is closed."""
 
 
 class Slots(list[Slot]):
-    """All slots of one lane, those that are about to be given up among them."""
+    """All slots of one lane, including those that will be given up when they come free."""
 
     __slots__ = ("_made", "_make", "_name", "_sit", "idle")
 
@@ -31,17 +31,22 @@ class Slots(list[Slot]):
         self._sit = sit
         self._made = 0
         self.idle: list[Slot] = []
-        """The idle slots. The one used last is at the end and is taken first: its cache is warm."""
+        """The idle slots. The slot used last is at the end and is taken first, because its cache is
+        warm."""
 
     async def resize(self, size: int) -> None:
-        """Have `size` slots. New ones have their connection when this returns; slots that are too
-        many are given up as they come free. If a connection can't be opened, nothing changes."""
+        """Change the number of slots to `size`.
+
+        New slots have their connection when this returns. Slots beyond `size` are given up as they
+        come free. A connection that can't be opened raises its error, and the new slots are given
+        up.
+        """
         staying = [slot for slot in self if not slot.leaving]
         self.dismiss(staying[size:], "resize")
         await self._add(size - len(staying), "resize" if self._made else "open")
 
     def dismiss(self, slots: list[Slot], reason: Reason) -> None:
-        """Give up `slots` as they come free."""
+        """Give up `slots`: the idle ones now, the others as they come free."""
         for slot in slots:
             slot.dismiss(reason)
             if slot in self.idle:
@@ -51,7 +56,7 @@ class Slots(list[Slot]):
     async def _add(self, count: int, reason: Reason) -> None:
         added = [self._new(reason) for _ in range(count)]
         try:
-            # Every one is waited for, whatever happens to the first: an open can't be abandoned.
+            # Wait for every connection, even after one has failed: an open can't be abandoned.
             opened = [opening for _, opening in added]
             results = await asyncio.shield(asyncio.gather(*opened, return_exceptions=True))
             for result in results:
@@ -62,8 +67,8 @@ class Slots(list[Slot]):
             raise
 
     def add_one(self, reason: Reason, then: Callable[[bool], None]) -> None:
-        """Open one more slot and call ``then(opened)`` when that has succeeded or failed; a failure
-        is logged."""
+        """Add one slot, and call ``then(opened)`` when its connection is open, or can't be opened.
+        A failure is logged."""
         _, opened = self._new(reason)
 
         def note(opened: asyncio.Future[None]) -> None:
@@ -75,8 +80,12 @@ class Slots(list[Slot]):
         opened.add_done_callback(note)
 
     def let_idle_go(self, size: int, before: float) -> float | None:
-        """Give up slots beyond `size` that have been idle since the moment `before`, the least
-        recently used first. Return since when the next of them has been idle, None without one."""
+        """Give up slots beyond `size` that have been idle since the moment `before` or longer, the
+        longest idle first.
+
+        Returns the moment since which the next slot beyond `size` has been idle; None if no such
+        slot is idle.
+        """
         extra = sum(not (slot.leaving or slot.is_deserted) for slot in self) - size
         for slot in self.idle[: max(extra, 0)]:
             if slot.idle_since > before:
@@ -85,7 +94,7 @@ class Slots(list[Slot]):
         return None
 
     def _new(self, reason: Reason) -> tuple[Slot, asyncio.Future[None]]:
-        """Make a slot; the future is done when its connection is open, or can't be opened."""
+        """Make a slot. The future is done when its connection is open or could not be opened."""
         loop = asyncio.get_running_loop()
         self._made += 1
         name = f"{self._name} {self._made}"
@@ -98,7 +107,8 @@ class Slots(list[Slot]):
     async def close(self, deadline: Deadline) -> None:
         """Give up all slots: let running work end until `deadline`, then stop it.
 
-        Returns when their tasks, threads and files are gone. Must not be cancelled.
+        Returns when their tasks and threads have ended and their files are closed. Must not be
+        cancelled.
         """
         self.dismiss(self, "close")
         tasks = [slot.task for slot in self if slot.task is not None]
@@ -110,7 +120,8 @@ class Slots(list[Slot]):
                 await asyncio.wait(late)
 
     def abandon(self) -> None:
-        """Have the threads close their connections and end. From any thread; waits for nothing."""
+        """Have the threads close their connections and end, without waiting for that. May be called
+        from any thread."""
         for slot in self:
             slot.abandon()
 
@@ -120,19 +131,20 @@ class Slots(list[Slot]):
         threads = [connection.thread for connection in connections if connection.thread is not None]
         return [thread for thread in threads if thread.is_alive()]
 
-    # -- what they are in use for ----------------------------------------------------------------
+    # -- what the connections are used for -------------------------------------------------------
 
     @property
     def busy(self) -> int:
-        """How many slots are at work; may be asked from any thread."""
+        """How many slots are at work. May be asked from any thread."""
         return sum(slot.work is not None for slot in self)
 
     def holdings(self) -> list[Holding]:
-        """Return what each slot that is at work is in use for."""
+        """Return what each slot at work is used for."""
         return [holding for slot in self if (holding := slot.holding()) is not None]
 
     def writing(self) -> Holding | None:
-        """Return what is done in the open transaction, None without one; from any thread."""
+        """Return what the slot whose connection is in a transaction is used for; None if there is
+        no such slot. May be called from any thread."""
         for slot in self:
             if slot.writing:
                 return slot.holding()
@@ -144,11 +156,11 @@ class Slots(list[Slot]):
         return [work for work in works if isinstance(work, Loan) and not work.returned]
 
     def say_who_holds(self, *, paused: bool, rival: Callable[[], str]) -> str:
-        """Return a description of what holds the lane's connections, with the longest holder by
-        name. `rival` describes the holder of the file's lock, for a holder that waits for that."""
+        """Return a text that says what holds the connections; the longest holder by name. If that
+        holder waits for the file's lock, `rival` says what holds the lock."""
         name, held = self._name, self.holdings()
         if not held:
-            return f"{'a barrier' if paused else 'nobody'} holds the {name}"
+            return f"{'a barrier' if paused else 'no task'} holds the {name}"
         longest = max(held, key=lambda holding: holding.age)
         which = f"the {name}" if len(self) == 1 else f"{len(held)} {name}s at work"
         waits = f", which waits itself: {rival()}" if longest.state == "waiting" else ""

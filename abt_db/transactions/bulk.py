@@ -1,8 +1,9 @@
-"""Many operations in transactions of a certain size, where each may fail alone.
+"""Runs many operations in transactions of a limited size; each operation may fail alone.
 
-A transaction is one call of the writer's lane: one hop, and other calls have their turn before the
-next. Where coroutine functions are among its operations, or its mode is not the usual one, it is an
-interactive `Transaction`: the operations between two coroutine functions share a hop there.
+A transaction is one call of the writer's lane: it takes one hop, and other calls have their turn
+before the next transaction. If an operation is a coroutine function, or the mode is not
+``"immediate"``, the transaction is an interactive `Transaction`. In that one, the operations
+between two coroutine functions share a hop.
 """
 
 from __future__ import annotations
@@ -45,13 +46,13 @@ from abt_db.sql.query import Statement, series
 from .handles import Savepoint, Transaction
 
 MAX_FAILURES = 1_000
-"""So many are kept with their error; all are counted."""
+"""How many failures are kept with their error; all failures are counted."""
 
 MAX_RESULTS = 100_000
-"""So many are kept where the operations have no length, and so may be endless."""
+"""How many results are kept if the operations have no length and so may be endless."""
 
 MANY = 250
-"""Operations after which other threads may run Python."""
+"""After so many operations the thread lets other threads run Python."""
 
 Operation = (
     Statement[Any]
@@ -68,7 +69,7 @@ _ENDED = (
     TransactionStateError,
     TransactionTimeoutError,
 )
-"""What a transaction raises where the operation that ran last has ended it."""
+"""The errors of a hop in which the operation that ran last has ended the transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +79,44 @@ class BatchFailure:
     index: int
     """Its place among the operations, from 0."""
     name: str
-    """Of its query, or of the function."""
+    """The name of the operation's query or function."""
     error: Exception
 
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """How far `Database.run_batch` has come. Every operation that it took is counted once."""
+    """How far `Database.run_batch` has come. Every operation that it ran is counted once."""
 
     done: int = 0
     """Operations that are committed."""
     failed: int = 0
-    """Operations that failed, all of them."""
+    """How many operations failed."""
     failures: tuple[BatchFailure, ...] = ()
-    """The first 1,000 of those, in their order; without the variables of their tracebacks."""
+    """The first 1,000 failures, in the order of the operations. The local variables of their
+    tracebacks are cleared."""
     not_tried: tuple[Operation, ...] = field(default=(), repr=False)
-    """The operations that were taken and not run, for the run was stopped. Those behind them are
-    still to be had from the iterator."""
+    """The operations that were taken from the iterator but not run, because the batch was stopped.
+    The operations after them are still in the iterator."""
     transactions: int = 0
-    """How many were committed."""
+    """How many transactions were committed."""
     results: tuple[Any, ...] = field(default=(), repr=False)
-    """What each operation gave, in their order: a `Result` for a statement, what a function
-    returned, None for an operation that failed. ``results[n]`` is that of the n-th operation, from
-    0. All of them where `operations` has a length, as a list has; otherwise the first 100,000.
+    """The result of each operation: ``results[n]`` is that of the n-th operation, from 0. It is a
+    `Result` for a statement, the returned value for a function, and None for an operation that
+    failed. All results are kept if `operations` has a length, as a list has; otherwise the first
+    100,000.
 
-    In what ``progress`` is given, those of the transaction that has just ended alone: the last one
-    is that of the operation ``tried - 1``."""
+    A report that ``progress`` gets has only the results of the transaction that has just ended: the
+    last one is that of the operation ``tried - 1``."""
 
     @property
     def tried(self) -> int:
-        """How many were run, which is also the index of the first that was not."""
+        """How many operations were run, which is also the index of the first one that was not."""
         return self.done + self.failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batching:
-    """How `Database.run_batch` goes about it, which says what each of these means."""
+    """The options of `Database.run_batch`, where each is explained."""
 
     batch_size: int
     on_error: Literal["stop", "continue"]
@@ -132,7 +135,7 @@ class Batching:
 
     @property
     def stops(self) -> bool:
-        """Whether nothing is run behind an operation that fails."""
+        """Whether no operation is run after one that has failed."""
         return self.on_error == "stop"
 
 
@@ -142,7 +145,7 @@ async def run_operations(
     how: Batching,
     progress: Callable[[BatchReport], object] | None,
 ) -> BatchReport:
-    """See `Database.run_batch`."""
+    """Run the operations and report: see `Database.run_batch`."""
     source = (
         aiter(operations)
         if isinstance(operations, AsyncIterable)
@@ -153,13 +156,13 @@ async def run_operations(
     taken: list[Operation] = []
     try:
         while not (how.stops and report.failed) and await _take(source, how.batch_size, taken):
-            todo: list[Sequence[Operation]] = [taken]  # the next one is the last
+            todo: list[Sequence[Operation]] = [taken]  # a stack: the next part is at the end
             while todo:
                 attempt = _Attempt(todo.pop(), how)
                 await attempt.make(pool)
                 if (spoiler := attempt.spoiler) is not None:
-                    # As in a group commit: the innocent once more, in a transaction without who
-                    # did it, and he by himself.
+                    # As in a group commit: the other operations run again in transactions without
+                    # the one that spoilt theirs, and that one runs alone.
                     parts = attempt.operations
                     todo += filter(None, (parts[spoiler + 1 :], [parts[spoiler]], parts[:spoiler]))
                     continue
@@ -185,9 +188,9 @@ async def run_operations(
 
 
 def _log_failures(label: str | None, report: BatchReport) -> None:
-    """Say that operations have failed, where the report may be dropped or is never returned."""
+    """Log that operations have failed: the caller may drop the report or never get it."""
     first = report.failures[0]
-    # What other errors say may have values in it (invariant 27).
+    # The text of an error from outside the library may contain values (invariant 27).
     known = isinstance(first.error, AbtDbError)
     LOG.warning(
         "abt_db: %s: %d of %d operations failed, the first of them number %d, %s: %s",
@@ -203,7 +206,7 @@ def _log_failures(label: str | None, report: BatchReport) -> None:
 async def _take(
     source: Iterator[Operation] | AsyncIterator[Operation], size: int, taken: list[Operation]
 ) -> bool:
-    """Add the next operations, `size` at most; return whether there were any."""
+    """Add the next operations to `taken`, `size` at most; return whether there were any."""
     if isinstance(source, AsyncIterator):
         async for operation in source:
             taken.append(operation)
@@ -215,7 +218,7 @@ async def _take(
 
 
 class _Attempt:
-    """Some operations in one transaction: how far it came, and what each has come to."""
+    """A try to run some operations in one transaction, and the outcome of each operation."""
 
     __slots__ = (
         "awaited",
@@ -237,14 +240,16 @@ class _Attempt:
         self.awaited = {
             place for place, operation in enumerate(operations) if iscoroutinefunction(operation)
         }
-        """The places of coroutine functions. That another function returns a coroutine, a lambda
-        for one, is known when it has been called."""
+        """The places of coroutine functions. Other functions that return a coroutine, such as a
+        lambda, are added when they have been called."""
         self.spoiler: int | None = None
-        """The operation that ended the transaction, or left what can't be undone alone; or None."""
+        """The place of the operation that ended the transaction for all, or left changes in it that
+        can't be undone alone."""
         self.committed = False
 
     async def make(self, pool: Pool) -> None:
-        """Run them. If they could not begin, or not be committed, all have failed with that."""
+        """Run the operations. If the transaction can't begin or be committed, all operations fail
+        with that error."""
         try:
             if self.awaited or self.how.mode != "immediate":
                 await self._interactively(pool)
@@ -255,7 +260,7 @@ class _Attempt:
             if len(self.operations) > 1:
                 self.spoiler = spoilt.place
         except ReadOnlyError:
-            raise  # every other operation would fail likewise
+            raise  # every other operation would fail in the same way
         except QueryError as error:
             self.tried = self.tried or len(self.operations)
             for place in range(self.tried):
@@ -306,7 +311,7 @@ class _Attempt:
                 await self._await_next(tx)
 
     def _run(self, session: EngineSession) -> None:
-        """Run the next operations up to one that is awaited, on the connection's thread."""
+        """Run the next operations, up to one that has to be awaited. On the connection's thread."""
         while not self._over and self.tried not in self.awaited:
             place, operation = self.tried, self.operations[self.tried]
             self.tried = place + 1
@@ -322,15 +327,15 @@ class _Attempt:
                 session.require_transaction()
                 self.results[place] = result
             except StoppedError:
-                raise  # by the limit of an interactive transaction, which says so
+                raise  # an interactive transaction has reached its limit and raises its own error
             except CoroutineError:
                 self.tried = place
                 self.awaited.add(place)
             except Exception as error:
                 self.failures[place] = error
-                # SQLite undoes a statement that fails, but OR FAIL leaves half of it behind, and
-                # some errors end the whole transaction (invariant 8). Who ran into the time limit
-                # of all has none of his own left.
+                # SQLite undoes a statement that fails, but OR FAIL leaves half of its changes, and
+                # some errors end the whole transaction (invariant 8). After the time limit of the
+                # transaction no further operation could run either.
                 left = isinstance(operation, Statement) and session.changes != before
                 if left or not session.in_transaction or session.deadline.passed():
                     raise _SpoiltError(place) from None
@@ -338,11 +343,12 @@ class _Attempt:
                 session.give_way()
 
     async def _await_next(self, tx: Transaction) -> None:
-        """Run a coroutine function in a savepoint, which it is given: a task that it leaves behind
-        can do nothing in the operations that follow (invariant 18).
+        """Run a coroutine function in a savepoint, and pass it that savepoint as its handle. The
+        handle ends with the function, so a task that the function leaves behind can't use it during
+        later operations (invariant 18).
 
-        What it has done to the transaction shows in the hop that follows. At the transaction's
-        limit the function is cancelled, whatever it waits for, and that hop raises.
+        If the function has ended the transaction, the next hop raises that. At the transaction's
+        limit the function is cancelled, whatever it waits for, and the next hop raises.
         """
         place, self.tried = self.tried, self.tried + 1
         operation: Any = self.operations[place]
@@ -362,18 +368,18 @@ class _SpoiltError(Exception):
 
 
 class _AwaitedError(Exception):
-    """A function has returned a coroutine, which only the event loop can run."""
+    """Raised if a function has returned a coroutine, which only the event loop can run."""
 
 
 def _added(report: BatchReport, attempt: _Attempt) -> BatchReport:
-    """Return the report with what has become of one attempt, whose operations come next in it."""
+    """Return the report with the outcome of one attempt added; its operations come next."""
     room = MAX_FAILURES - len(report.failures)
     failures = [
         BatchFailure(report.tried + place, _name(attempt.operations[place]), error)
         for place, error in islice(sorted(attempt.failures.items()), room)
     ]
     for failure in failures:
-        # They know the connection and all operations of the transaction.
+        # The frames refer to the connection and to all operations of the transaction.
         traceback.clear_frames(failure.error.__traceback__)
     return replace(
         report,

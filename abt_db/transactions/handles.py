@@ -1,16 +1,20 @@
 """Handles on a lent connection: `Transaction`, its `Savepoint`s, `Snapshot` and `Stream`.
 
-Any task of the event loop may use a handle; calls that come at the same time are served one after
-the other, in order. After its block a handle is dead (invariant 18). A block that is left by an
-error or a cancellation gives the connection back by a plain call, and the lane's task rolls back: a
-transaction waits for that, so that its caller does not hear of the end while the file is locked
-still, but whatever becomes of that wait, nothing depends on it (invariants 11, 12).
+Any task of the event loop may use a handle. Calls that come at the same time are served one after
+the other, in the order in which they came. After its block a handle can't be used any more
+(invariant 18).
 
-A block is ended by the task that has entered it. Frameworks end some blocks elsewhere: a fixture or
-a dependency is set up in one task, which ends, and is finished in another. So once the task that
-entered the block is done, any task may end it. While that task lives, a good end elsewhere is a
-mistake: the block is rolled back and the connection given back, for nothing else might do so, and
-whoever ended it gets `TransactionStateError`.
+When a block is left by an error or a cancellation, the connection is given back by a plain function
+call, and the slot's task rolls back. A transaction's block waits for that rollback, so that its
+caller does not go on while the file is still locked. If the wait is cancelled or times out, the
+rollback goes on all the same (invariants 11, 12).
+
+A block must be ended by the task that has entered it. Frameworks end some blocks in another task:
+they set up a fixture or a dependency in one task, which ends, and tear it down in another. So once
+the task that entered the block is done, any task may end it. If another task leaves the block
+without an error while the first one still runs, that is a mistake: the block is rolled back, the
+connection is given back because no other code might do so, and the task that left the block gets
+`TransactionStateError`.
 """
 
 from __future__ import annotations
@@ -47,34 +51,36 @@ P = ParamSpec("P")
 
 
 class _Scope:
-    """A lent connection, as the handles share it that use it: a transaction and its savepoints."""
+    """The state of a lent connection that its handles share: a transaction and its savepoints."""
 
     def __init__(self, loan: Loan) -> None:
         self.loan = loan
         self.loop = asyncio.get_running_loop()
         self.turn = asyncio.Lock()
-        """Held by the call that is running; further calls wait for it in the order of coming."""
+        """Held by the call that is running; the other calls wait in the order in which they came.
+        """
         self.answered = True
-        """Whether the thread is done with the last call: not where that was cancelled, or freed at
-        its limit, and may be running still."""
+        """Whether the thread is done with the last call. False if its caller was cancelled, or got
+        its time limit's error, and the call may still be running."""
         self.ending = False
-        """Whether no further call may come: behind the COMMIT it would be in no transaction."""
+        """Whether further calls are refused, because after the COMMIT they would be in no
+        transaction."""
         self.steps: deque[Callable[[EngineSession], object]] = deque()
-        """What the next call does first, in its own hop: savepoints cost none of their own. Taken
-        out on the connection's thread, so that a call that never ran loses none."""
+        """What the next call does first, in its own hop, so that a savepoint needs no hop. Steps
+        are taken out on the connection's thread, so that none is lost if a call never runs."""
         self.savepoints: list[Savepoint] = []
-        """Those that are open, the outermost first."""
+        """The open savepoints, the outermost first."""
         self._settled = asyncio.Event()
         loan.on_settled = self._settled.set
 
     async def undone(self, error: BaseException | None, until: float | None) -> None:
-        """Behind `give_back`, return when the lane has rolled back what `error` has ended: whoever
-        is told of the end finds the file's lock free.
+        """Wait, after `give_back`, until the lane has rolled back the transaction that `error` has
+        ended, so that the caller finds the file's lock free.
 
-        Cancelling this ends the wait, not the rollback. A call that may be running still, for
-        nobody, is waited for GRACE seconds at most, and a rollback until the transaction's limit,
-        as a COMMIT is (invariant 33). An error that ends the program, or closes the coroutine,
-        waits for nothing.
+        Cancelling this ends the wait, not the rollback. If a call may still be running after its
+        caller has gone, the wait lasts `GRACE` seconds at most. Otherwise it lasts until the
+        transaction's limit at most, as the wait for a COMMIT does (invariant 33). There is no wait
+        after an error that ends the program or closes the coroutine.
         """
         if not isinstance(error, Exception | asyncio.CancelledError):
             return
@@ -91,14 +97,14 @@ class _Scope:
 
 
 class _Handle:
-    """What every handle can do: read. Each verb is one thread hop."""
+    """The verbs that every handle has: they read. Each verb takes one hop."""
 
     def __init__(self, pool: Pool, label: str, priority: int = 0) -> None:
         self._pool = pool
         self._label = label
-        self._priority = priority  # among those that wait for the connection
+        self._priority = priority  # in the lane's queue
         self._scope: _Scope | None = None
-        self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
+        self._task: asyncio.Task[Any] | None = None  # the task that has entered the block
         self._ended = False
 
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
@@ -116,7 +122,7 @@ class _Handle:
     def stream(
         self, statement: Statement[T], *, size: int = 500, timeout: float | None = None
     ) -> Stream[T]:
-        """Read rows as they are asked for, `size` in a hop; see `Database.stream`."""
+        """Return the rows, to be read as needed, `size` in a hop; see `Database.stream`."""
         return Stream(self, statement, size, timeout)
 
     async def read(
@@ -139,7 +145,7 @@ class _Handle:
         function: Callable[[EngineSession], T],
         timeout: float | None,
     ) -> T:
-        """Run one call when its turn has come."""
+        """Run one call on the lent connection, after the calls of this handle that came before."""
         deadline = Deadline.after(timeout)
         if timeout is None:
             await scope.turn.acquire()
@@ -169,7 +175,7 @@ class _Handle:
     def _call(
         self, session: EngineSession, scope: _Scope, function: Callable[[EngineSession], T]
     ) -> T:
-        """What is run on the connection's thread."""
+        """Run a call on the connection's thread, after the steps that wait for a hop."""
         try:
             session.require_transaction()
             while scope.steps:
@@ -180,7 +186,8 @@ class _Handle:
         return function(session)
 
     def _entered(self) -> _Scope:
-        """Return what the handle works with, if it may be used here and now."""
+        """Return the scope of the handle. Raises `TransactionStateError` if the handle can't be
+        used: outside its block, or in another event loop."""
         scope = self._scope
         if scope is None or scope.ending or self._ended:
             ended = self._ended or scope is not None
@@ -191,7 +198,7 @@ class _Handle:
         return scope
 
     async def _enter(self, loan: Loan, mode: str, until: float | None = None) -> None:
-        """Begin, waiting in the event loop for another process's lock."""
+        """Begin the transaction. Waits in the event loop while another process has the lock."""
 
         def begin(session: EngineSession) -> None:
             session.begin(mode)
@@ -211,9 +218,10 @@ class _Handle:
         try:
             self._require_new()
             await while_busy(attempt, limit, kind=BeginBusyError, who=self._pool.who)
-            self._require_new()  # two tasks may enter it at the same time
+            self._require_new()  # again: another task may have entered the block meanwhile
         except BaseException as error:
-            # Cancelled as well: if the BEGIN landed, the lane rolls it back (invariant 12).
+            # After a cancellation the BEGIN may have been done: the lane rolls that back (invariant
+            # 12).
             loan.give_back()
             scope.answered = isinstance(error, Exception)
             await scope.undone(error, until)
@@ -225,7 +233,7 @@ class _Handle:
             raise TransactionStateError(f"{self._label} can be entered only once")
 
     def _first(self, session: EngineSession) -> None:
-        """What is done in the transaction, in the hop that begins it."""
+        """Do what a kind of transaction needs first, in the hop that begins it."""
 
     def _leave(self, *, committed: bool = False) -> None:
         """Give the connection back; if a transaction is open, the lane rolls it back."""
@@ -238,7 +246,8 @@ class _Handle:
                 loan.abandon()
                 return
             if _running_loop() is not scope.loop:
-                scope.loop.call_soon_threadsafe(loan.give_back)  # only there it can tell the slot
+                # Only the scope's own event loop may wake the slot's task.
+                scope.loop.call_soon_threadsafe(loan.give_back)
                 return
             loan.give_back()
             if Transacted in self._pool.listeners.wanted:
@@ -252,8 +261,8 @@ class _Handle:
 class Snapshot(_Handle):
     """One consistent view of the database, on one reader, for as long as the block lasts.
 
-    Commits after its beginning are not seen. As long as it is open the write-ahead log
-    can't be reset, so it should not be kept for longer than it is needed.
+    Commits after its beginning are not seen. While a snapshot is open the write-ahead log can't be
+    reset and grows, so a snapshot should be closed as soon as it is not needed any more.
     """
 
     async def __aenter__(self) -> Self:
@@ -279,10 +288,11 @@ class Snapshot(_Handle):
 
 
 class _Writing(_Handle):
-    """What a handle can do that may write as well."""
+    """The verbs of a handle that can also write."""
 
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:
-        """Run a statement that writes; rows that it returns are dropped, `fetch_all` has them."""
+        """Run a statement that writes. The rows that it returns are dropped; `fetch_all` runs such
+        a statement and returns them."""
         return await self._run(
             query_of(statement).name, lambda session: session.execute(statement), timeout
         )
@@ -310,7 +320,7 @@ class _Writing(_Handle):
     async def write(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a synchronous function; if it raises, what it wrote is undone."""
+        """Run a synchronous function; if it raises, its own writes are undone."""
 
         def run(session: EngineSession) -> T:
             with session.atomic():
@@ -319,15 +329,16 @@ class _Writing(_Handle):
         return await self._run(name_of(function), run)
 
     def savepoint(self) -> Savepoint:
-        """Return a block whose work is undone when it is left by an error, and only that."""
+        """Return a block whose work, and no other, is undone when the block is left by an error."""
         return Savepoint(self)
 
 
 class Transaction(_Writing):
     """A write transaction: ``BEGIN IMMEDIATE`` on the writer, COMMIT at the end of the block.
 
-    Left by an error or a cancellation it is rolled back. When the COMMIT itself is cancelled the
-    transaction may or may not be in the database; the writer serves no call before that is settled.
+    If the block is left by an error or a cancellation, the transaction is rolled back. If the
+    COMMIT itself is cancelled, the transaction may or may not be in the database; the writer serves
+    no other call before that is settled.
     """
 
     def __init__(
@@ -347,10 +358,10 @@ class Transaction(_Writing):
         self._fence = fence
         self._limit = timeout
         self.until: float | None = None
-        """When it must have begun and ended, on the clock of `time.monotonic()`; goes before the
-        limit."""
+        """The moment by which the transaction must have begun and ended, on the clock of
+        `time.monotonic()`. If it is set, `timeout` does not apply."""
         self._timer: asyncio.TimerHandle | None = None
-        self._ends: float | None = None  # when that goes off, on the same clock
+        self._ends: float | None = None  # when the timer fires, on the same clock
         self._tables_written: Callable[[], frozenset[str] | None]
         self._opened: OpenTransaction | None = None
 
@@ -374,12 +385,12 @@ class Transaction(_Writing):
         return self
 
     def remaining(self) -> float | None:
-        """Return in how many seconds it is rolled back at its limit; None: it has no limit, or has
-        not begun."""
+        """Return the seconds until the transaction reaches its limit and is rolled back; None if it
+        has no limit or has not begun."""
         return None if self._ends is None else max(0.0, self._ends - monotonic())
 
     def _first(self, session: EngineSession) -> None:
-        session.require_files()  # the COMMIT does so as well, after all the work
+        session.require_files()  # the COMMIT checks that too, but only after all the work
         self._tables_written = session.tables_written
         if self._fence is not None:
             self._fence(session)
@@ -419,19 +430,22 @@ class Transaction(_Writing):
 class Savepoint(_Writing):
     """A block inside a transaction. It takes no hop of its own and can be nested.
 
-    Whatever is run in the transaction while it is open is part of it, by whatever handle and task.
-    Blocks of tasks that run at the same time are nested in the order of their beginnings. One that
-    ends takes those inside it with it: they can't be used any more. If their work was undone with
-    its own, they raise `TransactionStateError` when they are left well; if it was kept and they are
-    left by an error, it can't be undone alone, and what follows in the transaction raises
-    `TransactionAbortedError`.
+    Everything that runs in the transaction while a savepoint is open is part of that savepoint,
+    through whatever handle and in whatever task it runs. Savepoints of tasks that run at the same
+    time are nested in the order in which they began.
+
+    When an outer savepoint ends before an inner one, the inner one ends too and can't be used any
+    more. If the outer one was undone, the inner one's work was undone as well, and leaving the
+    inner block without an error raises `TransactionStateError`. If the outer one was kept and the
+    inner block is left by an error, the inner work can't be undone alone: what follows in the
+    transaction raises `TransactionAbortedError`.
     """
 
     def __init__(self, outer: _Writing) -> None:
         super().__init__(outer._pool, f"a savepoint in {outer._label}")
         self._outer = outer
         self._block = Block()
-        self._undone = False  # with a block around it, which was left first
+        self._undone = False  # by a block around this one, which was left first
 
     async def __aenter__(self) -> Self:
         self._require_new()
@@ -459,8 +473,8 @@ class Savepoint(_Writing):
             del scope.savepoints[place:]
         if self._undone and error is None:
             raise TransactionStateError(
-                f"the work of {self._label} was undone with that of the one around it, which was"
-                " left first"
+                f"the work of {self._label} was undone with that of the savepoint around it, which"
+                " was left first"
             )
         if not self._undone:
             scope.steps.append(lambda session: session.close_block(self._block, undo=undo))
@@ -469,9 +483,9 @@ class Savepoint(_Writing):
 
 
 class Stream(Generic[T]):
-    """The rows of one statement, read as they are asked for: ``async for row in stream``.
+    """The rows of one statement, read as they are needed: ``async for row in stream``.
 
-    Memory holds one list of rows at a time. Leaving the block early lets go of the rest.
+    Memory holds one list of `size` rows at a time. Leaving the block early drops the rest.
     """
 
     def __init__(
@@ -490,13 +504,14 @@ class Stream(Generic[T]):
         self._statement = statement
         self._size = size
         self._timeout = timeout
-        self._task: asyncio.Task[Any] | None = None  # the one that has entered the block
+        self._task: asyncio.Task[Any] | None = None  # the task that has entered the block
         self._scope: _Scope | None = None
         self._hidden: frozenset[str] | None = frozenset()
         self._reading: Reading[T] | None = None
-        # Those that were read and not yet handed out: whoever breaks off can go on.
+        # Rows that were read and not yet returned. They are kept here, so that a consumer that
+        # stops iterating can go on later.
         self._rows: Iterator[T] = iter(())
-        self._turn = asyncio.Lock()  # of the task that has the next rows read
+        self._turn = asyncio.Lock()  # held by the task that reads the next rows
         self._interrupted = False
         self._over = False
 
@@ -535,8 +550,8 @@ class Stream(Generic[T]):
     async def _run(self, step: Callable[[EngineSession], list[T]]) -> list[T]:
         return await self._handle._run(self._statement.query.name, step, self._timeout)
 
-    # On the connection's thread. What was begun is known there even if the caller was cancelled
-    # before it was told.
+    # On the connection's thread. `_reading` is set there, so that it is known, and can be closed,
+    # even if the caller was cancelled before it got the first rows.
 
     def _begin(self, session: EngineSession) -> list[T]:
         with session.hiding(self._hidden):
@@ -554,7 +569,7 @@ class Stream(Generic[T]):
                 yield row
             async with self._turn:
                 if self._rows is not rows and not self._over:
-                    continue  # another task has read more meanwhile
+                    continue  # another task has read the next rows meanwhile
                 if self._reading is None or self._over:
                     raise TransactionStateError("a stream is read inside its `async with` block")
                 more = await self._run(self._next)
@@ -568,22 +583,23 @@ class Stream(Generic[T]):
             raise TransactionStateError(
                 f"{self._name} was stopped while it read; rows would be missing"
             )
-        self._interrupted = True  # until the task has the rows
+        self._interrupted = True  # until the event loop has got the rows
         return [] if self._reading is None else self._reading.next()
 
 
 def _elsewhere(label: str, task: asyncio.Task[Any] | None) -> TransactionStateError | None:
-    """Return what is raised when a block ends well in a task that must not end it."""
+    """Return the error for a block that is left, without an error, in a task that must not end it;
+    None if that task may end it."""
     if task is None or task.done() or task is asyncio.current_task():
         return None
     return TransactionStateError(
-        f"{label} was entered by task {task.get_name()!r}, which still runs and alone can end it"
-        " well; ended by another task it has been given up, and nothing of it was written"
+        f"{label} was entered by task {task.get_name()!r}, which still runs and alone can end it;"
+        " another task has left the block, so it has been given up, and nothing of it was written"
     )
 
 
 def _undone_by(error: BaseException | None, opened: OpenTransaction) -> Outcome:
-    """What has become of a transaction whose block was left by an error."""
+    """Return the outcome of a transaction whose block was left by an error."""
     if isinstance(error, CommitUnknownError):
         return "unknown"
     if opened.committing and opened.loan.committing and not isinstance(error, Exception):
@@ -594,7 +610,8 @@ def _undone_by(error: BaseException | None, opened: OpenTransaction) -> Outcome:
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
-    """The event loop that runs here; none does where a coroutine is collected after its end."""
+    """Return the running event loop. There is none if Python closes a coroutine by garbage
+    collection after the loop has ended: then None."""
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""A transaction that is tried again when another's lock was in the way."""
+"""Runs a transaction again if another connection's lock was in the way."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from .handles import Transaction
 T = TypeVar("T")
 
 LONGEST_PAUSE = 1.0
-"""Seconds between two tries."""
+"""Seconds between two tries, at most, before jitter."""
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same may go well the next time: another connection's lock was in the way, or it
-    had committed since the view was taken (SQLITE_BUSY, SQLITE_LOCKED, SQLITE_BUSY_SNAPSHOT).
+    """Whether the same transaction may succeed if it is tried again: another connection had a lock,
+    or had committed since this one's view was taken (SQLITE_BUSY, SQLITE_LOCKED,
+    SQLITE_BUSY_SNAPSHOT).
 
-    It is safe to begin again after it. Nothing of the transaction is in the database, even if it
-    was the COMMIT that failed: SQLite takes the locks that a commit needs before it writes what
-    makes it one, so the transaction is still open then, and the writer's lane rolls it back, or
-    closes the connection over it, before it serves anybody again (invariants 7, 12). Where a COMMIT
-    has an unknown outcome, there was another error: a thread that died, a disk that failed, a
-    caller who was cancelled. Those are never tried again.
+    Trying again after such an error is safe: nothing of the transaction is in the database, even if
+    the COMMIT itself failed. SQLite takes the locks for a commit before it writes anything that
+    makes the commit valid, so the transaction is still open after the error. The writer's lane then
+    rolls it back, or closes the connection, before the writer serves another call (invariants 7,
+    12). If the outcome of a COMMIT is unknown, the error is another one: a thread died, a disk
+    failed, or the caller was cancelled. Such a transaction is never tried again.
     """
     return isinstance(error, BusyError)
 
@@ -40,10 +41,10 @@ async def run_with_retries(
     backoff: float,
     until: float | None,
 ) -> T:
-    """Run ``operation(tx)`` in a new transaction, up to so many times, and return its result.
+    """Run ``operation(tx)`` in a new transaction, up to `attempts` times, and return its result.
 
-    `backoff` is the pause before the second try, in seconds; each further one is twice as long.
-    After `until`, on the clock of `time.monotonic()`, none is begun.
+    `backoff` is the pause before the second try, in seconds; each further pause is twice as long.
+    After `until`, on the clock of `time.monotonic()`, no further try is begun.
     """
     began = monotonic()
     pause = backoff
@@ -54,7 +55,7 @@ async def run_with_retries(
             async with tx:
                 result = await operation(tx)
         except Exception as error:
-            # Jitter, or the processes that collided would collide again.
+            # Jitter: two transactions that met each other's lock must not try again together.
             wait = min(pause, LONGEST_PAUSE) * (0.5 + random.random())
             late = until is not None and monotonic() + wait >= until
             if is_transient(error) and attempt < attempts and not late:
