@@ -369,7 +369,7 @@ class TestWhatIsRefused:
     async def test_what_no_reader_may_ask(self, path: Path, sql: str) -> None:
         """As in every other read: it belongs to one connection."""
         async with everything(path) as db:
-            with pytest.raises(DeniedError, match=r"; (use|ask) "):
+            with pytest.raises(DeniedError, match=r"; (use|run it) "):
                 async with db.watch(Query("asked", sql)()) as states:
                     await asyncio.wait_for(anext(states), SOON)
             assert not db._watching._lives
