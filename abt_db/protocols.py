@@ -42,7 +42,8 @@ class Readable(Protocol):
     async def read(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``function(cx, …)``, a synchronous function that reads."""
+        """Run ``function(cx, …)``, a synchronous function that reads, on the connection's thread.
+        It must not touch the event loop."""
         ...
 
 
