@@ -1,5 +1,5 @@
-"""What keeps a database quick and whole: statistics for the planner, looks for damage; and the
-schedule on which a `Database` does so by itself.
+"""Housekeeping: statistics for the query planner, checks for damage, and the schedule on which an
+open `Database` does both by itself.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from .pool.pool import Pool
 from .sql.query import Query
 
 SAMPLE = 1_000
-"""Rows of each index that are looked at: enough to plan by, and milliseconds for any table."""
+"""How many rows of each index ANALYZE reads: enough for the planner, and a matter of milliseconds
+for any table."""
 
 SHORTEST = 0.05
-"""Seconds between two times of anything."""
+"""The shortest interval of the schedule, in seconds."""
 
 CHOOSES = sqlite3.sqlite_version_info >= (3, 46)
-"""Whether PRAGMA optimize knows of itself, on any connection, which tables have changed much."""
+"""Whether PRAGMA optimize can find out, on any connection, which tables have changed much."""
 
 QUICK_CHECK = Query("maintenance.quick_check", "PRAGMA quick_check(100)", str)
 INTEGRITY_CHECK = Query("maintenance.integrity_check", "PRAGMA integrity_check(100)", str)
@@ -36,24 +37,25 @@ FOREIGN_KEYS = Query("maintenance.foreign_key_check", "PRAGMA foreign_key_check"
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What a look for damage has found."""
+    """The result of a check for damage."""
 
     problems: tuple[str, ...]
-    """Of the file, in SQLite's words; the first hundred."""
+    """The problems of the file, in SQLite's words; the first hundred."""
     dangling: dict[str, int]
-    """By table, the rows whose foreign keys refer to nothing."""
+    """By table, the number of rows whose foreign keys refer to a row that does not exist."""
     full: bool
-    """Whether each index was held against its table, too."""
+    """Whether each index was compared with its table, too."""
     seconds: float
+    """How long the check took."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing was found."""
+        """Whether no damage was found."""
         return not (self.problems or self.dangling)
 
 
 def examine(session: Session, *, full: bool) -> Health:
-    """Look for damage in what the session reads."""
+    """Check the database that the session reads for damage."""
     began = monotonic()
     problems: list[str] = []
     dangling: Counter[str] = Counter()
@@ -64,7 +66,8 @@ def examine(session: Session, *, full: bool) -> Health:
     except CorruptError as error:
         problems.append(str(error))
     except StatementError as error:
-        # A foreign key that refers to no key, for one: that must not hide what is damaged.
+        # For example a foreign key whose parent columns are no key: such an error of the schema
+        # must not hide the damage that was found.
         if not problems:
             raise
         problems.append(str(error))
@@ -72,13 +75,14 @@ def examine(session: Session, *, full: bool) -> Health:
 
 
 def gather_statistics(session: EngineSession, *, full: bool) -> None:
-    """Bring the statistics up to date: of what has changed much, from samples; or of everything,
-    from all rows."""
+    """Bring the planner's statistics up to date: from samples, for tables that have changed much;
+    if `full`, from all rows of all tables."""
     with session.transaction("IMMEDIATE"):
         session.control(f"PRAGMA analysis_limit = {0 if full else SAMPLE}")
         sql = "PRAGMA optimize = 0x10002" if CHOOSES and not full else "ANALYZE"
         session.run_sql(sql, doing="ANALYZE", privileged=True)
-        # Other connections read statistics when they read the schema, and not before.
+        # Other connections read the statistics only when they read the schema, so change its
+        # version to make them read it.
         [(version,)] = session.control("PRAGMA schema_version")
         session.control(f"PRAGMA schema_version = {version + 1}")
 
@@ -88,21 +92,21 @@ def _clear_locks(session: EngineSession) -> int:
 
 
 class Housekeeping:
-    """The schedule of an open database, `Config.optimize_interval` and `Config.check_interval`."""
+    """The schedule of an open database: `Config.optimize_interval` and `Config.check_interval`."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin; until `close` the first time of each is one interval away."""
+        """Start the schedule. Each kind of work is first done after one interval."""
         config = self._pool.config
         if self._pool.writer is not None:
             self._every(config.optimize_interval, self._optimize, "optimize")
         self._every(config.check_interval, self._check, "check")
 
     async def close(self) -> None:
-        """End; what is being done is stopped."""
+        """End the schedule, and stop the work that is being done."""
         for task in self._tasks:
             task.cancel()
         if self._tasks:

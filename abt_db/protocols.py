@@ -1,8 +1,8 @@
 """`Readable` and `Writable`: the verbs that a `Database` shares with its transactions, savepoints
 and snapshots.
 
-A function or a class that is written for one of these works through each of them, and a type
-checker knows it: ``async def names(db: Readable) -> list[str]``.
+A function or a class that is written for one of these protocols works with each of those handles,
+and a type checker can check it: ``async def names(db: Readable) -> list[str]``.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ P = ParamSpec("P")
 
 
 class Readable(Protocol):
-    """What can be read from: a `Database`, a `Transaction`, a `Savepoint` or a `Snapshot`.
+    """A handle that reads: a `Database`, a `Transaction`, a `Savepoint` or a `Snapshot`.
 
-    The verbs of `Database` say what they promise; which view of the database they have, and how
-    long they wait, is the handle's own affair.
+    The methods of `Database` say what each verb promises. Which view of the database a verb has,
+    and how long it waits, depends on the handle.
     """
 
     async def fetch_one(self, statement: Statement[T], *, timeout: float | None = None) -> T | None:
-        """Return the first row as the query's row type, or None when there is none."""
+        """Return the first row as the query's row type, or None if there is none."""
         ...
 
     async def fetch_all(self, statement: Statement[T], *, timeout: float | None = None) -> list[T]:
@@ -42,16 +42,17 @@ class Readable(Protocol):
     async def read(
         self, function: Callable[Concatenate[Session, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run ``function(cx, …)``, a synchronous one that reads, in the connection's thread."""
+        """Run ``function(cx, …)``, a synchronous function that reads, on the connection's thread.
+        It must not touch the event loop."""
         ...
 
 
 @runtime_checkable
 class Writable(Readable, Protocol):
-    """What can be written through as well: a `Database`, a `Transaction` or a `Savepoint`.
+    """A handle that also writes: a `Database`, a `Transaction` or a `Savepoint`.
 
-    Each call is all or nothing. Through a `Database` it is committed when it returns, through the
-    others when their transaction is.
+    Each call writes all or nothing. Through a `Database` the write is committed when the call
+    returns, through the other handles when their transaction is committed.
     """
 
     async def execute(self, statement: Statement[Any], *, timeout: float | None = None) -> Result:

@@ -1,6 +1,6 @@
-"""`Repository`: what can be done with the rows of every table, dataclasses in and out.
+"""`Repository`: reads and writes the rows of one table as dataclass instances.
 
-    NOTES = Table("notes", Note)  # a dataclass with the columns that matter, `id` among them
+    NOTES = Table("notes", Note)  # a dataclass with the columns that are used, and `id`
 
     class Notes(Repository[Note]):
         def __init__(self, db: Readable) -> None:
@@ -9,8 +9,8 @@
         async def pinned(self) -> list[Note]:
             return await self.db.fetch_all(PINNED())
 
-It works through whatever handle it is given: ``Notes(db)``, ``Notes(tx)`` inside a transaction, or
-``notes.within(tx)``, which is of the same class; over a snapshot it reads.
+A repository works with any handle: ``Notes(db)``, ``Notes(tx)`` inside a transaction, or
+``notes.within(tx)``, which returns one of the same class. With a snapshot it can only read.
 """
 
 from __future__ import annotations
@@ -28,45 +28,46 @@ T = TypeVar("T")
 
 
 class Repository(Generic[T]):
-    """The rows of one table, each a `T`, as `db` has them.
+    """The rows of one table, each a `T`, as the handle `db` sees them.
 
-    Calls wait, end and are cancelled as those of `db` are, and what they write is committed when
-    that says. A column that the table does not have, and a value that does not fit its column,
-    raise `ParameterError`; what the schema refuses raises `IntegrityError`. Nothing has been
-    written then. Over a `Snapshot` what writes raises `ReadOnlyError`.
+    Calls wait, end, and are cancelled as those of `db` are, and their writes are committed when
+    those of `db` are. A column that the table does not have, and a value that does not fit its
+    column, raise `ParameterError`; a row that the schema refuses raises `IntegrityError`. In both
+    cases nothing has been written. With a `Snapshot` as `db`, a write raises `ReadOnlyError`.
     """
 
     def __init__(self, db: Readable, table: Table[T]) -> None:
         self.db = db
-        """What it works through, for queries of one's own."""
+        """The handle, also for a subclass's own queries."""
         self.table = table
         self._writable = db if isinstance(db, Writable) else None
 
     def within(self, db: Readable) -> Self:
-        """Return the same repository over another handle: ``store.projects.within(tx)``."""
+        """Return the same repository with another handle: ``store.projects.within(tx)``."""
         other = copy(self)
         Repository.__init__(other, db, self.table)
         return other
 
     @property
     def writable(self) -> Writable:
-        """`db`, for what writes. Raises `ReadOnlyError` if that is a snapshot, which only reads."""
+        """`db`, for writes. Raises `ReadOnlyError` if `db` is a snapshot, which only reads."""
         if self._writable is None:
             raise ReadOnlyError(
-                f"the rows of {self.table.name} were to be changed through a"
+                f"the rows of {self.table.name} can't be changed through a"
                 f" {type(self.db).__name__}, which only reads; use the database or a transaction"
             )
         return self._writable
 
     async def create(self, row: object = None, /, **values: object) -> T:
-        """Add a row and return it, with what the schema filled in.
+        """Add a row and return it, with the values that the schema filled in.
 
-        The values of the columns are keywords, or the fields of one dataclass instance.
+        The values of the columns come from keywords, or from the fields of a dataclass instance;
+        if both name a column, the keyword counts.
         """
         return await self._insert(self.table.create(_values(row) | values))
 
     async def get_by_id(self, id: int) -> T | None:
-        """Return the row with this id, None if there is none."""
+        """Return the row with this id, or None if there is none."""
         return await self.db.fetch_one(self.table.by_id(id))
 
     async def get_all(
@@ -80,20 +81,22 @@ class Repository(Generic[T]):
         """Return at most `limit` rows (all if None) whose columns have the values in `filters`
         (None is NULL).
 
-        `order_by` is a column, or ``"-started_at"`` for descending; NULL is less than everything,
-        and rows that are alike are in the order of their ids. `offset` leaves out so many at the
-        beginning, after having read them. `after` is the last row of the page before: what comes
-        next is found at once, nothing is left out or told twice when rows are added or deleted in
-        between, and that row itself may be gone.
+        `order_by` is a column, or ``"-started_at"`` for descending order. NULL is less than every
+        other value, and rows with equal values are in the order of their ids.
+
+        For the next page, use `offset` or `after`. `offset` skips so many rows at the beginning,
+        after reading them. `after` is the last row of the page before: the next rows are found
+        without reading the earlier ones; no row is skipped or returned twice if rows are added or
+        deleted between two pages; and that last row itself may have been deleted.
         """
         return await self.db.fetch_all(self.table.page(limit, offset, order_by, after, filters))
 
     async def update(self, id: int, **changes: object) -> T | None:
-        """Change columns of a row, to NULL by None, and return it; None if there is no such row."""
+        """Change columns of a row (None sets NULL) and return it; None if there is no such row."""
         return await self.writable.fetch_one(self.table.update(id, changes))
 
     async def delete(self, id: int) -> bool:
-        """Delete a row, with all that belongs to it; return whether it was there."""
+        """Delete a row, and the rows that the schema deletes with it; return whether it existed."""
         return (await self.writable.execute(self.table.delete(id))).rowcount > 0
 
     async def count(self, **filters: object) -> int:
@@ -107,7 +110,7 @@ class Repository(Generic[T]):
 
 
 def _values(row: object) -> dict[str, Any]:
-    """Return the fields of a dataclass instance by name; none of None."""
+    """Return the fields of a dataclass instance by name; an empty dict for None."""
     if row is None:
         return {}
     if not is_dataclass(row) or isinstance(row, type):

@@ -1,5 +1,5 @@
-"""Whole files: made complete or not at all, and copied while they are in use.
+"""Writes files completely or not at all, and copies databases while they are in use.
 
-parts     files that appear whole, as private as their source
-copying   copying a database, and checking the copy
+parts     writes a file that appears complete, and as private as its source
+copying   copies a database, and checks the copy
 """

@@ -1,11 +1,11 @@
-"""Copying a database while it is in use, and checking the copy.
+"""Copies a database while it is in use, and checks the copy.
 
-What works on whole files opens plain connections, by `connected`, the one place outside
-`connection.py` that asks `sqlite3` for any. The driver's would be in the way: SQLite's backup has
-two connections at work in one call, on one thread, and a file is checked, put into place and locked
-against everybody else in steps that must not wait for an event loop in between. Nor have a lane's
-any use there: no caller's statement runs on such a connection, which lives as long as its block.
-So all of it is one blocking function in a thread of its own, see `in_thread`.
+Work on whole files uses plain connections of `sqlite3`, opened by `connected`, which is the only
+place outside `abt_db.connection` that opens any. The driver's connections don't fit: SQLite's
+backup uses two connections in one call, on one thread, and a file is checked, locked against all
+other processes and put in place in steps that must not wait for an event loop in between. A lane's
+connections don't fit either: no caller's statement runs here, and a connection lives only as long
+as its block. So each such work is one blocking function in a thread of its own, see `in_thread`.
 """
 
 from __future__ import annotations
@@ -39,33 +39,35 @@ from .parts import BESIDE, part_of, put_in_place
 T = TypeVar("T")
 
 Tell = Callable[[int, int], None]
-"""Told how much is done, and of how much, in the thread that does it."""
+"""Called with the amount that is done and the total, in the thread that does the work."""
 
 Look = Callable[[], None]
-"""Called between two steps of what takes long: raises when the caller has gone."""
+"""Called between two steps of long work; raises if the caller was cancelled."""
 
 PAGES = 1_000
-"""Copied between two looks at whether to go on."""
+"""How many pages are copied between two calls of `Look`."""
 
 STEPS = 100_000
-"""Of SQLite's virtual machine, between two such looks."""
+"""How many steps SQLite's virtual machine takes between two calls of `Look`."""
 
 
 async def copy_database(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
-    """Copy the database at `source` to the new file `target`, as it is at one moment; return its
-    size in bytes.
+    """Copy the database at `source` to the new file `target`, as it is at one moment; return the
+    size of the copy in bytes.
 
-    `tell` gets the pages that are copied and their total, in the thread that copies. Others may
-    read and write meanwhile. Raises `MaintenanceError` if `target` exists, or a log or a journal of
-    that name, or if the source is in memory, and a `QueryError` where SQLite fails. A copy that
-    fails leaves no file behind, nor does one that is cancelled, but in its last moment. Those alone
-    may read it who may read the source.
+    Other connections may read and write meanwhile. `tell` gets the number of copied pages and their
+    total, in the thread that copies. Raises `MaintenanceError` if `target` exists, if a log or
+    journal of that name exists, or if the source is in memory, and a `QueryError` if SQLite fails.
+    A copy that fails leaves no file behind; a copy that is cancelled leaves none either, unless it
+    was cancelled in its last moment, when it is complete. No user may read the copy who may not
+    read the source.
     """
     return await _copied(source, target, tell, copy_pages)
 
 
 async def vacuum_into(source: str, target: str | os.PathLike[str], tell: Tell) -> int:
-    """As `copy_database`, by VACUUM INTO: the copy has no free pages and its tables in order."""
+    """Copy as `copy_database` does, but by VACUUM INTO: the copy has no free pages, and the pages
+    of each table are in order."""
     return await _copied(source, target, tell, _vacuum)
 
 
@@ -84,8 +86,8 @@ async def _copied(
         for kind in BESIDE:
             if (beside := file.with_name(file.name + kind)).exists():
                 raise MaintenanceError(
-                    f"{beside} is there, of another database; SQLite would take it for the copy's"
-                    " and damage that: move it away, or name another file"
+                    f"{beside} exists and belongs to another database; SQLite would use it with the"
+                    " copy, and damage the copy: move it away, or name another file"
                 )
 
     def work(look: Look) -> int:
@@ -102,7 +104,7 @@ async def _copied(
 
 
 def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
-    """Copy a database page by page, from one view of it; the copy has no write-ahead log."""
+    """Copy a database page by page, from one consistent view; the copy has no write-ahead log."""
 
     def progress(_status: int, remaining: int, total: int) -> None:
         tell(total - remaining, total)
@@ -110,11 +112,11 @@ def copy_pages(source: str, part: Path, tell: Tell, look: Look) -> None:
 
     target = uri(str(part), Config(), "writer")
     with closing(_opened(source)) as old, closing(connected(target)) as new:
-        # One view: otherwise each write of others makes the backup begin again.
+        # One view: otherwise a write of another connection makes the backup begin again.
         old.execute("BEGIN")
         old.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
         old.backup(new, pages=PAGES, progress=progress, sleep=0.01)
-        # One file and no other: whoever reads a database with a log leaves some beside it.
+        # No WAL mode: otherwise reading the copy would create more files beside it.
         new.execute("PRAGMA journal_mode = delete")
 
 
@@ -132,13 +134,13 @@ def _vacuum(source: str, part: Path, tell: Tell, look: Look) -> None:
             return 0
 
         old.set_progress_handler(progress, STEPS)
-        # As a URI: a path need not be text, and may begin with "file:".
+        # As a URI, because a path may have bytes that are not text, or begin with "file:".
         old.execute("VACUUM INTO ?", (uri(str(part), Config(), "writer"),))
 
 
 def connected(name: str, *, timeout: float = 5.0) -> sqlite3.Connection:
-    """Return a plain connection to the file of this `opening.uri`, for the thread that asks; it
-    waits `timeout` seconds for the locks of others."""
+    """Return a plain connection to the file of the URI `name` (see `connection.settings.uri`), for
+    use in the current thread. It waits `timeout` seconds for the locks of other connections."""
     return sqlite3.connect(name, uri=True, timeout=timeout, isolation_level=None)
 
 
@@ -148,7 +150,7 @@ def _opened(source: str) -> sqlite3.Connection:
     check_path(source, Config(create=False), "follower")
     db = connected(uri(source, Config(), "follower"))
     try:
-        # Read, as it may turn out only then that SQLite would have to write to do so.
+        # Read something: only then does SQLite find out whether it must write files to read.
         db.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall()
     except sqlite3.Error as error:
         db.close()
@@ -160,25 +162,25 @@ def _opened(source: str) -> sqlite3.Connection:
 
 
 def check_file(file: Path, source: str | Path, look: Look) -> None:
-    """Raise `CorruptError` if a file that nobody has open, a copy of `source`, is not a whole
-    database."""
+    """Raise `CorruptError` if `file`, a copy of `source`, is not an undamaged database. No
+    connection may have the file open."""
     if file.stat().st_size == 0:
         raise CorruptError(f"{source} is empty, and no database", code=sqlite3.SQLITE_NOTADB)
     with closing(connected(uri(str(file), Config(immutable=True), "follower"))) as db:
         db.set_progress_handler(look, STEPS)
         problems = [problem for (problem,) in db.execute("PRAGMA quick_check(1)")]
     if problems != ["ok"]:
-        first = problems[0].splitlines()[-1]  # the line before it names the database
+        first = problems[0].splitlines()[-1]  # the line before that names the database
         raise CorruptError(
             f"{source} is damaged: {first}", code=sqlite3.SQLITE_CORRUPT, name="SQLITE_CORRUPT"
         )
 
 
 def check_room(directory: Path, needed: int, what: str) -> None:
-    """Raise `MaintenanceError` if so many bytes do not fit on a directory's disk."""
+    """Raise `MaintenanceError` if a file of `needed` bytes can't be written to `directory`."""
     if (limit := largest_file()) is not None and limit < needed:
         raise MaintenanceError(
-            f"{what} needs {needed / 1e6:,.1f} MB in one file, and none may grow beyond"
+            f"{what} needs {needed / 1e6:,.1f} MB in one file, and no file may grow beyond"
             f" {limit / 1e6:,.1f} MB in this process; raise that limit (`ulimit -f`)"
         )
     free = shutil.disk_usage(directory).free
@@ -190,14 +192,14 @@ def check_room(directory: Path, needed: int, what: str) -> None:
 
 
 def length_of(source: Path) -> int:
-    """How large a copy of a database may become, in bytes."""
+    """Return how large a copy of a database may become, in bytes."""
     file = source.resolve()
     files = file, file.with_name(f"{file.name}-wal")
     return sum(file.stat().st_size for file in files if file.exists())
 
 
 def is_part_of(database: str | os.PathLike[str], file: Path) -> bool:
-    """Whether a file is that of a database, or one of those beside it."""
+    """Whether `file` is the file of a database, or a log or journal beside it."""
     own = Path(database).resolve()
     return file.exists() and any(
         part.exists() and file.samefile(part)
@@ -209,13 +211,14 @@ def is_part_of(database: str | os.PathLike[str], file: Path) -> bool:
 
 
 class _StopError(Exception):
-    """The caller has gone."""
+    """Raised in the thread if the caller was cancelled."""
 
 
 async def in_thread(work: Callable[[Look], T]) -> T:
     """Run `work(look)` in a thread of its own, which ends before this returns.
 
-    Cancelled, it waits until `work` has come to its next look, which raises there.
+    If the caller is cancelled, the next call of ``look()`` in `work` raises, and this waits until
+    `work` has ended.
     """
     stop = threading.Event()
 
@@ -238,12 +241,13 @@ async def in_thread(work: Callable[[Look], T]) -> T:
 
 async def _end_of(future: asyncio.Future[T]) -> None:
     await asyncio.wait([future])
-    future.exception()  # looked at, so that asyncio does not report it as forgotten
+    future.exception()  # retrieved, so that asyncio does not log that it never was
 
 
 @contextmanager
 def explained(doing: str) -> Iterator[None]:
-    """Have errors of SQLite and of the system say what was being done."""
+    """Translate errors of SQLite and of the system into errors of the library that say what was
+    being done."""
     try:
         yield
     except QueryError:

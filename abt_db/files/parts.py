@@ -1,8 +1,9 @@
-"""Files that are there whole or not at all, and as private as what they are made from.
+"""Writes files that appear complete or not at all, and are as private as their source.
 
-A file is written in a directory of its own beside its place, which only its owner may enter, and
-moved from there. The process that writes holds a lock on that directory, and the kernel gives it
-back when the process dies. So whoever gets the lock of such a directory knows that it was left.
+A file is written in a new directory beside its final place, which only the user of this process may
+enter, and then moved to that place. The writing process holds a lock on the directory, and the
+kernel releases the lock when the process dies. So a process that gets the lock of such a directory
+knows that the directory was left behind.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if sys.platform != "win32":
     import fcntl
 
 BESIDE = ("-wal", "-shm", "-journal")
-"""What SQLite keeps beside a database; read with another one, it would destroy that."""
+"""The endings of the files that SQLite keeps beside a database. Used with a different database,
+such a file would damage it."""
 
 _MAGIC = b"SQLite format 3\0"  # https://www.sqlite.org/fileformat2.html#magic_header_string
 
@@ -36,10 +38,12 @@ _PARTS = {_PART, *(_PART + kind for kind in BESIDE)}
 
 @contextmanager
 def part_of(file: Path, *, of: Path | None = None) -> Iterator[Path]:
-    """The name under which `file` is written before it is `put_in_place`; gone after the block.
+    """Provide the path at which `file` is written before it is `put_in_place`; the path is removed
+    after the block.
 
-    It is open to those alone to whom the file `of` is, which holds what is written, and the present
-    `file`, if there is one. What killed processes have left in that directory is removed, too.
+    No user may read it who may not read the file `of`, from which the content comes, and the
+    present `file`, if there is one. Working directories that killed processes have left beside
+    `file` are removed as well.
     """
     WorkingDirectory.clear(file.parent, _ENDING, _PARTS)
     with WorkingDirectory(file.parent, _ENDING, _PARTS) as directory:
@@ -58,14 +62,17 @@ def part_of(file: Path, *, of: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def replacing(file: Path, *, of: Path | None = None) -> Iterator[BufferedWriter]:
-    """Open what takes the place of `file` if the block is left without an error, and otherwise
-    leaves it as it was. Permissions are as with `part_of`. What is no regular file (a pipe, a
-    terminal) is written as it is. Raises `MaintenanceError` if `file` is a database."""
+    """Open a new file that replaces `file` if the block is left without an error; after an error,
+    `file` stays as it was.
+
+    Permissions are as with `part_of`. If `file` is not a regular file (a pipe, a terminal), it is
+    opened and written itself. Raises `MaintenanceError` if `file` is a database.
+    """
     if file.exists() and not file.is_file():
         with file.open("wb") as out:
             yield out
         return
-    file = file.resolve()  # a link goes on to be one
+    file = file.resolve()  # a symbolic link stays one: its target is replaced
     if _is_database(file):
         raise MaintenanceError(f"{file} is a database; name another file to be written")
     with part_of(file, of=of) as part:
@@ -77,20 +84,20 @@ def replacing(file: Path, *, of: Path | None = None) -> Iterator[BufferedWriter]
 def _is_database(file: Path) -> bool:
     if not file.exists():
         return False
-    # Asked for first: to read and close a file would drop the locks that SQLite holds on it in this
-    # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    # Before reading the file: opening and closing it would drop the locks that SQLite holds on it
+    # in this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
     if any(file.with_name(file.name + kind).exists() for kind in BESIDE):
         return True
     try:
         with file.open("rb") as there:
             return there.read(len(_MAGIC)) == _MAGIC
-    except PermissionError:  # it may be replaced all the same
+    except PermissionError:  # a file that can't be read may still be replaced
         return False
 
 
 def new_file(file: Path, *, of: Path) -> Path:
-    """Make an empty file, as private as `of`; under another name, which is returned, if there is
-    anything by this one."""
+    """Make an empty file, as private as `of`, and return its path. If `file` exists, the new file
+    has a number in its name."""
     names = (file.with_stem(f"{file.stem}.{number}") for number in count(2))
     for new in chain([file], names):
         with suppress(FileExistsError):
@@ -101,19 +108,20 @@ def new_file(file: Path, *, of: Path) -> Path:
 
 
 def put_in_place(part: Path, file: Path, *, new: bool = False) -> None:
-    """Let `file` be what `part` is, in one moment, and so that a power cut does not undo it.
+    """Move `part` to `file`, atomically, and durably: a power cut does not undo it.
 
-    Raises `MaintenanceError` if it was to be a `new` file and anything has that name by now.
+    Raises `MaintenanceError` if `file` must be `new`, and that name exists by now.
     """
     _sync(part)
     if not new:
         part.replace(file)
     else:
         try:
-            # A rename would destroy what another process has put there since this one looked.
+            # A rename would replace a file that another process has made there since the check.
             file.hardlink_to(part)
         except OSError as error:
-            # Not each file system has links; then a moment remains between the look and the rename.
+            # Some file systems have no hard links. There, another process could make the file
+            # between the next check and the rename.
             if isinstance(error, FileExistsError) or os.path.lexists(file):
                 raise MaintenanceError(
                     f"{file} exists already; a copy is never written over anything"
@@ -131,30 +139,32 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-# -- directories to work in ------------------------------------------------------------------------
+# -- working directories ---------------------------------------------------------------------------
 
 
 class WorkingDirectory:
-    """A new directory in `parent`, for this user alone, in which files of certain `names` are made.
+    """A new directory in `parent`, accessible to this user only, for files with certain `names`.
 
-    It is locked in its block. Leaving the block does not remove it: `remove` does, or, once the
-    process has died, `clear`.
+    The directory is locked until its block ends. Leaving the block does not remove the directory:
+    `remove` does, or, once the process has died, `clear` in another process.
     """
 
     def __init__(self, parent: Path, ending: str, names: Collection[str]) -> None:
         self._names = names
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_prefix(), suffix=ending, dir=parent))
-            # In the moment before it is locked, `clear` of another process may take it for one that
-            # was left; then that process has the lock, or has removed it.
+            # Before the directory is locked, `clear` in another process may take it for one that
+            # was left behind. Then that process has the lock, or has removed the directory: make
+            # another one.
             self._lock = _locked(self.path, without=True)
             if self._lock is not None or os.name != "posix":
                 break
 
     @staticmethod
     def clear(parent: Path, ending: str, names: Collection[str]) -> None:
-        """Remove those in `parent` that processes of this user and machine have left and that hold
-        nothing but files of these names. What a living process works in stays."""
+        """Remove working directories in `parent` that processes of this user and machine have left
+        behind, if they contain no files but those of `names`. A directory that a living process
+        uses stays."""
         for left in parent.glob(f"{_prefix()}*{ending}"):
             with suppress(OSError):
                 if (lock := _locked(left)) is not None:
@@ -165,7 +175,7 @@ class WorkingDirectory:
                         os.close(lock)
 
     def remove(self) -> None:
-        """Remove the directory and what is in it by its names; what can't be removed stays."""
+        """Remove the directory and its files; what can't be removed stays."""
         with suppress(OSError):
             _remove(self.path, self._names)
 
@@ -178,18 +188,20 @@ class WorkingDirectory:
 
 
 def _prefix() -> str:
-    # A file system that two machines share need not show to one what the other has locked.
+    # Named after the machine: if two machines share a file system, one may not see the other's
+    # locks.
     return f"abt_db-{machine()[:8]}-"
 
 
 def _locked(directory: Path, *, without: bool = False) -> int | None:
-    """Return a descriptor that holds the lock of a directory, which closing it gives back; None if
-    another one has the lock, or had and has removed the directory.
+    """Lock a directory and return a descriptor that holds the lock; closing it releases the lock.
+    Returns None if another process has the lock, or has removed the directory.
 
-    Where the file system has no such locks an `OSError` is raised; `without` goes on.
+    If the file system has no such locks, raises `OSError`, or, with `without`, goes on without
+    a lock.
     """
     if os.name != "posix":
-        return None  # so that nothing is ever cleared
+        return None  # without locks nothing is ever cleared
     try:
         lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -200,7 +212,7 @@ def _locked(directory: Path, *, without: bool = False) -> int | None:
         except OSError as error:
             if not without or isinstance(error, BlockingIOError):
                 raise
-        if os.path.samestat(os.fstat(lock), directory.lstat()):  # nor is it a link
+        if os.path.samestat(os.fstat(lock), directory.lstat()):  # not removed, and not a link
             return lock
     except (BlockingIOError, FileNotFoundError):
         pass
@@ -220,7 +232,7 @@ def _remove(directory: Path, names: Collection[str]) -> None:
 
 
 def machine() -> str:
-    """Return what tells this machine or container from another: 64 hexadecimal digits."""
+    """Return an identifier of this machine or container: 64 hexadecimal digits."""
     try:
         number = Path("/etc/machine-id").read_bytes()
     except OSError:
@@ -228,42 +240,46 @@ def machine() -> str:
     return hashlib.sha256(os.fsencode(socket.gethostname()) + b"\0" + number).hexdigest()
 
 
-# -- who may read what is written ------------------------------------------------------------------
+# -- permissions -----------------------------------------------------------------------------------
 
 _ACL = "system.posix_acl_access"
 
 
 def _make_private(new: Path, models: Sequence[Path]) -> None:
-    """Open a file of this process to those alone to whom each of the `models` is."""
+    """Set the permissions of a new file so that only users who may read every one of the `models`
+    may read it."""
     if sys.platform == "linux":
-        with suppress(OSError):  # inherited from the directory, and for others than `models` are
+        # An access list that the directory has passed on, which may allow more than the `models`.
+        with suppress(OSError):
             os.removexattr(new, _ACL)
     if os.name == "posix":
-        with suppress(OSError):  # this user is not in that group
+        with suppress(OSError):  # this user may not be in that group
             os.chown(new, -1, models[0].stat().st_gid)
     mode = 0o777
     for model in models:
         mode &= _open_to(model, new.stat().st_gid)
-    with suppress(PermissionError):  # a file system that knows no permissions
-        new.chmod(mode | 0o600)  # it is to be written, which a model may not be
+    with suppress(PermissionError):  # a file system without permissions
+        new.chmod(mode | 0o600)  # its owner must write it, even if a model is read-only
 
 
 def _open_to(model: Path, group: int) -> int:
-    """The permissions of a file of that group which nobody may read who may not read `model`."""
+    """Return permissions for a file of `group` that allow no user more than `model` does."""
     try:
         status = model.stat()
-    except FileNotFoundError:  # as with a database in memory, which this process alone can read
+    except FileNotFoundError:  # for example a database in memory, which only this process can read
         return 0
     mode = status.st_mode & 0o777
     if status.st_gid != group or _has_acl(model):
-        # Either may be given to people whom `model` takes for the other.
+        # A user who is in the file's group may be among the others for `model`, and the reverse.
+        # So group and others both get only what `model` allows to both.
         least = mode >> 3 & mode & 0o007
         mode = mode & 0o700 | least << 3 | least
     return mode
 
 
 def _has_acl(file: Path) -> bool:
-    """Whether the permissions of the group are only the most that a list of people may have."""
+    """Whether the file has an access control list. Then the permissions of its group are only the
+    upper limit of what the list allows."""
     if sys.platform == "linux":
         with suppress(OSError):
             return bool(os.getxattr(file, _ACL))

@@ -1,24 +1,24 @@
 """Leases: locks among the processes that share a database, each with a fencing token.
 
-A lock is a row of the table `distributed_locks`. Who is granted it has a *lease*: it ends by itself
-after its `ttl` unless it is renewed, so the lock of a holder that died comes free. What makes that
-safe is the *token*, a number that grows with every grant: a holder that slept past its lease does
-not know that another has the lock, but `db.transaction(lease=lease)` looks, inside the transaction
-that writes. Lock and data share a database: nothing can come between the look and the COMMIT.
+A lock is a row of the table `distributed_locks`. The task that is granted the lock has a *lease*. A
+lease ends by itself after its `ttl` unless it is renewed, so the lock of a process that died comes
+free. The *fencing token*, a number that grows with every grant, makes that safe. A holder that was
+stopped past the end of its lease does not know that another holder has the lock now. But
+`db.transaction(lease=lease)` checks the token inside the transaction that writes. Lock and data are
+in the same database, so nothing can come between that check and the COMMIT.
 
-What holds, and where:
+What is promised, and where:
 
-- Among the processes of one machine that open the same file: one holder at a time, whatever becomes
-  of the others, of the wall clock, of this process. In containers too, as long as they have one
-  kernel and no time namespaces of their own.
-- Not among replicas: copies of the file, by whatever means they follow each other, have locks of
-  their own. Nor among machines that share the file through a network: SQLite's own locks and its
-  write-ahead log do not work there (https://www.sqlite.org/wal.html).
-- Work outside of the database (a file, a service) is not fenced. Give it `lease.token`, and have
-  it refuse what comes with a smaller one.
+- Among the processes of one machine that open the same file, there is one holder at a time,
+  whatever happens to the other processes, to the wall clock, or to this process. This is true for
+  containers too, if they share a kernel and have no time namespaces of their own.
+- It is not promised among replicas: each copy of the file has locks of its own, however the copies
+  are replicated. Nor is it promised among machines that share the file through a network: SQLite's
+  own locks and its write-ahead log do not work there (https://www.sqlite.org/wal.html).
+- Work outside the database (on a file, by a service) is not fenced. Pass `lease.token` with it, and
+  have the receiver refuse every token that is smaller than one it has seen.
 
-The rows of locks that nobody holds are removed by `abt_db.maintenance.clear_locks`, and by each
-`optimize`.
+`abt_db.maintenance.clear_locks` and each `optimize` remove the rows of locks that are not held.
 """
 
 from __future__ import annotations
@@ -55,20 +55,21 @@ from .table import LOCKS_TABLE, LockInfo, fence, find, grant, milliseconds, rele
 T = TypeVar("T")
 
 POLL = 0.02
-"""Seconds, on average, between two looks at a lock that another process holds. The same for every
-waiting process, however long it has waited: so each has the same chance."""
+"""Seconds, on average, between two looks at a lock that another process holds. The pause does not
+grow with the time of waiting, so that all waiting processes have the same chance."""
 
 COURTESY = 0.05
-"""Seconds for which a process does not ask for a lock that it has just released and that another
-process wants. Longer than the wait between two looks: otherwise a process that asks again at once
-would get the lock each time.
-"""
+"""Seconds for which a process does not ask for a lock again after it has released it while another
+process waited for it. Longer than the pause between two looks: otherwise a process that asks again
+at once could keep the lock for ever."""
 
 PATIENCE = 1.0
-"""Seconds that one look or try may take, also where the time to wait for the lock is over, or 0."""
+"""Seconds that a query of the lock may take when the time to wait for the lock is over, or was 0.
+"""
 
 URGENT = 1_000_000
-"""The priority of renewals: the queue may hold calls that came long before."""
+"""The priority of the calls that grant, renew and release locks. It is that high because other
+calls may have waited long for the writer, and a second of waiting counts as a step of priority."""
 
 LONGEST = 10**9
 
@@ -79,14 +80,15 @@ class Leases:
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
         self.turns = LocalLocks()
-        """The tasks that want a lock wait here in order; the first of them asks for it."""
+        """Only one task at a time asks the database for a lock; the other tasks wait here, in the
+        order in which they came."""
         self.held: set[LockLease] = set()
-        self._courtesy: dict[str, float] = {}  # until when a lock is left to other processes
+        self._courtesy: dict[str, float] = {}  # by lock, until when it is left to other processes
 
     async def info(
         self, name: str, *, timeout: float | None = None, create: bool = False
     ) -> LockInfo | None:
-        """Return who holds a lock; None if it can be had. `create` makes the table if it is
+        """Return the holder of a lock; None if the lock is free. `create` makes the table if it is
         missing."""
         with _table():
             try:
@@ -101,30 +103,30 @@ class Leases:
     async def write(
         self, doing: str, function: Callable[..., T], *args: Any, timeout: float | None = None
     ) -> T:
-        """Run one step of the protocol, in a commit that other calls may share."""
+        """Run one step of `table`, in a commit that other calls may share."""
         with _table():
             return await self.pool.write(
                 doing, function, args, timeout, URGENT, shares=True, savepoint=True
             )
 
     async def end(self, info: LockInfo) -> bool:
-        """Release a lock by force; return whether that very lease was still held."""
+        """Release a lock by force; return whether the lease that `info` shows was still held."""
         doing = f"the release of lock {info.name!r}"
         return await self.write(doing, release, info.name, info.owner) is not None
 
     async def close(self) -> None:
-        """Let go of all leases, which run out by themselves."""
+        """Mark all leases as lost. Their rows stay in the table until they run out."""
         if lost := [lease._lose("the database was closed") for lease in list(self.held)]:
             await asyncio.wait(lost)
 
     def leave_to_others(self, name: str) -> None:
-        """Have the next task that asks for the lock in this process wait for a moment."""
+        """Have the next task of this process that asks for the lock wait for `COURTESY` seconds."""
         now = monotonic()
         self._courtesy = {each: end for each, end in self._courtesy.items() if end > now}
         self._courtesy[name] = now + COURTESY
 
     def courtesy(self, name: str) -> float:
-        """Return for how many seconds the lock is left to other processes."""
+        """Return for how many more seconds the lock is left to other processes."""
         return max(0.0, self._courtesy.get(name, 0.0) - monotonic())
 
 
@@ -150,28 +152,30 @@ class LockLease:
             raise TypeError(f"the label of a lock's holder is a str, not {label!r}")
         self.name = name
         self.ttl = ttl
-        """Seconds."""
+        """How long the lease lasts without being renewed, in seconds."""
         self.token = 0
-        """Greater than that of every earlier grant of this lock; 0 before it is held."""
+        """The fencing token: greater than the token of every earlier grant of this lock; 0 before
+        the lock is held."""
         self.label = label
-        """What it is held for, as `lock_info` shows it."""
+        """What the lock is held for, as `lock_info` shows it."""
         self._leases = leases
         self._timeout = timeout
         self._create = create
         self._owner = uuid4().hex
         self._turn = leases.turns.lock(name, timeout=timeout)
-        self._until = 0  # milliseconds, as in the table
+        self._until = 0  # the end of the lease, in milliseconds as in the table
         self._lost: asyncio.Future[LockLostError | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None]
-        self._problem: Exception | None = None  # that the last renewal met
+        self._problem: Exception | None = None  # the error of the last renewal
 
     async def __aenter__(self) -> Self:
         limit = Deadline.after(self._timeout)
         try:
             await self._turn.__aenter__()
         except LockTimeoutError as error:
-            # The task whose turn it is may be waiting as well: the error names the lock's holder.
+            # The task whose turn it is may itself be waiting for another process, so ask the
+            # database for the holder of the lock.
             try:
                 info = await self._leases.info(self.name, timeout=PATIENCE)
             except AbtDbError as second:
@@ -208,13 +212,13 @@ class LockLease:
 
     @property
     def lost(self) -> asyncio.Future[LockLostError | None]:
-        """To be awaited: done as soon as the lease is known to be over, with the error that says
-        why, or with None at the end of the block."""
+        """A future to be awaited. It is done as soon as the lease is known to be lost, with the
+        error that says why, or at the end of the block, with None."""
         return asyncio.shield(self._entered())
 
     def check(self) -> None:
-        """Raise `LockLostError` if the lease is over, as far as is known here: by the clock, and by
-        the last renewal. It costs nothing; the database is not asked."""
+        """Raise `LockLostError` if the lease is over according to the clock or to the last renewal.
+        The database is not asked, so this is cheap."""
         lost = self._entered()
         if milliseconds() >= self._until:
             self._expire()
@@ -225,7 +229,10 @@ class LockLease:
             raise LockLostError(str(error)) from error.__cause__
 
     def fence(self, pool: Pool) -> Callable[[Session], None]:
-        """Return what a transaction on `pool` does first; raise what `check` does."""
+        """Return the function with which a transaction on `pool` checks the lease first.
+
+        Raises what `check` does, and `LockStateError` if the lease is of another `Database`.
+        """
         if pool is not self._leases.pool:
             raise LockStateError(f"the lease on lock {self.name!r} is of another Database")
         self.check()
@@ -234,7 +241,7 @@ class LockLease:
     # -- inside ----------------------------------------------------------------------------------
 
     def _lose(self, why: str) -> asyncio.Task[None]:
-        """Note that the lease is over, if it was not known; return the task, which ends now."""
+        """Mark the lease as lost, if it is not over yet; return its renewing task, which ends."""
         lost = self._entered()
         if not lost.done():
             error = LockLostError(f"the lease on lock {self.name!r} is lost: {why}")
@@ -244,7 +251,8 @@ class LockLease:
         return self._renewing
 
     async def _acquire(self, limit: Deadline) -> tuple[int, int]:
-        """Wait until the lock can be had, and have it; return the token and when it runs out."""
+        """Wait until the lock is granted; return its token and when the lease runs out, in
+        milliseconds."""
         leases, name = self._leases, self.name
         pause = leases.courtesy(name)
         while True:
@@ -281,7 +289,7 @@ class LockLease:
         try:
             return await self._leases.write(doing, grant, self.name, holder, timeout=patience)
         except asyncio.CancelledError as error:
-            # It may have been committed all the same.
+            # The grant may have been committed all the same.
             try:
                 await finish(self._free())
             except AbtDbError as second:
@@ -297,17 +305,18 @@ class LockLease:
             if await self._renewed():
                 pause, pauses = self.ttl / 3, backoff()
             else:
-                pause = next(pauses)  # until the timer ends this with the lease (fault 77)
+                pause = next(pauses)  # when the lease runs out, its timer ends this (fault 77)
 
     async def _renewed(self) -> bool:
-        """Whether the lease was renewed, or is over; if not, it is to be tried again."""
+        """Renew the lease. Return False if that failed and has to be tried again, True if the lease
+        was renewed or is over."""
         doing = f"the renewal of lock {self.name!r}"
         try:
             until = await self._leases.write(
                 doing, renew, self.name, self.token, self._milliseconds
             )
         except Exception as error:
-            self._problem = error  # the cause, if no time is left for a better try
+            self._problem = error  # the cause of the `LockLostError`, if no later try succeeds
             return False
         self._problem = None
         if until is None:
@@ -328,7 +337,7 @@ class LockLease:
 
     async def _release(self) -> None:
         self._stop()
-        await asyncio.wait([self._renewing])  # what that has begun comes before the release
+        await asyncio.wait([self._renewing])  # a renewal that has begun ends before the release
         info = await self._free()
         if info is None:
             self._lose(_GONE)
@@ -341,7 +350,7 @@ class LockLease:
         return await self._leases.write(doing, release, self.name, self._owner, timeout=self.ttl)
 
     def _end(self) -> None:
-        """Let go of everything that is of this process."""
+        """End the lease in this process: its future, its task, its timer and its turn."""
         lost = self._entered()
         if not lost.done():
             lost.set_result(None)
@@ -350,7 +359,7 @@ class LockLease:
         self._turn.release()
 
     def _stop(self) -> None:
-        """Renew the lease no more."""
+        """Stop renewing the lease."""
         self._renewing.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -371,7 +380,7 @@ class LockLease:
         )
 
 
-_GONE = "it was released by another, or ran out"
+_GONE = "it was released by another task or process, or ran out"
 
 
 _MISSING = "no such table: distributed_locks"
@@ -379,14 +388,14 @@ _MISSING = "no such table: distributed_locks"
 
 @contextmanager
 def _table() -> Iterator[None]:
-    """A block in which the error for a missing table says how to make the table."""
+    """Replace the error for a missing table by one that says how to create the table."""
     try:
         yield
     except StatementError as error:
         if _MISSING not in str(error):
             raise
         missing = StatementError(
-            "locks need the table distributed_locks, which this database has not: put"
+            "locks need the table distributed_locks, which this database does not have: put"
             " abt_db.LOCKS_TABLE.sql into a migration, or run abt_db.LOCKS_TABLE() once",
             query=error.query,
             sql=error.sql,

@@ -1,9 +1,9 @@
 """Named locks and semaphores for the tasks of one event loop.
 
-First come, first served: a task that releases hands the permit to the task that has waited longest,
-so no other can take it in between. A waiting task gets one answer, by its future: the permit, or
-the end of its time, never both. A task that is cancelled at the hand-over passes the permit on
-(fault 78).
+First come, first served: a task that releases a permit hands it to the task that has waited
+longest, so no other task can take it in between. The future of a waiting task is set once: either
+the task has the permit, or its time is over, never both. A task that is cancelled in the instant of
+the hand-over hands the permit on (fault 78).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from abt_db.errors import LockStateError, LockTimeoutError
 class LocalLocks:
     """Locks and semaphores by name; a name that is not in use takes no memory.
 
-    They belong to the event loop that uses them first, until it is closed, and hold among its tasks
-    only: among processes, `Database.lock` does. Names appear in errors and statistics.
+    They belong to the event loop that uses them first, until it is closed, and hold only among the
+    tasks of that loop. For a lock among processes use `Database.lock`. Names appear in errors and
+    statistics.
     """
 
     def __init__(self) -> None:
@@ -31,29 +32,32 @@ class LocalLocks:
         self._longest_wait = 0.0
 
     def lock(self, name: str, *, timeout: float | None = None) -> Permit:
-        """Return a block that one task at a time is in: ``async with locks.lock("maps"): …``.
+        """Return a block that one task at a time can be in: ``async with locks.lock("maps"): …``.
 
-        Entering it waits at most `timeout` seconds, or for ever, in the order of coming; then
-        `LockTimeoutError` says which task holds the lock and for how long. Cancelled, it leaves
-        nothing behind. Raises `LockStateError` at once where only this task itself could let go,
-        and in another event loop.
+        Tasks enter it in the order in which they came. Entering waits at most `timeout` seconds, or
+        without limit if None; then `LockTimeoutError` says which task holds the lock and for how
+        long. Cancelling the wait leaves nothing behind. Entering raises `LockStateError` at once if
+        only the current task itself could release the lock, and in another event loop.
         """
         return Permit(self, name, 1, timeout)
 
     def semaphore(self, name: str, limit: int, *, timeout: float | None = None) -> Permit:
-        """Return a block that at most `limit` tasks at a time are in; otherwise as `lock`.
+        """Return a block that at most `limit` tasks at a time can be in; otherwise as `lock`.
 
-        Raises `ValueError` for a limit below 1; entering it, for another limit than that of those
-        who use the name at this moment.
+        Raises `ValueError` for a limit below 1. Entering raises it if other tasks are using the
+        name with a different limit.
         """
         if limit < 1:
             raise ValueError(f"the limit of a semaphore must be 1 or more, not {limit}")
         return Permit(self, name, limit, timeout)
 
     def stats(self) -> dict[str, Any]:
-        """Return what is ``held`` and ``waiting`` now, how many ``grants``, ``waits`` and
-        ``timeouts`` there have been, the ``longest_wait`` in seconds, and under ``names`` each name
-        in use with its ``limit``, ``waiting``, and ``holders``: ``task`` and ``age`` in seconds.
+        """Return statistics as a plain dict.
+
+        ``held`` and ``waiting`` are the numbers of permits that are held, and waited for, now;
+        ``grants``, ``waits`` and ``timeouts`` are counts so far; ``longest_wait`` is in seconds.
+        ``names`` has, for each name in use, its ``limit``, ``waiting``, and ``holders``: the
+        ``task`` and ``age`` in seconds of each.
         """
         now = monotonic()
         names = {
@@ -84,7 +88,7 @@ class LocalLocks:
                     f"lock {name!r} is used in another event loop; have LocalLocks for each"
                 )
             self._loop = loop
-            self._lines.clear()  # whoever held them is gone with the loop
+            self._lines.clear()  # the tasks that held permits ended with the closed loop
         line = self._lines.get(name)
         if line is None:
             line = self._lines[name] = _Line(limit)
@@ -94,9 +98,9 @@ class LocalLocks:
 
 
 class _Line:
-    """The tasks that hold a name, and those that wait for it, in the order of coming.
+    """The permits of one name that are held, and those that wait, in the order in which they came.
 
-    While a task waits, all permits are held: a task that releases passes its permit on.
+    While a task waits, all permits are held, because a released permit is handed on at once.
     """
 
     __slots__ = ("holding", "limit", "waiting")
@@ -121,7 +125,7 @@ class Permit:
         self.timeout = timeout
         self.task: asyncio.Task[Any] | None = None
         self.since = 0.0
-        """When it began to wait, or, once it holds, to hold."""
+        """When the task began to wait or, once it has the permit, when it got the permit."""
 
     async def __aenter__(self) -> Self:
         if self._line is not None:
@@ -146,14 +150,14 @@ class Permit:
         self.release()
 
     def release(self) -> None:
-        """Let go before the end of the block; does nothing if it does not hold."""
+        """Release the permit before the end of the block; does nothing if it is not held."""
         line = self._line
         if line is None or self not in line.holding:
             return
         del line.holding[self]
         while line.waiting:
             permit, _ = line.waiting.popitem(last=False)
-            if not permit._future.done():  # otherwise it has been cancelled, or its time is over
+            if not permit._future.done():  # otherwise its task was cancelled or has timed out
                 permit._have(line)
                 return
         if not line.holding:
@@ -161,7 +165,7 @@ class Permit:
 
     @property
     def holder(self) -> str:
-        """The name of the task."""
+        """The name of the permit's task."""
         return "?" if self.task is None else self.task.get_name()
 
     async def _wait(self, line: _Line) -> None:
@@ -178,7 +182,7 @@ class Permit:
             await self._future
         except BaseException:
             line.waiting.pop(self, None)
-            self.release()  # handed over in the instant of the cancellation
+            self.release()  # the permit may have come in the instant of the cancellation
             raise
         finally:
             if timer is not None:

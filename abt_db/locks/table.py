@@ -1,11 +1,11 @@
-"""The steps by which a lock among processes changes hands: what is read and written for each.
+"""The table of locks among processes, and the steps that grant, renew and release a lock.
 
-Each is a function that is run in one write transaction, so that nothing can come between what it
-reads and what it writes. The time is asked for in there as well: before it, there may have been a
-long wait for the writer.
+Each step that writes is a function that runs in one write transaction, so that nothing can come
+between its reads and its writes. A step reads the clock inside the transaction, because the wait
+for the writer before it may have been long.
 
-No process goes by the wall clock, which can be set (fault 75). Time is that of `time.monotonic()`,
-which all processes of a machine share.
+No decision depends on the wall clock, which can be set (fault 75). Time is that of
+`time.monotonic()`, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -32,41 +32,43 @@ LOCKS_TABLE = Query(
     )
     """,
 )
-"""The table that `Database.lock` needs. ``await db.execute(LOCKS_TABLE())`` makes it where it is
-not there yet, and so does a migration that has the text ``LOCKS_TABLE.sql``.
+"""The table that `Database.lock` needs. ``await db.execute(LOCKS_TABLE())`` creates it if it is
+missing; so does a migration that contains the text ``LOCKS_TABLE.sql``.
 
-A lock that comes free keeps its row, for its token must not begin anew: never delete rows.
-`abt_db.maintenance.clear_locks` removes rows that no process needs; the tokens still grow."""
+A lock that comes free keeps its row, because its token must go on growing: never delete rows.
+`abt_db.maintenance.clear_locks` removes rows that are not needed, and keeps the tokens growing."""
 
 
 @dataclass(frozen=True, slots=True)
 class LockInfo:
-    """The holder of a lock among processes, at one moment."""
+    """The holder of a lock among processes, as it was at one moment."""
 
     name: str
     token: int
     owner: str
-    """Random, another one for each grant."""
+    """A random text, different for each grant."""
     host: str
     pid: int
     task: str
     acquired_at: datetime
-    """For people: by the wall clock, as is `expires_at`. It may have been set since."""
+    """By the wall clock, for people to read, as is `expires_at`. The clock may have been set since.
+    """
     expires_at: datetime
     ttl: int
-    """Milliseconds."""
+    """How long the lease lasts without being renewed, in milliseconds."""
     until: int
-    """The end, in milliseconds of the machine's `time.monotonic()`."""
+    """When the lease runs out, in milliseconds of the machine's `time.monotonic()`."""
     wanted: bool
-    """Whether another process waits for it."""
+    """Whether another process waits for the lock."""
     label: str | None = None
-    """What the holder says of itself, see `Database.lock`."""
+    """What the lock is held for, see `Database.lock`."""
 
     def holds_at(self, now: int) -> bool:
         """Whether the lease has not run out at `now`, in milliseconds of `time.monotonic()`."""
-        # That clock begins anew when the machine does. What would last longer than a lease can is
-        # from before that; at worst, such a one is in the way for the length of its ttl. (The
-        # kernel's boot id would tell more, but containers of one machine may each see another.)
+        # That clock starts again when the machine boots. A lease that would last longer than its
+        # ttl is from before the boot. At worst, a lease from before blocks the lock for the length
+        # of its ttl. (The kernel's boot id would decide every case, but containers of one machine
+        # may each see a different one.)
         return now < self.until <= now + self.ttl
 
     def __str__(self) -> str:
@@ -137,8 +139,9 @@ _FREE = Query(
     """,
 )
 
-# The token above which all are granted is in a row of its own. The key of that is a blob, which
-# equals no text, and so no name (https://www.sqlite.org/datatype3.html, 4.1).
+# A row of its own keeps the largest token of all rows that were removed: new names are granted
+# larger ones. Its key is a blob, which equals no text, and so no name
+# (https://www.sqlite.org/datatype3.html, 4.1).
 _OVER = """
     resource_id <> x'' AND CASE
         WHEN lock_holder IS NULL THEN 1
@@ -176,23 +179,23 @@ _COLUMNS = Query(
 
 
 def milliseconds() -> int:
-    """The time on the clock that all processes of this machine share."""
+    """Return the time of the clock that all processes of this machine share, in milliseconds."""
     return monotonic_ns() // 1_000_000
 
 
 def wall() -> datetime:
-    """What people call the time."""
+    """Return the time of the wall clock, in UTC."""
     return datetime.now(UTC)
 
 
 def find(cx: Session, name: str) -> LockInfo | None:
-    """Return the holder of a lock; None if it can be granted: free, or its lease has run out."""
+    """Return the holder of a lock; None if the lock is free or the lease has run out."""
     info = cx.fetch_one(_FIND(name=name))
     return info if info is not None and info.holds_at(milliseconds()) else None
 
 
 def grant(cx: Session, name: str, holder: dict[str, Any]) -> tuple[int, int] | None:
-    """Give the lock away if it can be had; return the token and when the lease runs out."""
+    """Grant the lock if it is free; return the token and when the lease runs out, else None."""
     if find(cx, name) is not None:
         return None
     until = milliseconds() + holder["ttl"]
@@ -209,7 +212,8 @@ def grant(cx: Session, name: str, holder: dict[str, Any]) -> tuple[int, int] | N
 
 
 def renew(cx: Session, name: str, token: int, ttl: int) -> int | None:
-    """Let the lease with that token last `ttl` from now; return until when, None if it is over."""
+    """Let the lease with that token last `ttl` milliseconds from now; return when it runs out then,
+    None if it is over."""
     info = find(cx, name)
     if info is None or info.token != token:
         return None
@@ -220,12 +224,12 @@ def renew(cx: Session, name: str, token: int, ttl: int) -> int | None:
 
 
 def want(cx: Session, info: LockInfo) -> None:
-    """Let the holder know that another process waits."""
+    """Note in the lock's row, for its holder, that another process waits for the lock."""
     cx.execute(_WANT(name=info.name, token=info.token))
 
 
 def release(cx: Session, name: str, owner: str) -> LockInfo | None:
-    """End the lease of `owner`, and no other (fault 76); return it, None if it was over."""
+    """End the lease of `owner`, and no other lease (fault 76); return it, None if it was over."""
     info = find(cx, name)
     if info is None or info.owner != owner:
         return None
@@ -236,28 +240,29 @@ def release(cx: Session, name: str, owner: str) -> LockInfo | None:
 def fence(cx: Session, name: str, token: int) -> None:
     """Raise `LockLostError` unless the lease with that token holds now (fault 74).
 
-    In a write transaction, once is enough: who is to have the lock next has to write as well, and
-    can't before this one has ended. If the lease runs out meanwhile, all that is committed here is
-    still before anything of the next holder's. A lease that has run out is over even if nobody has
-    come to take the lock: a program that outlives its leases shall fail on quiet days too.
+    In a write transaction, one check at the beginning is enough: granting the lock to another
+    holder is a write too, and can't happen before this transaction has ended. So even if the lease
+    runs out meanwhile, everything committed here comes before everything of the next holder. A
+    lease that has run out is over even if the lock was not granted again: a program that outlives
+    its leases should fail always, and not only when another process wants the lock.
     """
     info = find(cx, name)
     if info is None or info.token != token:
         raise LockLostError(
             f"the lease on lock {name!r} with the token {token} is over, and nothing was written;"
-            " have the lock anew, and look at the data again"
+            " get the lock again, and read the data again before writing"
         )
 
 
 def clear_locks(cx: Session) -> int:
-    """Remove the rows of locks that nobody holds; return how many. The row of a lease that holds is
-    left as it is, and so is one that another program has written in a way of its own.
+    """Remove the rows of locks that are not held; return how many were removed. The row of a held
+    lease stays, and so does a row that another program has written in a format of its own.
 
-    Whatever is granted from then on has a token above the largest one that was removed, by whatever
-    name: so the tokens of each name go on growing.
+    Every later grant, whatever the lock's name, gets a token above the largest one that was
+    removed, so the tokens of each name go on growing.
     """
     if cx.fetch_one(_COLUMNS()) != 3:
-        return 0  # there is no such table, or it is not ours
+        return 0  # there is no such table, or it has other columns
     now = milliseconds()
     largest = cx.fetch_one(_LARGEST(now=now))
     if largest == -1:

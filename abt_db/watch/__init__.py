@@ -1,5 +1,5 @@
-"""Live queries: rows that are sent again when what they depend on has changed.
+"""Live queries: rows that are returned again when a commit has changed them.
 
 dependencies   which tables a query depends on, and which queries can't be watched
-live           `Watch`, and what runs them all
+live           `Watch`, and `Watching`, which runs the statements of all watches
 """

@@ -1,16 +1,17 @@
-"""What a live query depends on: the tables whose commits may change its rows.
+"""Finds what a live query depends on: the tables whose commits may change its rows.
 
-SQLite names the tables that a statement reads (`tables`). But rows can come from elsewhere, and
-tables can change without a word; each of these is either seen nevertheless, or refused when the
-watch begins:
+SQLite names the tables that a statement reads. But rows can come from elsewhere, and tables can
+change without being named. In each of these cases the query either depends on every commit, or is
+refused when the watch begins:
 
-- a *virtual table* reads and writes tables of its own, by statements that SQLite asks about when
-  they are prepared, in the course of whatever statement is running then: its rows may change at
-  any commit. So may those of the tables that it keeps, of SQLite's own (``sqlite_sequence`` is
-  written when a row is added, ``sqlite_stat1`` by ANALYZE), and what a PRAGMA tells of the file;
-- what belongs to a *connection* (``changes()``, ``PRAGMA data_version``, a plan) says nothing of
-  the database;
-- what the *time* or *chance* decide changes without a commit.
+- Every commit: a *virtual table* reads and writes tables of its own, by statements that SQLite
+  prepares, and asks the authorizer about, while any other statement is running. So its rows may
+  change at any commit. The same is true of the tables that it keeps its data in, of SQLite's own
+  tables (adding a row writes ``sqlite_sequence``, ANALYZE writes ``sqlite_stat1``), and of what a
+  PRAGMA returns about the file.
+- Refused: what belongs to a *connection* (``changes()``, ``PRAGMA data_version``, a query plan),
+  because it is not a property of the database.
+- Refused: what depends on the *time* or on *randomness*, because it changes without a commit.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from abt_db.errors import QueryError
 from abt_db.sql.query import Query, Statement
 from abt_db.sql.scan import TELLING_PRAGMAS, tokens
 
-# What comes from their arguments alone.
+# Their rows depend only on their arguments.
 _PURE_MODULES = frozenset({"generate_series", "json_each", "json_tree", "jsonb_each", "jsonb_tree"})
-# What is read from the pages of the file.
+# Their rows are read from the pages of the file.
 _FILE_MODULES = frozenset({"dbstat", "sqlite_dbpage"})
 _FILE_PRAGMAS = TELLING_PRAGMAS | {
     *("application_id", "auto_vacuum", "encoding", "freelist_count", "journal_mode"),
@@ -36,12 +37,14 @@ _FILE_PRAGMAS = TELLING_PRAGMAS | {
 _TIME = {"date": 0, "time": 0, "datetime": 0, "julianday": 0, "unixepoch": 0, "timediff": 0} | {
     "strftime": 1  # its first argument is the format
 }
-"""Functions that tell the time, with so many arguments or where one says so."""
+"""Functions that return the present time if they have no more than so many arguments, or if an
+argument asks for it, as ``'now'`` does."""
 _NOW = frozenset({"now", "subsec", "subsecond"})
 _CLOCKS = frozenset({"current_date", "current_time", "current_timestamp"})
 _CHANCE = frozenset({"random", "randomblob"})
 _OF_CONNECTION = frozenset({"changes", "last_insert_rowid", "total_changes"})
-# Of FTS and R*Tree: they work on rows of their table, and are not called deterministic.
+# Functions of FTS and R*Tree. They depend only on the rows of their table, although SQLite does not
+# list them as deterministic.
 _OF_MODULES = frozenset(
     {
         *("bm25", "highlight", "match", "matchinfo", "offsets", "optimize", "snippet"),
@@ -49,7 +52,7 @@ _OF_MODULES = frozenset(
     }
 )
 
-# Written as no query can be, for they run with privilege.
+# Plain texts and no `Query`, because they run without the checks for a caller's SQL.
 _VERSIONS = ("PRAGMA main.schema_version", "PRAGMA temp.schema_version")
 _SCHEMA = """
     SELECT type, name, sql FROM sqlite_schema WHERE type IN ('table', 'view')
@@ -62,22 +65,24 @@ _SCHEMA = """
 
 
 class Schema(NamedTuple):
-    """What has to be known of a schema. All names are `folded`."""
+    """The parts of a schema that decide what a query depends on. All names are `folded`."""
 
     version: tuple[object, ...]
     tables: frozenset[str]
-    """Those that are no virtual ones."""
+    """The ordinary tables."""
     virtual: frozenset[str]
+    """The virtual tables."""
     views: dict[str, str]
-    """Their SQL."""
+    """The SQL of each view, by name."""
     modules: frozenset[str]
-    """The virtual tables that are there without having been created are called as these."""
+    """The modules of virtual tables. Some can be read, by the module's name, without CREATE VIRTUAL
+    TABLE."""
     uncertain: frozenset[str]
-    """Functions of the application that may answer differently each time."""
+    """Functions of the application that may return different values each time."""
 
 
 def look_at_schema(session: EngineSession, known: Schema | None) -> Schema:
-    """Return the schema as it is; that is `known` if nothing has changed."""
+    """Return the present schema; it is `known` itself if the schema has not changed."""
     version = tuple(session.control(pragma)[0][0] for pragma in _VERSIONS)
     if known is not None and known.version == version:
         return known
@@ -99,10 +104,10 @@ def look_at_schema(session: EngineSession, known: Schema | None) -> Schema:
 def depends_on(
     statement: Statement[Any], used: TablesUsed | None, schema: Schema
 ) -> frozenset[str] | None:
-    """Return the tables, `folded`, to which a commit may change what a statement returns; None:
-    any commit may.
+    """Return the tables, `folded`, whose commits may change the rows of a statement; None if every
+    commit may change them.
 
-    Raises `QueryError` if its rows may change without a commit.
+    Raises `QueryError` if the rows may change without a commit.
     """
     query = statement.query
     verb = query.text[:7].upper()
@@ -130,7 +135,7 @@ def depends_on(
         elif name in schema.modules:
             whole |= _look_at_module(query, name)
         else:
-            # A view, a common table expression, the schema itself: nobody writes rows there.
+            # A view, a common table expression, or the schema itself: no commit writes rows there.
             seen.add(name)
     return None if whole else frozenset(seen)
 
@@ -142,7 +147,7 @@ def _is_kept_by(table: str, virtual: frozenset[str]) -> bool:
     return any("_".join(parts[:end]) in virtual for end in range(1, len(parts)))
 
 
-# -- what is refused -------------------------------------------------------------------------------
+# -- refusals --------------------------------------------------------------------------------------
 
 _PASSES = (
     "its rows change as time goes by, without a commit; bind the time as a parameter, and begin"
@@ -158,9 +163,7 @@ def _refuse(query: Query[Any], reason: str) -> NoReturn:
 
 def _look_at_function(query: Query[Any], function: str, schema: Schema) -> None:
     if function in _CHANCE:
-        _refuse(
-            query, f"{function}() gives other rows each time; bind what is drawn as a parameter"
-        )
+        _refuse(query, f"{function}() gives other rows each time; bind its value as a parameter")
     if function in _CLOCKS:
         _refuse(query, _PASSES)
     if function in _OF_CONNECTION:
@@ -182,7 +185,8 @@ def _look_at_pragma(query: Query[Any], pragma: str) -> None:
 
 
 def _look_at_module(query: Query[Any], name: str) -> bool:
-    """Return whether a virtual table that nobody created tells something of the file."""
+    """Return whether the rows of a virtual table that needs no CREATE depend on the file. Raises
+    `QueryError` if it can't be watched."""
     if name.startswith("pragma_"):
         _look_at_pragma(query, name.removeprefix("pragma_"))
     elif name not in _FILE_MODULES | _PURE_MODULES:
@@ -194,10 +198,10 @@ def _look_at_module(query: Query[Any], name: str) -> bool:
 
 
 def _tells_time(statement: Statement[Any], schema: Schema) -> bool:
-    """Whether a statement, or a view that it may use, asks for the time of the moment.
+    """Whether a statement, or a view that it may use, uses the present time.
 
-    SQLite does not say with which arguments a function is called, so the texts are looked at. (Of a
-    column or an expression whose value happens to be 'now' they can't tell.)
+    SQLite does not report the arguments of a function call, so this searches the SQL texts. (It
+    can't find a column or an expression whose value happens to be 'now'.)
     """
     query, values = statement.query, statement.values
     named = values if isinstance(values, dict) else dict(zip(query.parameters, values, strict=True))
@@ -226,7 +230,7 @@ def _unquoted(word: str) -> str:
 
 
 def _asks_for_now(words: list[str], at: int, now: set[str]) -> bool:
-    """Whether what begins there is the call of a function that tells the time."""
+    """Whether the words from place `at` on are a function call that returns the present time."""
     function = _unquoted(words[at])
     if function not in _TIME or words[at + 1 : at + 2] != ["("]:
         return False

@@ -1,21 +1,22 @@
 """Live queries: the rows of a statement, and again after each commit that has changed them.
 
-A statement is run once for all who watch it. What makes it run again is
+A statement is run once for all its watches. It is run again after
 
-- a commit of this `Database` that has written to one of its tables: `Committed` tells of each;
-- a commit of another process, of which SQLite tells only that there was one: then all are run.
+- a commit of this `Database` that has written to one of its tables, as the `Committed` event says;
+- any commit of another process, because SQLite reports only that there was one: then all statements
+  are run again.
 
-Whatever it was, the rows are told only if SQLite gave others than the last time. Who has just come
-gets them in any case, from a run of its own, and alone.
+Watches get the rows of a later run only if they differ from those of the run before. A new watch
+gets its first rows in any case, from a run that begins after the watch did.
 
-Nothing is missed between the first rows and the first news (invariant 26): each run notes, before
-it begins, how many commits were known, and is followed by another if one of its tables has been
-written since.
+No change is missed between the first rows and the next ones (invariant 26). Each run notes, before
+it begins, how many commits were known. If one of its tables has been written since, it is followed
+by another run.
 
-Many live queries must not starve those who call (invariant 35). The first run of a statement is a
-call like any other. Those that follow wait behind every call, on half of the readers at most,
-several in one trip to a reader's thread; a statement is chosen for the trip when its turn comes,
-so the commits meanwhile, however many, make it run once.
+Many live queries must not starve ordinary calls (invariant 35). The first run of a statement is a
+call like any other. Later runs wait behind every call and use half of the readers at most, and
+several statements share a hop to a reader's thread (a *trip*). A statement is chosen for a trip
+when its turn comes, so it runs once, however many commits there were meanwhile.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ from .dependencies import Schema, depends_on, look_at_schema
 T = TypeVar("T")
 
 PAUSE = 0.02
-"""Seconds between two trips in which statements are run again: commits that follow each other
-closely are one news, and others have their turn."""
+"""Seconds between two trips of a runner, so that commits that follow each other closely cause one
+run, and calls have their turn."""
 
 LOWEST = -10
-"""Priority of statements that are run again: behind each call that comes within ten seconds."""
+"""The priority of later runs: behind every call that comes within the next ten seconds."""
 
 MAX_TABLES = 10_000
-"""Names of tables of which it is known when they were written."""
+"""For so many tables, at most, `Watching` keeps the commit that wrote them last."""
 
 
 class Watch(Generic[T]):
@@ -68,9 +69,9 @@ class Watch(Generic[T]):
         return self
 
     async def __anext__(self) -> list[T]:
-        """Return the newest rows that this has not returned yet, waiting for them.
+        """Wait for rows that this watch has not returned yet, and return the newest.
 
-        Cancelled, it takes nothing away: the next call returns them.
+        Cancelling this loses nothing: the next call returns the rows.
         """
         try:
             place = self._place
@@ -85,8 +86,8 @@ class Watch(Generic[T]):
                 await place.news.wait()
             raise StopAsyncIteration
         except BaseException:
-            # The traceback keeps this frame for as long as somebody keeps the error, as frameworks
-            # do with a cancellation; it must not keep the watch.
+            # The traceback keeps this frame alive for as long as the error is kept, and frameworks
+            # keep a cancellation. The frame must not keep the watch alive too.
             del self
             raise
 
@@ -102,8 +103,8 @@ class Watch(Generic[T]):
         self._leave()
 
     async def aclose(self) -> None:
-        """End it, at once: iterating over it ends, in a task that waits for news as well. Does
-        nothing when it has ended."""
+        """End the watch at once: iterating over it ends, also in a task that waits for rows. Does
+        nothing if the watch has ended."""
         self._leave()
 
     def _leave(self) -> None:
@@ -113,27 +114,28 @@ class Watch(Generic[T]):
 
     @property
     def ended(self) -> bool:
-        """Whether it was ended by its consumer or by `Database.end_watches`."""
+        """Whether the watch was ended by its consumer or by `Database.end_watches`."""
         return self._place.left or self._place.term != self._watching.term
 
 
 class _Place(Generic[T]):
-    """Where the consumer of a watch stands. It does not know the watch, which may be forgotten."""
+    """Which rows the consumer of a watch has got. It does not refer to the `Watch`, so that Python
+    can collect a watch that has no other references."""
 
     def __init__(self, live: _Live[T], term: int) -> None:
         self.live = live
         self.term = term
-        # Only what is read from now on: a write that was acknowledged before this is in it.
+        # Only runs that begin after this count: they see every write that was acknowledged before.
         self.since = live.begun
         self.told = 0
-        """The number of the state that was returned last."""
+        """The number of the state (`_Live.state`) that was returned last."""
         self.left = False
         self.news = asyncio.Event()
         """Set when there may be something to return or to raise."""
 
     @property
     def waits_for_run(self) -> bool:
-        """Whether no run that has begun since the consumer came has ended."""
+        """Whether no run that began after this watch has ended yet."""
         return self.live.done <= self.since
 
     @property
@@ -143,14 +145,14 @@ class _Place(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class _Ran(Generic[T]):
-    """What a run of a statement has found."""
+    """The outcome of one run of a statement."""
 
     number: int
     rows: list[T]
     mark: bytes
-    """Of rows that SQLite gave: the same for the same ones."""
+    """A hash of the rows as SQLite returned them."""
     tables: frozenset[str] | None
-    """To which a commit may change them; None: to any."""
+    """The tables whose commits may change the rows; None: every commit may."""
 
 
 class _Live(Generic[T]):
@@ -161,17 +163,18 @@ class _Live(Generic[T]):
         self.marked = _Marked.of(statement.query)
         self.statement = Statement(self.marked, statement.values)
         self.places: dict[ref[Watch[T]], _Place[T]] = {}
-        """Of those who watch it; changed in the event loop only, whoever collects one."""
+        """The place of each watch. Changed in the event loop only, although Python may collect a
+        watch in any thread."""
         self.task: asyncio.Task[None] | None = None
-        """What runs it for those who have just come."""
-        # Set by the thread that runs it, before it begins:
+        """The task that runs the statement for new watches."""
+        # Set before a run begins, in the event loop or on the thread that runs it:
         self.begun = 0
-        """The number of the last run."""
+        """The number of the last run that has begun."""
         self.commits = 0
-        """How many commits were known."""
+        """How many commits were known when that run began."""
         # Set in the event loop, when a run has ended:
         self.done = 0
-        """Its number."""
+        """The number of the last run that has ended."""
         self.tables: frozenset[str] | None = frozenset()
         self.rows: list[T] = []
         self.mark = b""
@@ -180,23 +183,27 @@ class _Live(Generic[T]):
         self.error: BaseException | None = None
 
     def begin(self, commits: int) -> None:
-        """Note that it is about to run, when so many commits are known, in this order: what is
-        known is seen by what begins now, and who comes now can't take this run for a later one."""
+        """Note that a run is about to begin, and that `commits` commits are known.
+
+        The order matters, because the event loop may go on meanwhile. `commits` is read before the
+        run begins, so the run sees all of them. `begun` grows before the run reads, so a watch that
+        begins now does not take this run for one that began after it.
+        """
         self.commits = commits
         self.begun += 1
 
     def tell(self) -> None:
-        """Wake those for whom there is something new."""
+        """Wake the watches that have new rows or an error to get."""
         for place in self.places.values():
             if place.has_news or self.error is not None:
                 place.news.set()
 
 
 class _Marked(Query[T]):
-    """A query that marks the rows that it maps.
+    """A query that hashes the rows as SQLite returns them, before it maps them.
 
-    Whether rows are the same is asked of what SQLite gave, for what was made of it may think itself
-    equal to what it is not: 1 to 1.0, a dataclass with a field that is not compared.
+    Mapped rows can't be compared to find a change: they may be equal though they differ, as 1 and
+    1.0, or two dataclass instances with a field that is not compared.
     """
 
     __slots__ = ("_hash",)
@@ -210,7 +217,7 @@ class _Marked(Query[T]):
         return marked
 
     def begin(self) -> None:
-        """Forget the rows that were mapped."""
+        """Begin a new hash, for a new run."""
         self._hash = blake2b(digest_size=16)
 
     def mark(self) -> bytes:
@@ -218,28 +225,32 @@ class _Marked(Query[T]):
 
     def map_rows(self, description: Any, rows: list[tuple[Any, ...]], start: int = 1) -> list[T]:
         names = [column[0] for column in description or ()] if start == 1 else None
-        # Version 2 says the same of the same values; later ones also how they are shared.
+        # Version 2 of the format depends only on the values. Later versions also record which
+        # objects are shared, so equal rows could have different bytes.
         self._hash.update(marshal.dumps((names, rows), 2))
         return super().map_rows(description, rows, start)
 
 
 class Watching:
-    """All live queries of an open database."""
+    """All live queries of an open database: their watches, and the tasks that run them."""
 
     def __init__(self, pool: Pool) -> None:
         self.config = pool.config
         self.term = 0
-        """A watch ends with the term in which it was begun."""
+        """Grows when all watches are ended: a watch of an earlier term has ended."""
         self.commits = 0
-        """How many are known."""
+        """How many commits are known."""
         self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._lives: dict[object, _Live[Any]] = {}
-        # Those that are not being run, the one first whose last run is the longest ago. Who runs
-        # one takes it out, the event loop or a reader's thread: `pop` is one step to all of them.
+        # The statements that are not being run; first the one whose last run is the longest ago.
+        # The event loop or a reader's thread takes a statement out to run it. Of several that try,
+        # one gets it, because `dict.pop` is atomic.
         self._idle: dict[_Live[Any], _Live[Any]] = {}
-        self._depending: Counter[str | None] = Counter()  # how many are on each table; None: on any
-        # At which commit each table was written last, and at which one that may have written any.
+        # How many statements depend on each table; None: on every commit.
+        self._depending: Counter[str | None] = Counter()
+        # The number of the last commit that wrote each table, and (`_anything`) of the last one
+        # that may have written any table.
         self._written: dict[str, int] = {}
         self._anything = 0
         self._schema: Schema | None = None
@@ -265,12 +276,12 @@ class Watching:
         return watch
 
     def _collected(self, place: _Place[Any], watch: ref[Watch[Any]]) -> None:
-        # By whichever thread. A loop that is closed watches nothing any more.
+        # Called in any thread. In a closed event loop there is no watch left to end.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.left, place, watch)
 
     def left(self, place: _Place[Any], watch: ref[Watch[Any]]) -> None:
-        """Note that a consumer has left; what nobody watches any more is not run again."""
+        """Remove a watch that has ended. A statement without any watch is not run again."""
         live = place.live
         live.places.pop(watch, None)
         if not live.places:
@@ -279,12 +290,13 @@ class Watching:
             self._drop(live)
 
     def end(self) -> None:
-        """End all of them. Safe in a signal handler, wherever that interrupts the event loop."""
+        """End all watches. May be called in a signal handler, wherever it interrupts the event
+        loop."""
         self.term += 1
         self._loop.call_soon_threadsafe(self._sweep)
 
     async def close(self) -> None:
-        """End all of them: who watches gets `PoolClosedError`."""
+        """End all watches: their consumers get `PoolClosedError`."""
         lives = [*self._lives.values()]
         for task in self._tasks:
             task.cancel()
@@ -294,7 +306,7 @@ class Watching:
             self._fail(live, PoolClosedError("the database was closed"))
 
     def abandon(self) -> None:
-        """Let go of all of them when their event loop is closed: nobody is left to be told."""
+        """Forget all watches, whose event loop is closed, so that no consumer is left."""
         self._pool.listeners.remove(self._committed)
 
     def _sweep(self) -> None:
@@ -348,7 +360,7 @@ class Watching:
             self._run_stale()
 
     def _is_stale(self, live: _Live[Any]) -> bool:
-        """Whether a commit that its last run may not have seen may have changed its rows."""
+        """Whether a commit that the last run may not have seen may have changed the rows."""
         known, written = live.commits, self._written
         if live.tables is None:
             return known < self.commits
@@ -369,7 +381,9 @@ class Watching:
                 try:
                     others = await self._pool.others_committed()
                 except (BusyError, PoolTimeoutError):
-                    continue  # the writer is held: by us, so that nobody else can commit
+                    # The writer is in use here, so other processes can't commit, or it waits for
+                    # another process's lock. The next look finds what was committed.
+                    continue
                 if others:
                     self._note_commit(None)
         except Exception as error:
@@ -381,8 +395,10 @@ class Watching:
     # -- runs ------------------------------------------------------------------------------------
 
     def _run_first(self, live: _Live[Any]) -> None:
-        """Run a statement, taken out of `_idle`, for those who have just come."""
-        live.begin(self.commits)  # before the hop: it may share the view of one that has begun
+        """Run a statement, taken out of `_idle`, for new watches."""
+        # Now and not in the hop: a shared hop opens its view of the database before this call's
+        # turn, so commits that become known after that are not in the view.
+        live.begin(self.commits)
         live.task = self._start(self._run(live), live.marked.name)
 
     async def _run(self, live: _Live[Any]) -> None:
@@ -394,7 +410,7 @@ class Watching:
             self._deliver(live, found)
 
     def _run_stale(self) -> None:
-        """Have somebody run what is stale, if nobody does so yet."""
+        """Start a task that runs the stale statements, if none is running yet."""
         if not self._runners and any(True for _ in self._stale()):
             self._add_runner()
 
@@ -411,9 +427,9 @@ class Watching:
                 try:
                     await self._pool.read("live queries", trip.run, (), priority=LOWEST)
                 except (PoolTimeoutError, PoolSaturatedError):
-                    pass  # those who call need all readers: later
+                    pass  # ordinary calls need all readers: try again after the pause
                 except Exception as error:
-                    # Of the pool, or a lock of another process was in the way for too long.
+                    # An error of the pool, or another process's lock was in the way for too long.
                     for live in [trip.current] if trip.current else [*self._stale()]:
                         self._fail(live, error)
                 finally:
@@ -424,7 +440,8 @@ class Watching:
             self._runners -= 1
 
     def _go_on_without(self, trip: _Trip) -> None:
-        """Have neither what was run before a slow statement nor what is behind it wait for it."""
+        """If a statement of the trip is slow, deliver the outcomes of those before it, and start
+        another runner for those after it."""
         self._deliver_all(trip)
         self._add_runner()
 
@@ -437,11 +454,11 @@ class Watching:
                 self._fail(live, found)
 
     def due(self) -> Iterator[_Live[Any]]:
-        """Take out one after the other, on a reader's thread, what has to run again."""
+        """Take the stale statements out of `_idle`, one after the other; on a reader's thread."""
         return (live for live in self._stale() if self._idle.pop(live, None))
 
     def find(self, session: EngineSession, live: _Live[T]) -> _Ran[T]:
-        """Run a statement, on a reader's thread."""
+        """Run a statement and find what it depends on; on a reader's thread."""
         number = live.begun
         live.marked.begin()
         rows, used = session.fetch_known(live.statement)
@@ -450,7 +467,7 @@ class Watching:
 
     def _deliver(self, live: _Live[T], found: _Ran[T]) -> None:
         if self._lives.get(live.key) is not live:
-            return  # nobody watches it any more
+            return  # it has no watch any more
         live.task = None
         live.done = found.number
         if live.tables != found.tables:
@@ -461,7 +478,7 @@ class Watching:
             live.state, live.rows, live.mark = found.number, found.rows, found.mark
         live.tell()
         if any(place.waits_for_run for place in live.places.values()):
-            self._run_first(live)  # they came while it ran
+            self._run_first(live)  # a watch began during this run
             return
         self._idle[live] = live
         if self._is_stale(live):
@@ -469,27 +486,28 @@ class Watching:
 
 
 class _Trip:
-    """Statements that are run one after the other in one trip to a reader's thread."""
+    """Statements that are run one after the other in one hop to a reader's thread."""
 
     def __init__(self, watching: Watching) -> None:
         self._watching = watching
         self.found: deque[tuple[_Live[Any], _Ran[Any] | Exception]] = deque()
-        """Filled by the thread and emptied by the event loop, also while the trip goes on."""
+        """The outcomes. The thread fills this and the event loop empties it, even while the trip
+        goes on."""
         self.current: _Live[Any] | None = None
-        """What is being run."""
+        """The statement that is being run."""
         self._due: Iterator[_Live[Any]] | None = None
 
     def run(self, session: EngineSession) -> None:
-        """Run what is stale, until `Config.batch_time` has passed; the rest is for the next trip.
+        """Run stale statements until `Config.batch_time` has passed; the rest is for the next trip.
 
-        Called again if another process's lock was in the way.
+        The lane calls this again if another process's lock was in the way.
         """
         watching, deadline = self._watching, session.deadline
         end = monotonic() + watching.config.batch_time
         self._due = due = self._due or watching.due()
         while (live := self.current or next(due, None)) is not None:
             self.current = live
-            deadline.at = None  # each has the time of a call for itself
+            deadline.at = None  # each statement has a call's time limit of its own
             deadline.limited(watching.config.statement_timeout)
             found: _Ran[Any] | Exception
             try:
@@ -510,7 +528,7 @@ def _each(tables: frozenset[str] | None) -> Iterable[str | None]:
 
 
 def _key(statement: Statement[Any]) -> object:
-    """What statements have in common that have the same rows."""
+    """Return a key that is equal for statements that have the same rows."""
     values = statement.values
     named = values.items() if isinstance(values, dict) else enumerate(values)
     return statement.query, tuple((name, type(value), value) for name, value in named)
