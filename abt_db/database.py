@@ -288,6 +288,9 @@ class Database:
     # -- functions -------------------------------------------------------------------------------
 
     @overload
+    async def read(self, function: Callable[[Session], T], *, priority: int) -> T: ...
+
+    @overload
     async def read(
         self,
         function: Callable[Concatenate[Session, ...], T],
@@ -314,6 +317,9 @@ class Database:
         """
         name, priority = name_of(function), take_priority(function, kwargs)
         return await self._read(name, _in_snapshot, (function, args, kwargs), priority=priority)
+
+    @overload
+    async def write(self, function: Callable[[Session], T], *, priority: int) -> T: ...
 
     @overload
     async def write(

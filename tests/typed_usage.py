@@ -13,6 +13,7 @@ from abt_db import (
     BatchReport,
     Config,
     Database,
+    Holding,
     Json,
     LockInfo,
     LockLease,
@@ -81,6 +82,9 @@ async def use() -> None:
         assert_type(await db.execute_many(RENAME, [{"id": 1, "name": Json([])}]), int)
         assert_type(await db.read(lambda cx: cx.fetch_one(COUNT())), int | None)
         assert_type(await db.write(rename, "old", new="new"), int)
+        assert_type(await db.read(lambda cx: cx.fetch_one(COUNT()), priority=3), int | None)
+        assert_type(await db.write(rename, "old", new="new", priority=3), int)
+        assert_type(await db.end_transactions(older_than=60.0), list[Holding])
         assert_type(await db.run_transaction(move, attempts=2, timeout=5.0), int)
         assert_type(await db.run_batch([RENAME(id=1, name="x"), move_one, move]), BatchReport)
         assert_type((await db.run_batch([move], label="moves")).results, tuple[Any, ...])

@@ -936,7 +936,7 @@ class TestFull:
                     try:
                         await copying
                     except MaintenanceError as error:
-                        assert "none may grow beyond 0.1 MB" in str(error), error
+                        assert "no file may grow beyond 0.1 MB" in str(error), error
                     else:
                         raise AssertionError("it was copied")
                 assert sorted(os.listdir(os.path.dirname(path))) == before
