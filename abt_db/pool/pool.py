@@ -284,7 +284,9 @@ class Pool:
         # read-only pool has no writer and asks a reader.
         lane = self.writer or self.readers
         ask = EngineSession.others_committed
-        return await lane.run(Call("a look for others", ask, (), None, 0, False, False))
+        return await lane.run(
+            Call("a look for other processes' commits", ask, (), None, 0, False, False)
+        )
 
     async def lend_reader(self, label: str, *, priority: int = 0) -> Loan:
         """Lend a reader until the loan is given back. Waits for it as every call does."""

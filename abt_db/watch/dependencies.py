@@ -169,7 +169,7 @@ def _look_at_function(query: Query[Any], function: str, schema: Schema) -> None:
     if function in _OF_CONNECTION:
         _refuse(
             query,
-            f"{function}() tells of a connection; use the Result of the write, or RETURNING there",
+            f"{function}() describes a connection; use the Result of the write, or RETURNING there",
         )
     if function in schema.uncertain - _OF_MODULES:
         _refuse(
@@ -181,7 +181,7 @@ def _look_at_function(query: Query[Any], function: str, schema: Schema) -> None:
 
 def _look_at_pragma(query: Query[Any], pragma: str) -> None:
     if pragma not in _FILE_PRAGMAS:
-        _refuse(query, f"PRAGMA {pragma} tells of a connection, not of the database; use fetch_one")
+        _refuse(query, f"PRAGMA {pragma} describes a connection, not the database; use fetch_one")
 
 
 def _look_at_module(query: Query[Any], name: str) -> bool:
@@ -190,7 +190,7 @@ def _look_at_module(query: Query[Any], name: str) -> bool:
     if name.startswith("pragma_"):
         _look_at_pragma(query, name.removeprefix("pragma_"))
     elif name not in _FILE_MODULES | _PURE_MODULES:
-        _refuse(query, f"nothing tells when the rows of {name} change; use fetch_all")
+        _refuse(query, f"SQLite does not report when the rows of {name} change; use fetch_all")
     return name not in _PURE_MODULES
 
 
