@@ -130,11 +130,11 @@ class Housekeeping:
             self._tasks.append(task)
 
     async def _optimize(self) -> None:
-        lease = await self._pool.lend_writer("optimize")
+        loan = await self._pool.lend_writer("optimize")
         try:
-            await lease.run(lambda session: gather_statistics(session, full=False), Deadline())
+            await loan.run(lambda session: gather_statistics(session, full=False), Deadline())
         finally:
-            lease.give_back()
+            loan.give_back()
         await self._pool.write("clear_locks", _clear_locks, ())
 
     async def _check(self) -> None:

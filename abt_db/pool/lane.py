@@ -107,7 +107,7 @@ class Lane:
             lambda title, reason: Slot(
                 ConnectionStats(title, costs, listeners, crowded), open, lifetime, reason
             ),
-            self._sit,
+            self._run_slot,
         )
         self._idle = self.slots.idle
         self._queue = Queue()
@@ -457,7 +457,7 @@ class Lane:
 
     # -- the slots' tasks ------------------------------------------------------------------------
 
-    async def _sit(self, slot: Slot, opened: asyncio.Future[None]) -> None:
+    async def _run_slot(self, slot: Slot, opened: asyncio.Future[None]) -> None:
         try:
             try:
                 await slot.connected()

@@ -15,7 +15,7 @@ from abt_db.log import LOG
 from .loan import Loan
 from .slot import Slot
 
-Sit = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
+RunSlot = Callable[[Slot, "asyncio.Future[None]"], Coroutine[Any, Any, None]]
 """The coroutine function of a slot's task. It first opens the connection and sets the future, to
 None or to the error. When it ends it removes the slot from the list, unless the lane is closed."""
 
@@ -23,12 +23,12 @@ None or to the error. When it ends it removes the slot from the list, unless the
 class Slots(list[Slot]):
     """All slots of one lane, including those that will be given up when they come free."""
 
-    __slots__ = ("_made", "_make", "_name", "_sit", "idle")
+    __slots__ = ("_made", "_make", "_name", "_run_slot", "idle")
 
-    def __init__(self, name: str, make: Callable[[str, Reason], Slot], sit: Sit) -> None:
+    def __init__(self, name: str, make: Callable[[str, Reason], Slot], run_slot: RunSlot) -> None:
         self._name = name
         self._make = make
-        self._sit = sit
+        self._run_slot = run_slot
         self._made = 0
         self.idle: list[Slot] = []
         """The idle slots. The slot used last is at the end and is taken first, because its cache is
@@ -101,7 +101,7 @@ class Slots(list[Slot]):
         slot = self._make(name, reason)
         self.append(slot)
         opened = loop.create_future()
-        slot.task = loop.create_task(self._sit(slot, opened), name=f"abt_db {name}")
+        slot.task = loop.create_task(self._run_slot(slot, opened), name=f"abt_db {name}")
         return slot, opened
 
     async def close(self, deadline: Deadline) -> None:
