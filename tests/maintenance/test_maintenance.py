@@ -399,7 +399,7 @@ class TestBackup:
             log = app.with_name("app.db-wal").read_bytes()
         beside, copy = folder / "copy.db-wal", folder / "copy.db"
         beside.write_bytes(log)
-        with pytest.raises(MaintenanceError, match=r"copy\.db-wal is there"):
+        with pytest.raises(MaintenanceError, match=r"copy\.db-wal exists"):
             await vacuum_into(str(app), copy, lambda done, total: None)
         assert list(folder.iterdir()) == [beside]
         assert beside.read_bytes() == log
