@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,13 @@ from support.suite import ROOT, SOON
 from test_migrations import ask
 
 from abt_db.tools.cli import main
+
+
+def problems(done: subprocess.CompletedProcess[str]) -> list[str]:
+    """The lines on standard error that are not of the progress of a step, which is told where it
+    takes long: on a slow machine."""
+    progress = re.compile(r"\d+ (up|down): statement \d+ of \d+, line \d+, \d+ s")
+    return [line for line in done.stderr.splitlines() if not progress.fullmatch(line)]
 
 
 class Done(NamedTuple):
@@ -65,7 +73,7 @@ def run(
 
 
 def parsed(done: Done) -> list[Any]:
-    assert done.stderr == ""
+    assert problems(done) == []
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -74,7 +82,7 @@ class TestVerbs:
 
     def test_up_status_and_down(self, run: Run) -> None:
         done = run("up", "1")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, problems(done)) == (0, [])
         assert "first" in done.stdout and "exact" in done.stdout
         assert run("status").returncode == 0
         assert run("status", "--exit-code").returncode == 1
@@ -102,7 +110,7 @@ class TestVerbs:
     def test_plan_and_validate(self, run: Run, schema: Path) -> None:
         run("up", "1")
         done = run("plan")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, problems(done)) == (0, [])
         assert done.stdout.splitlines() == [
             "up 2 indexes (in a transaction, exact)",
             "    CREATE INDEX i ON t (x);",
@@ -130,7 +138,7 @@ class TestVerbs:
     def test_rehearse(self, run: Run, tmp_path: Path) -> None:
         run("up", "1")
         done = run("rehearse", "--seed", "3")
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, problems(done)) == (0, [])
         assert "indexes" in done.stdout and "0 applied" in done.stdout
         [report] = parsed(run("rehearse", "--then-apply", "--json"))
         assert [record["version"] for record in report["applied"]] == [2]
@@ -184,13 +192,13 @@ class TestOwnSchema:
             done = subprocess.run(
                 [*script, *verb], cwd=tmp_path, capture_output=True, text=True, env=environment
             )
-            assert (done.returncode, done.stderr) == (0, "")
+            assert (done.returncode, problems(done)) == (0, [])
         assert (tmp_path / "android_build_tool.db").exists()
 
     def test_its_dump_is_in_the_checkout(self, run: Run) -> None:
         check = ["dump", "--migrations", "abt_db.schema", "--check"]
         done = run(*check, str(ROOT / "schema" / "schema.sql"))
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, problems(done)) == (0, [])
 
     def test_another_programs_database_is_left_as_it_is(self, run: Run, tmp_path: Path) -> None:
         path = tmp_path / "app.db"
