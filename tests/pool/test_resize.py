@@ -11,7 +11,19 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from support.engine import ADD, COUNT, NAMES, SOON, Driver, Gate, Holder, busy, items, until
+from support.engine import (
+    ADD,
+    COUNT,
+    NAMES,
+    SOON,
+    Driver,
+    Gate,
+    Holder,
+    Reading,
+    busy,
+    items,
+    until,
+)
 from support.suite import descriptors, threads
 
 from abt_db import ConfigError, Database, PoolClosedError, Query, QueryError
@@ -93,7 +105,7 @@ class TestResize:
             assert db.stats()["readers"]["opened"] == 3
 
     async def test_who_waits_is_served_by_a_new_one(self, path: Path) -> None:
-        async with items(path, readers=1) as db, Holder(db.snapshot()):
+        async with items(path, readers=1) as db, Reading(db):
             waiting = asyncio.create_task(db.fetch_one(COUNT()))
             await until(lambda: db.stats()["readers"]["waiting"])
             await db.resize(readers=2)
